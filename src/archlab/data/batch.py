@@ -1,0 +1,119 @@
+"""Examples to the one typed `Batch` that models read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archlab.data.example import Example, Split
+from archlab.data.features import FeatureStore
+from archlab.data.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step reads. B samples, N visual tokens, D features, Q query tokens, L target tokens.
+
+    Attributes:
+        features: frozen X-encoder features, float32 (B, N, D).
+        query: token ids (B, Q); query_mask: True at real tokens.
+        target: token ids (B, L), [BOS] first, [EOS] last; target_mask: True at real tokens.
+        meaning: id of the target's meaning (B,); equal ids are paraphrases. -1: not among the known meanings.
+        text: id of the target string (B,); equal ids are equal strings.
+        ids: ids of the examples.
+    """
+
+    features: Tensor
+    query: Tensor
+    query_mask: Tensor
+    target: Tensor
+    target_mask: Tensor
+    meaning: Tensor
+    text: Tensor
+    ids: list[str]
+
+
+class Collator:
+    """Draws batches from one split: a pure function of the rows asked for.
+
+    Args:
+        split: source of the examples.
+        features: features of the images of the same split.
+        tokenizer: for queries and targets.
+        meanings: meaning -> class id; must be the training split's, so that ids agree between splits.
+        max_query, max_target: longest query and target, in tokens.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        features: FeatureStore,
+        tokenizer: TextTokenizer,
+        meanings: dict[str, int],
+        max_query: int,
+        max_target: int,
+    ) -> None:
+        self.split, self.features, self.tokenizer = split, features, tokenizer
+        self.max_query, self.max_target = max_query, max_target
+        self.meanings = meanings
+
+    def __call__(
+        self,
+        rows: np.ndarray,
+        *,
+        query_forms: np.ndarray | None = None,
+        target_forms: np.ndarray | None = None,
+        views: np.ndarray | None = None,
+        images: np.ndarray | None = None,
+        queries: Sequence[str] | None = None,
+    ) -> Batch:
+        """The batch of the examples in `rows`; without forms and views the canonical text and the plain image.
+
+        Args:
+            rows: indices into `split.examples`, (B,).
+            query_forms, target_forms: which surface form of each to use, (B,).
+            views: which augmented view of each image, (B,); 0 is the plain one.
+            images: other images to show instead of the examples' own, (B,): the shuffled-image control.
+            queries: other queries to ask, for the no-query control and for captioning prompts.
+        """
+        examples = [self.split.examples[row] for row in rows]
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        query_forms, target_forms, views = (zeros if given is None else given for given in (query_forms, target_forms, views))
+        if images is None:
+            images = np.array([example.image for example in examples], dtype=np.int64)
+        if queries is None:
+            queries = [pick(example.queries, form) for example, form in zip(examples, query_forms, strict=True)]
+        targets = [pick(example.targets, form) for example, form in zip(examples, target_forms, strict=True)]
+        query, query_mask = self.tokenizer.encode(queries, self.max_query)
+        target, target_mask = self.tokenizer.encode(targets, self.max_target)
+        return Batch(
+            features=torch.from_numpy(self.features.read(images, views)),
+            query=torch.from_numpy(query),
+            query_mask=torch.from_numpy(query_mask),
+            target=torch.from_numpy(target),
+            target_mask=torch.from_numpy(target_mask),
+            meaning=torch.tensor([self.meaning_id(example) for example in examples]),
+            text=torch.from_numpy(np.unique(np.array(targets), return_inverse=True)[1].astype(np.int64)),
+            ids=[example.id for example in examples],
+        )
+
+    def meaning_id(self, example: Example) -> int:
+        """Class id of the example's meaning, -1 where training never saw it."""
+        return self.meanings.get(example.meaning, -1)
+
+
+def pick(forms: Sequence[str], draw: int) -> str:
+    """The surface form that a draw selects; draws are larger than any number of forms, so that K may vary."""
+    return forms[int(draw) % len(forms)]
+
+
+def meaning_ids(split: Split) -> dict[str, int]:
+    """Meaning -> class id over the split, in order of first appearance."""
+    ids: dict[str, int] = {}
+    for example in split.examples:
+        ids.setdefault(example.meaning, len(ids))
+    return ids

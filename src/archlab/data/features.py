@@ -1,0 +1,101 @@
+"""Features of the frozen X-encoder, computed once per data set and encoder and read by both arms.
+
+The file is a memory map, so that neither the images nor the features need to fit in memory. Its name is the hash of the
+images, the encoder's weights and the views: a changed input is a new file, never a stale one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from archlab.data.example import Split
+from archlab.progress import track
+
+if TYPE_CHECKING:
+    from archlab.vl.encoder import FrozenEncoder
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Cached features of one split.
+
+    Attributes:
+        array: float16 memory map (1 + views, images, N, D).
+        digest: hash of the inputs that determine the array.
+    """
+
+    array: np.ndarray
+    digest: str
+
+    @classmethod
+    def build(cls, split: Split, encoder: FrozenEncoder, cache: Path, views: int = 0) -> FeatureStore:
+        """Open the cached features of `split`, or compute them in one sequential pass over its images.
+
+        Args:
+            views: augmented views per image beside the plain one.
+        """
+        digest = hashlib.sha256(f"{split.image_digest} {encoder.digest} {views}".encode()).hexdigest()
+        path = cache / f"features-{digest[:32]}.npy"
+        if not path.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            try:
+                _compute(split, encoder, views, partial)
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return cls(np.load(path, mmap_mode="r"), digest)
+
+    def read(self, images: np.ndarray, views: np.ndarray | int = 0) -> np.ndarray:
+        """Features of the images in the given views, float32 (B, N, D)."""
+        return self.array[views, images].astype(np.float32)
+
+
+def cache_folder() -> Path:
+    """Where features are cached: `ARCHLAB_CACHE`, or `~/.cache/archlab`."""
+    return Path(os.environ.get("ARCHLAB_CACHE", Path.home() / ".cache" / "archlab"))
+
+
+def augment(images: np.ndarray, first: int, view: int) -> np.ndarray:
+    """View `view` of the images `first, first + 1, ...`: a shift of at most 3 pixels, brightness, contrast and noise.
+
+    Nothing that changes an answer: no flips, crops or hue changes. Each view is a pure function of the image's row.
+
+    Args:
+        images: uint8 (n, H, W, 3).
+    """
+    if view == 0:
+        return images
+    height, width = images.shape[1:3]
+    result = np.empty_like(images)
+    for i, image in enumerate(images):
+        generator = np.random.default_rng([first + i, view])
+        dy, dx = generator.integers(0, 7, 2)
+        shifted = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="edge")[dy : dy + height, dx : dx + width]
+        gain, bias = generator.uniform(0.9, 1.1), generator.uniform(-12, 12)
+        noise = generator.normal(0, 4, shifted.shape)
+        result[i] = np.clip((shifted - 128.0) * gain + 128 + bias + noise, 0, 255).astype(np.uint8)
+    return result
+
+
+def _compute(split: Split, encoder: FrozenEncoder, views: int, path: Path) -> None:
+    count = len(split.images)
+    shape = (1 + views, count, encoder.tokens, encoder.width)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with track(f"features of {split.name}", count) as progress:
+        for start in range(0, count, _CHUNK):
+            images = split.images[start : start + _CHUNK]
+            for view in range(1 + views):
+                features = encoder.encode(torch.from_numpy(augment(images, start, view)))
+                array[view, start : start + len(images)] = features.to(torch.float16).numpy()
+            progress.advance(len(images))
+    array.flush()
