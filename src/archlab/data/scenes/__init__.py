@@ -1,0 +1,1 @@
+"""A procedural visual world with full ground truth: scenes, pictures, language, questions, videos. Pure NumPy."""
