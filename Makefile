@@ -9,8 +9,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help compare test lint clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-		|| sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 compare: $(INSTALLED) ## train both arms on the built-in data and write runs/quick/report.html; run it again to resume
 	$(BIN)/archlab compare --preset quick --out runs/quick
