@@ -1,14 +1,17 @@
 """Typed run configuration: frozen dataclasses, read from YAML, changed by dotted overrides, saved with every run.
 
-An unknown key or a value of the wrong type is a `UserError` that names the key and suggests the nearest one.
+An unknown key, a value of the wrong type or one that breaks its rule is a `UserError` that names key, value and rule.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import math
 import os
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,8 +24,18 @@ from archlab.errors import UserError
 Config = TypeVar("Config")
 
 
+class Section:
+    """A part of the configuration; its values are checked whenever one is made."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            holds, rule = _RULES.get(name, _ANYTHING)
+            if not holds(value):
+                raise UserError(f"{name}={value!r}: {rule}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class ScenesData:
+class ScenesData(Section):
     """Size and language of the built-in procedural data (`data.scenes`)."""
 
     train_images: int = 4000
@@ -36,7 +49,7 @@ class ScenesData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsData:
+class PairsData(Section):
     """How image-text data of the user's own is read (`data.pairs`)."""
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -53,9 +66,17 @@ class PairsData:
     limit: int = 0
     """Read at most this many rows of each split; 0 reads all."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise UserError(
+                f"test_fraction={self.test_fraction!r}: must leave a share to train on beside "
+                f"validation_fraction={self.validation_fraction!r}; their sum must be less than 1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """Where the images, queries and targets come from."""
 
     source: str = "scenes"
@@ -66,7 +87,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Section):
     """Byte-pair tokenizer trained on the training texts, or a pretrained one."""
 
     vocab_size: int = 1024
@@ -78,7 +99,7 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Section):
     """The frozen X-encoder whose features both arms read."""
 
     weights: str = "mae-v1"
@@ -88,7 +109,7 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Section):
     """Size of one pre-norm Transformer stack (RMSNorm, rotary attention, SwiGLU)."""
 
     width: int = 128
@@ -96,9 +117,17 @@ class TransformerConfig:
     heads: int = 4
     feed_forward: int = 352
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % (2 * self.heads):
+            raise UserError(
+                f"width={self.width}: must be a multiple of {2 * self.heads}, "
+                f"two for each of the {self.heads} heads (rotary positions turn pairs)"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
-class TokenArmConfig:
+class TokenArmConfig(Section):
     """What only the token-generative arm has."""
 
     attention: Literal["prefix", "causal"] = "prefix"
@@ -106,7 +135,7 @@ class TokenArmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig:
+class ContrastiveConfig(Section):
     """Bi-directional InfoNCE (VL-JEPA, section 3.1)."""
 
     positives: Literal["meaning", "text", "none"] = "meaning"
@@ -116,7 +145,7 @@ class ContrastiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingArmConfig:
+class EmbeddingArmConfig(Section):
     """What only the VL-JEPA arm has: target encoder, loss and the text decoder that speaks embeddings."""
 
     embedding: int = 128
@@ -132,7 +161,7 @@ class EmbeddingArmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """AdamW with warm-up; the same for both arms but for the tuned learning rate."""
 
     steps: int = 400
@@ -146,7 +175,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """What is measured while a run trains."""
 
     checkpoints: int = 5
@@ -159,7 +188,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Section):
     """One training run of one arm."""
 
     arm: Literal["token", "vljepa", "supervised"] = "vljepa"
@@ -177,7 +206,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(Section):
     """The controlled comparison: the shared run and what is measured around it."""
 
     run: RunConfig = field(default_factory=RunConfig)
@@ -200,9 +229,16 @@ class CompareConfig:
     machine_price_per_hour: float = 0.0
     """Price of the serving machine, in the user's currency; 0 leaves the cost table in seconds."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rates and self.sweep_steps < 1:
+            raise UserError(
+                f"sweep_steps={self.sweep_steps}: must be at least 1 to try learning_rates={self.learning_rates}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Section):
     """Self-supervised pretraining of the X-encoder (masked autoencoder, arXiv 2111.06377)."""
 
     sources: list[str] = field(default_factory=lambda: ["scenes"])
@@ -228,32 +264,88 @@ class PretrainConfig:
     """Steps between two probes against random initialisation."""
     resume_every: int = 500
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % (self.patch_size * self.merge):
+            raise UserError(
+                f"image_size={self.image_size}: must be a multiple of {self.patch_size * self.merge}, "
+                f"patch_size x merge"
+            )
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+
+
+def _at_least(least: float) -> _Rule:
+    return lambda value: least <= value < math.inf, f"must be at least {least}"
+
+
+def _one_of(*values: int) -> _Rule:
+    return lambda value: value in values, f"must be one of {', '.join(map(str, values))}"
+
+
+def _each(rule: _Rule, *, least: int = 0) -> _Rule:
+    def holds(values: list[Any]) -> bool:
+        return len(values) >= least and len(set(values)) == len(values) and all(rule[0](value) for value in values)
+
+    return holds, f"must be {'one or more ' if least else ''}different values; each {rule[1]}"
+
+
+_ANYTHING: _Rule = (lambda value: True, "")
+_POSITIVE: _Rule = (lambda value: 0 < value < math.inf, "must be positive and finite")
+_NAMED: _Rule = (bool, "must not be empty")
+
+# A name has one meaning and so one rule wherever it occurs. NaN breaks every rule about numbers.
+_RULES_OF_NAMES: list[tuple[_Rule, str]] = [
+    (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
+    (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
+    (_at_least(1), "steps batch_size decoder_steps checkpoints first_checkpoint items resume_every probe_every"),
+    (_at_least(1), "test_items bootstrap_samples latency_requests"),
+    (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),
+    (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
+    (_one_of(1, 2, 4, 8, 32), "paraphrases"),
+    (_POSITIVE, "learning_rate temperature"),
+    ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
+    ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share"),
+    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio"),
+    ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "validation_fraction test_fraction"),
+    ((lambda value: 2 <= value <= 100, "must lie between 2 and 100"), "pmi_gallery"),
+    (_NAMED, "source query weights"),
+    (_each(_NAMED, least=1), "sources"),
+    (_each(_at_least(0), least=1), "seeds"),
+    (_each(_at_least(1), least=1), "latency_batches"),
+    (_each(_POSITIVE), "learning_rates"),
+]
+_RULES = {name: rule for rule, names in _RULES_OF_NAMES for name in names.split()}
+
+RECIPES: dict[str, type[RunConfig] | type[PretrainConfig]] = {"arm": RunConfig, "pretrain": PretrainConfig}
+"""What the key `recipe` of a training file may name."""
+
 
 def load(path: str | os.PathLike[str], kind: type[Config], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file into the configuration `kind`, then apply `section.key=value` overrides.
 
     Raises:
-        UserError: the file is missing or no mapping, a key is unknown, or a value has the wrong type.
+        UserError: the file is missing or no mapping, a key is unknown, or a value breaks its type or rule.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"configuration {path}: {error.strerror}; give the path of a YAML file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise UserError(f"configuration {path}: holds a {type(raw).__name__}; it must be a mapping of keys to values")
-    return build(kind, raw, overrides)
+    return build(kind, _read(path), overrides)
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig | PretrainConfig:
+    """Read a training file: its key `recipe` chooses the configuration, an arm's run by default; see `load`."""
+    raw = _read(path)
+    recipe = raw.pop("recipe", "arm")
+    if recipe not in RECIPES:
+        raise UserError(f"configuration {path}: recipe {recipe!r} must be one of {', '.join(RECIPES)}")
+    return build(RECIPES[recipe], raw, overrides)
 
 
 def build(kind: type[Config], raw: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Make the configuration `kind` from nested plain values and dotted overrides; see `load`."""
-    raw = yaml.safe_load(yaml.safe_dump(raw))  # a deep copy of plain values
+    raw = copy.deepcopy(raw)
     for override in overrides:
         path, separator, text = override.partition("=")
-        if not separator:
+        if not separator or not path:
             raise UserError(f"override {override!r}: must have the form section.key=value")
         *sections, key = path.split(".")
         node = raw
@@ -265,14 +357,7 @@ def build(kind: type[Config], raw: dict[str, Any], overrides: Sequence[str] = ()
             node[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
-    _refuse_unknown_keys(kind, raw, "")
-    try:
-        return dacite.from_dict(kind, raw, dacite.Config(strict=True, type_hooks={float: _number}))
-    except dacite.WrongTypeError as error:
-        expected = getattr(error.field_type, "__name__", str(error.field_type).replace("typing.", ""))
-        if (choices := getattr(error.field_type, "__args__", None)) and "Literal" in expected:
-            expected = "one of " + ", ".join(str(choice) for choice in choices)
-        raise UserError(f"configuration key {error.field_path!r}: {error.value!r} is not {expected}") from None
+    return _construct(kind, raw, "")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -296,33 +381,61 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _number(value: object) -> object:
-    """Accept whole numbers and YAML's unsigned exponents (1e-3 is text to YAML 1.1) where a float is asked for."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"configuration {path}: {error.strerror}; give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"configuration {path}: holds a {type(raw).__name__}; it must be a mapping of keys to values")
+    return raw
+
+
+def _construct(kind: type[Config], raw: dict[str, Any], prefix: str) -> Config:
+    """One section and, before it, the sections inside; `prefix` is its dotted path, for messages."""
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
+            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near[0]}'?")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"configuration key '{prefix}{key}': {value!r} must be a section of keys")
+            value = _construct(hints[key], value, f"{prefix}{key}.")
+        values[key] = value
+    try:
+        return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks={float: _number, int: _whole}))
+    except dacite.WrongTypeError as error:
+        wanted: Any = error.field_type
+        if typing.get_origin(wanted) is typing.Literal:
+            expected = "one of " + ", ".join(map(str, typing.get_args(wanted)))
+        else:
+            expected = f"of type {wanted if typing.get_args(wanted) else wanted.__name__}"
+        message = f"configuration key '{prefix}{error.field_path}': {error.value!r} must be {expected}"
+    except UserError as error:
+        message = f"configuration key {prefix}{error}"
+    raise UserError(message)
+
+
+def _whole(value: object) -> object:
+    """Refuse `true` and `false` where an integer is asked for: to Python they are 1 and 0."""
+    if isinstance(value, bool):
+        raise dacite.WrongTypeError(int, value)
     return value
 
 
-def _refuse_unknown_keys(kind: type, raw: dict[str, Any], prefix: str) -> None:
-    types = {f.name: f for f in dataclasses.fields(kind)}
-    for key, value in raw.items():
-        if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1, cutoff=0.0)
-            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near[0]}'?")
-        nested = _dataclass_of(kind, key)
-        if nested is not None:
-            if not isinstance(value, dict):
-                raise UserError(f"configuration key '{prefix}{key}': {value!r} must be a section of keys")
-            _refuse_unknown_keys(nested, value, f"{prefix}{key}.")
-
-
-def _dataclass_of(kind: type, key: str) -> type | None:
-    import typing
-
-    hint = typing.get_type_hints(kind)[key]
-    return hint if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
+def _number(value: object) -> object:
+    """Accept whole numbers and YAML's unsigned exponents (1e-3 is text to YAML 1.1) where a float is asked for."""
+    if isinstance(value, bool):
+        raise dacite.WrongTypeError(float, value)
+    if not isinstance(value, int | str):
+        return value
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return value
