@@ -39,6 +39,7 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     (colour, SHAPES[(3 * index + 2) % 8]) for index, colour in enumerate(COLOURS)
 )
 ALL_PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+_SORTED_HELD_OUT = tuple(sorted(HELD_OUT_PAIRS))
 TRAINING_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_OUT_PAIRS)
 
 BACKGROUND_STYLES = ("plain", "gradient", "stripes", "checker", "blobs")
@@ -122,7 +123,7 @@ class SceneConfig:
             "max_noise": (0, 100),
             "seed": (0, 2**32 - 1),
         }
-        for field in fields(self):
+        for field in fields(SceneConfig):
             require_number(field.name, getattr(self, field.name), *limits[field.name], whole=field.name != "max_noise")
         if self.min_objects > self.max_objects:
             raise UserError(
@@ -199,10 +200,7 @@ def _sample_names(draws: Draws, count: int, *, hold_out: bool) -> list[tuple[str
     theme = draws.index(4)  # 0: shared colour, 1: shared shape, otherwise free
     names: list[tuple[str, str, str]] = []
     while len(names) < count:
-        if hold_out and not names:
-            pairs = sorted(HELD_OUT_PAIRS)
-        else:
-            pairs = list(TRAINING_PAIRS)
+        pairs = _SORTED_HELD_OUT if hold_out and not names else TRAINING_PAIRS
         colour, shape = pairs[draws.index(len(pairs))]
         if names and theme < 2 and draws.uniform() < 0.75:
             colour = names[0][1] if theme == 0 else colour
