@@ -153,9 +153,18 @@ def sample_scenes(count: int, config: SceneConfig, *, split: str = "train", star
     Raises:
         UserError: the split is unknown.
     """
+    require_split(split)
+    return [_sample_scene(config, split, index) for index in range(start, start + count)]
+
+
+def require_split(split: str) -> None:
+    """Check the name of a split.
+
+    Raises:
+        UserError: the split is unknown.
+    """
     if split not in SPLITS:
         raise UserError(f"split = {split!r} is unknown: choose one of {', '.join(SPLITS)}")
-    return [_sample_scene(config, split, index) for index in range(start, start + count)]
 
 
 class Draws:
@@ -179,7 +188,7 @@ class Draws:
 def _sample_scene(config: SceneConfig, split: str, index: int) -> Scene:
     draws = Draws(config.seed, SPLITS[split], index)
     count = config.min_objects + draws.index(config.max_objects - config.min_objects + 1)
-    names = _sample_names(draws, count, hold_out=split == "test_combinations")
+    names = sample_names(draws, count, hold_out=split == "test_combinations")
     radii = [draws.uniform(*RADIUS_RANGE[size]) for size, _, _ in names]
     centres = place(draws, radii)
     objects = [
@@ -192,7 +201,7 @@ def _sample_scene(config: SceneConfig, split: str, index: int) -> Scene:
     return Scene(tuple(objects), background, noise, draws.index(2**32))
 
 
-def _sample_names(draws: Draws, count: int, *, hold_out: bool) -> list[tuple[str, str, str]]:
+def sample_names(draws: Draws, count: int, *, hold_out: bool) -> list[tuple[str, str, str]]:
     """Distinct (size, colour, shape) triples. Some scenes repeat a colour or a shape, so that counts above one occur.
 
     A scene of two or more in a split with held-out pairs mixes them with ordinary pairs: only the first is held out.
