@@ -1,0 +1,1 @@
+"""What is measured of a trained arm, and how sure one may be of it."""
