@@ -73,10 +73,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All splits of one source. `splits` holds at least "train", "validation" and "test"."""
+    """All splits of one source.
+
+    Attributes:
+        splits: at least "train", "validation" and "test".
+        notes: what a reader of the results must know of the data, such as images that two splits share.
+    """
 
     name: str
     splits: dict[str, Split]
+    notes: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Split:
         return self.splits[name]

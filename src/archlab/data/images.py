@@ -1,0 +1,195 @@
+"""Encoded images to uint8 RGB squares: checked before they are decoded, decoded only when asked for.
+
+An image is scaled to fit the square and padded with white: nothing is cut off, because a caption or a question may be
+about any part of the picture, and nothing is stretched. Transparency is laid over white too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from archlab.errors import UserError
+
+DECODING = "fit-white-bicubic-1"
+"""Name of the rule by which pixels are made; part of every digest, so that a changed rule is never a stale cache."""
+
+SKIP_HINT = "or leave such rows out with data.pairs.on_error=skip"
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # no EPS: Pillow would start Ghostscript
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Encoded(Hashable, Protocol):
+    """Where the encoded bytes of one image lie. Equal values are the same image."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    def read(self) -> bytes:
+        """The encoded bytes.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """A whole file, or `size` bytes of one from `offset` (a member of an uncompressed tar)."""
+
+    path: Path
+    member: str = ""
+    offset: int = 0
+    size: int = -1
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, member {self.member}" if self.member else str(self.path)
+
+    def read(self) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"image {self.name}: {reason}; correct its name or add the file, {SKIP_HINT}") from None
+
+
+class LazyImages:
+    """The `Images` protocol over encoded images: a slice is read and decoded when it is asked for, and not kept.
+
+    Args:
+        encoded: one per image.
+        size: side of the decoded squares.
+        max_pixels: see `decode`.
+    """
+
+    def __init__(self, encoded: Sequence[Encoded], size: int, max_pixels: int) -> None:
+        self.encoded, self.size, self.max_pixels = encoded, size, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        picked = self.encoded[rows]
+        result = np.empty((len(picked), self.size, self.size, 3), dtype=np.uint8)
+        for row, one in enumerate(picked):
+            result[row] = decode(one.read(), self.size, max_pixels=self.max_pixels, name=one.name)
+        return result
+
+
+def decode(source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int, name: str = "") -> np.ndarray:
+    """Decode one image: upright by its EXIF orientation, first frame, 16 bits to 8, RGB over white.
+
+    Args:
+        source: encoded bytes, or the path of a file.
+        size: side of the result.
+        max_pixels: larger images are refused by their header, before their pixels are decoded.
+        name: how messages call the image; a path needs none.
+
+    Returns:
+        uint8 (size, size, 3); the whole image, centred, its longest side `size`.
+
+    Raises:
+        UserError: missing, empty, truncated, too large or no image.
+    """
+    with _opened(source, max_pixels, name) as image:
+        return np.asarray(_square(image, size))
+
+
+def check(source: bytes | str | os.PathLike[str], *, max_pixels: int, name: str = "") -> None:
+    """Read the header only: what is no image or too large raises `UserError`, a truncated image does not yet."""
+    with _opened(source, max_pixels, name):
+        pass
+
+
+@contextmanager
+def _opened(source: bytes | str | os.PathLike[str], max_pixels: int, name: str) -> Iterator[Image.Image]:
+    """The image with its header read and its size checked; whatever goes wrong inside becomes one `UserError`."""
+    if not isinstance(source, bytes):
+        name = name or str(source)
+        source = FileImage(Path(source)).read()
+    name = f"image {name or '(bytes)'}"
+    if not source:
+        raise UserError(f"{name}: is empty; replace it, {SKIP_HINT}")
+    try:
+        with Image.open(BytesIO(source), formats=_FORMATS) as image:
+            if (pixels := image.width * image.height) > max_pixels:
+                raise UserError(
+                    f"{name}: {image.width} x {image.height} = {pixels} pixels, data.pairs.max_pixels allows "
+                    f"{max_pixels}; shrink the image, raise the limit, {SKIP_HINT}"
+                )
+            yield image
+    except UserError:
+        raise
+    except Image.DecompressionBombError:  # raised before our own check could see the size
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{name}: more than the {limit} pixels that Pillow reads; shrink it, {SKIP_HINT}") from None
+    except UnidentifiedImageError:
+        formats = ", ".join(_FORMATS)
+        raise UserError(f"{name}: is none of {formats}; convert or replace it, {SKIP_HINT}") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name}: truncated or damaged ({reason}); replace it, {SKIP_HINT}") from None
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    width, height = _fit(image.size, size)
+    image.draft(None, (2 * width, 2 * height))  # JPEG: decode at 1/2, 1/4 or 1/8, still twice too large
+    image.load()
+    image = _eight_bit(_upright(image))
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    fitted = _fit(image.size, size)
+    if fitted != image.size:
+        image = image.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    square = Image.new("RGB", (size, size), "white")
+    corner = ((size - fitted[0]) // 2, (size - fitted[1]) // 2)
+    square.paste(image, corner, image if image.mode == "RGBA" else None)
+    return square
+
+
+def _fit(sides: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer is `size`."""
+    scale = size / max(sides)
+    return max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse the pixels
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte: a fixed scale, so that equal values stay equal in all images."""
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers of unknown range, save them with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+    return image
