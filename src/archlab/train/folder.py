@@ -1,0 +1,80 @@
+"""The folder of a run: its files appear whole or not at all, and it belongs to one configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archlab.config import flatten, to_dict, to_yaml
+from archlab.errors import UserError
+
+
+@contextmanager
+def atomic_write(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each of `paths`; the files written there get their final names when the block ends.
+
+    They get them together, after all are on the disk. If the block raises, the old files stay and nothing else is left.
+    """
+    partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    try:
+        for folder in {path.parent for path in paths}:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield partial
+        for path in partial:
+            _flush(path)
+        for source, path in zip(partial, paths, strict=True):
+            os.replace(source, path)
+        for folder in {path.parent for path in paths}:
+            _flush(folder)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as (partial,):
+        partial.write_text(text, encoding="utf-8")
+
+
+def claim(folder: Path, config: Any) -> None:
+    """Make `folder` the folder of the run with this configuration, or recognise it as such, so that the run can resume.
+
+    Raises:
+        UserError: it holds a run of another configuration, or something else.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"output folder {folder}: exists and holds no run; name another with --out, or remove it")
+        write_text(path, to_yaml(config))
+        return
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"output folder {folder}: its config.yaml is damaged; name another with --out, or remove it")
+    there, asked = flatten(saved), flatten(to_dict(config))
+    different = [key for key in asked | there if (key in there, there.get(key)) != (key in asked, asked.get(key))]
+    if different:
+        key = different[0]
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise UserError(
+            f"output folder {folder}: holds a run with {key}={there.get(key)!r}, not {asked.get(key)!r}{more}; "
+            f"name another with --out, or remove it"
+        )
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file's content, or the folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
