@@ -1,0 +1,1 @@
+"""Parts that every model shares: attention, masks, positions, norms, feed-forward, embeddings, pooling, cache."""

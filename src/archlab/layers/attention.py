@@ -1,0 +1,169 @@
+"""Multi-head attention, self or cross, with grouped keys and values, in a readable and a fused implementation.
+
+Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value heads, D = W / H width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor, finfo, nn
+from torch.nn import functional as F
+
+from archlab.errors import UserError
+from archlab.layers.cache import KVCache
+from archlab.layers.positions import Rotation
+
+Implementation = Literal["fused", "readable"]
+
+
+class Attention(nn.Module):
+    """softmax(Q K^T / sqrt(D)) V in H heads ("Attention is all you need", section 3.2).
+
+    With fewer key-value heads than heads, each serves H / K neighbouring heads (GQA, arXiv 2305.13245, section 2.2).
+
+    Args:
+        width: W.
+        heads: H.
+        key_value_heads: K, by default H.
+        bias: whether the four projections have one.
+        implementation: "fused" is `F.scaled_dot_product_attention`; "readable" spells it out and can return weights.
+            Both give the same outputs and gradients; `set_implementation` switches a whole model.
+
+    Raises:
+        UserError: the heads do not divide the width, or the key-value heads do not divide the heads.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        key_value_heads: int | None = None,
+        bias: bool = False,
+        implementation: Implementation = "fused",
+    ) -> None:
+        super().__init__()
+        key_value_heads = key_value_heads or heads
+        if width % heads:
+            raise UserError(f"heads={heads}: must divide the width, {width}")
+        if heads % key_value_heads:
+            raise UserError(f"key_value_heads={key_value_heads}: must divide the number of heads, {heads}")
+        self.head_width = width // heads
+        self.group = heads // key_value_heads
+        self.implementation: Implementation = implementation
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
+        self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
+        self.out_proj = nn.Linear(width, width, bias=bias)
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        memory: Tensor | None = ...,
+        mask: Tensor | None = ...,
+        rotation: Rotation | None = ...,
+        cache: KVCache | None = ...,
+        return_weights: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        memory: Tensor | None = ...,
+        mask: Tensor | None = ...,
+        rotation: Rotation | None = ...,
+        cache: KVCache | None = ...,
+        return_weights: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend from `x` to itself and what the cache holds, or to `memory`.
+
+        Args:
+            x: (B, Tq, W).
+            memory: source of keys and values for cross-attention, (B, Tk, W).
+            mask: boolean, True = may attend; (Tq, Tk), (B, Tq, Tk) or (B, H, Tq, Tk), where any axis may be 1 instead.
+                Tk counts what the cache holds. A query that may attend nowhere gets zeros before `out_proj`.
+            rotation: rotary turn of the positions of `x`; for self-attention only.
+            cache: keys and values of earlier tokens, extended by this call. With `memory` it holds keys and values of
+                the memory, which the first call computes and the later ones reuse.
+            return_weights: also return the attention weights; the readable implementation only.
+
+        Returns:
+            (B, Tq, W), and with `return_weights` also the weights (B, H, Tq, Tk).
+
+        Raises:
+            UserError: weights asked of the fused implementation, or rotary positions in cross-attention.
+        """
+        if return_weights and self.implementation == "fused":
+            raise UserError(
+                'return_weights=True: fused attention has no weights; call set_implementation(model, "readable")'
+            )
+        if rotation is not None and memory is not None:
+            raise UserError("rotation: rotary positions are for self-attention; leave them out beside memory")
+        queries = self._split(self.q_proj(x))  # (B, H, Tq, D)
+        if memory is not None and cache is not None and cache.length:
+            keys, values = cache.read()
+        else:
+            source = x if memory is None else memory
+            keys, values = self._split(self.k_proj(source)), self._split(self.v_proj(source))  # (B, K, T, D)
+            if rotation is not None:
+                queries, keys = rotation(queries), rotation(keys)
+            if cache is not None:
+                keys, values = cache.append(keys, values)  # (B, K, Tk, D)
+        if mask is not None and mask.dim() == 3:
+            mask = mask[:, None]  # (B, 1, Tq, Tk)
+
+        if self.implementation == "fused":
+            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=self.group > 1)
+            return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        mixed, weights = readable_attention(queries, keys, values, mask)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
+        return (out, weights) if return_weights else out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, T, H * D) -> (B, H, T, D)
+
+
+def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention step by step.
+
+    Args:
+        queries: (B, H, Tq, D).
+        keys, values: (B, K, Tk, D); K divides H.
+        mask: True = may attend, broadcasting to (B, H, Tq, Tk).
+
+    Returns:
+        mixed values (B, H, Tq, D) and weights (B, H, Tq, Tk).
+    """
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)  # (B, H, Tk, D)
+    scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5  # (B, H, Tq, Tk)
+    if mask is None:
+        weights = scores.softmax(-1)
+    else:
+        # The lowest finite number rather than -inf, and zero afterwards: a query that may attend nowhere gets zero
+        # weights and zero gradients where -inf would give NaN.
+        weights = scores.masked_fill(~mask, finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
+    return weights.to(values.dtype) @ values, weights
+
+
+def set_implementation(model: nn.Module, implementation: Implementation) -> None:
+    """Switch every attention layer of a model, at run time; see `Attention`."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.implementation = implementation

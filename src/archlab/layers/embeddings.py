@@ -1,0 +1,59 @@
+"""Images to sequences of patches and back.
+
+Shape legend: B samples, C channels, H x W pixels, p pixels per side of a patch, h x w = N patches, P = C * p * p values
+per patch in the order (channel, row, column). Patches come row by row.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from archlab.errors import UserError
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Cut images (B, C, H, W) into patches (B, N, P).
+
+    Raises:
+        UserError: a side of the image is no multiple of the patch.
+    """
+    height, width = images.shape[-2:]
+    if height % patch or width % patch:
+        raise UserError(f"image of {height} x {width} pixels: both sides must be multiples of the patch, {patch}")
+    patches = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, N, P)
+
+
+def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
+    """Put patches (B, N, P) of a grid (h, w) together to images (B, C, H, W): the inverse of `patchify`."""
+    pixels = patches.unflatten(2, (-1, patch, patch)).unflatten(1, grid)  # (B, h, w, C, p, p)
+    return pixels.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)  # (B, C, H, W)
+
+
+class PatchEmbedding(nn.Module):
+    """One linear map of every patch (ViT, arXiv 2010.11929, equation 1).
+
+    Equal to a convolution whose stride is its kernel, but able to embed chosen patches only.
+
+    Args:
+        channels: C.
+        patch: p.
+        width: features per patch.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.projection = nn.Linear(channels * patch * patch, width)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embed images (B, C, H, W), or only their patches with the indices `keep` (B, n): (B, N or n, width)."""
+        patches = patchify(images, self.patch)
+        if keep is not None:
+            patches = take(patches, keep)
+        return self.projection(patches)
+
+
+def take(x: Tensor, indices: Tensor) -> Tensor:
+    """Each sample's rows at its own indices: (B, N, D) and (B, n) -> (B, n, D)."""
+    return x.gather(1, indices[:, :, None].expand(-1, -1, x.shape[2]))
