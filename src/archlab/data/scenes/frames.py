@@ -1,7 +1,7 @@
 """Sentence frames: eight for training and four held out, for every kind of question, answer and caption.
 
 Slots: {r} "the small red circle", {q} the same for a second object, {a} "a small red circle", {p} "red circles",
-{n} "objects", {i} "picture", {rel} "left of", {v} the value of an answer, {list} the objects of a caption.
+{g} "object", {i} "picture", {rel} "left of", {v} the value of an answer, {list} the objects of a caption.
 
 Rules that keep the language unambiguous: a determiner ("a", "an", "the") starts a new noun phrase and occurs nowhere
 inside one; no frame contains a word of the lexicon; no question hints at its answer.
@@ -70,20 +70,6 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "the location of {r} is what",
     ),
     "count": (
-        "how many {n} are there",
-        "there are how many {n}",
-        "count the {n}",
-        "what number of {n} is shown",
-        "what do the {n} add up to",
-        "tell the quantity of {n}",
-        "say how often {n} occur",
-        "{n}: how many can you find",
-        "the number of {n} is what",
-        "{n} are how many",
-        "say the count of {n}",
-        "of {n} there are how many",
-    ),
-    "count_some": (
         "how many {p} are there",
         "there are how many {p}",
         "count the {p}",
@@ -108,8 +94,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "will {a} be found here",
         "can {a} be seen",
         "is {a} to be found",
-        "does the {i} hold {a}",
-        "{a}: is there such",
+        "is {a} in the {i}",
+        "{a}: is that there",
     ),
     "relation": (
         "is {r} {rel} {q}",
@@ -122,7 +108,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "has {r} been placed {rel} {q}",
         "can {r} be found {rel} {q}",
         "{r} lies {rel} {q}: is that so",
-        "does {r} sit {rel} {q}",
+        "do you find {r} {rel} {q}",
         "would you say that {r} is {rel} {q}",
     ),
     "relation_shape": (
@@ -145,13 +131,13 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "which {g} is this",
         "this is what",
         "what kind of {g} is here",
-        "say what this {i} holds",
+        "name the {g} you see",
         "identify the {g} in this {i}",
-        "what does this {i} show",
-        "what do you see in the {i}",
+        "the {g} here is what",
+        "say which {g} this is",
         "name this {g}",
         "the {g} in the {i} is what",
-        "what can be seen in the {i}",
+        "what is the {g} in the {i}",
     ),
     "caption": (
         "describe the {i}",
@@ -163,7 +149,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "put the {i} into words",
         "caption this {i}",
         "say what the {i} shows",
-        "what does this {i} hold",
+        "what is shown in this {i}",
         "list what you see in the {i}",
         "tell me what is in this {i}",
     ),
@@ -263,7 +249,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "its spot: {v}",
         "{v}, by my eyes",
         "the spot is {v}",
-        "it has a {v} place",
+        "its place is {v}",
         "it is {v} in the {i}",
         "my eyes say {v}",
     ),
@@ -277,7 +263,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "their number: {v}",
         "{v}, by my eyes",
         "the number is {v}",
-        "it makes {v}",
+        "there are {v}",
         "it is {v} in all",
         "my eyes say {v}",
     ),
@@ -291,7 +277,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "my reply: {v}",
         "{v}, by my eyes",
         "the reply is {v}",
-        "it must be {v}",
+        "that is {v}",
         "it is {v} in this case",
         "my eyes say {v}",
     ),
@@ -305,7 +291,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "its name: {v}",
         "{v}, by my eyes",
         "the {i} has {a}",
-        "it must be {a}",
+        "that is {a}",
         "here is {a}",
         "my eyes say {v}",
     ),
@@ -348,7 +334,7 @@ CAPTIONS: tuple[str, ...] = (
     "{list}, and nothing else",
     "the {i} has {list}",
     "here is {list}",
-    "you see nothing but {list}",
+    "you see {list} and nothing else",
     "{list} can be seen here",
 )
 

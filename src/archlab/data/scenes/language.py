@@ -257,8 +257,7 @@ def _say_clause(clause: Clause, wording: Wording) -> str:
 
 
 def _common_slots(wording: Wording) -> dict[str, str]:
-    generic = lexicon.GENERIC_WORDS[wording.words]
-    return {"i": lexicon.PICTURE_WORDS[wording.words], "g": generic, "n": lexicon.plural(generic)}
+    return {"i": lexicon.PICTURE_WORDS[wording.words], "g": lexicon.GENERIC_WORDS[wording.words]}
 
 
 def caption_order(description: Description) -> tuple[int, int, int]:

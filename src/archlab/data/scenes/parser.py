@@ -203,34 +203,56 @@ def _common(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
     return (Counter(first) & Counter(second)).total()
 
 
-_MATCHED_OBJECTS = 8  # the search is exponential in this; scenes hold five objects at most
+_SEARCHED_OBJECTS = 8  # the exact search is exponential in this; scenes hold five objects at most
 
 
 def _match(said: list[Description], true: list[Description]) -> tuple[int, dict[int, int]]:
     """The one-to-one matching with the most equal attributes: their number, and true index by said index.
 
-    Unmatched said objects map to -2, which no true slot has. Only the first eight true objects are considered.
+    Among equally good matchings, equal descriptions and then equal ranks are preferred, so that a text agrees with
+    itself. Objects without anything in common are not matched; they map to -2, which no true slot has. Against more
+    than eight true objects the best pairs are taken greedily.
     """
-    columns = min(len(true), _MATCHED_OBJECTS)
-    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}  # set of used true objects -> (score, choice per said)
-    for one in said:
-        gains = [
-            sum(x is not None and x == y for x, y in zip(one, true[column], strict=True)) for column in range(columns)
-        ]
-        following: dict[int, tuple[int, tuple[int, ...]]] = {}
-        for used, (score, choice) in best.items():
-            options = [(used, score, -2)]
-            options += [
-                (used | 1 << column, score + gains[column], column)
-                for column in range(columns)
-                if gains[column] and not used >> column & 1
-            ]
-            for key, new_score, column in options:
-                if key not in following or new_score > following[key][0]:
-                    following[key] = (new_score, (*choice, column))
+    values = [
+        [_likeness(one, other, rank == column) for column, other in enumerate(true)] for rank, one in enumerate(said)
+    ]
+    pairs = _best_pairs(values) if len(true) <= _SEARCHED_OBJECTS else _greedy_pairs(values)
+    match = {rank: pairs.get(rank, -2) for rank in range(len(said))}
+    return sum(values[rank][column] // 100_000 for rank, column in pairs.items()), match
+
+
+def _likeness(one: Description, other: Description, same_rank: bool) -> int:
+    """100,000 per equal attribute, plus bonuses too small to outweigh one; 0 if there is nothing in common."""
+    equal = sum(x is not None and x == y for x, y in zip(one, other, strict=True))
+    if not equal and one != other:
+        return 0
+    return 100_000 * equal + 100 * (one == other) + same_rank
+
+
+def _best_pairs(values: list[list[int]]) -> dict[int, int]:
+    """The pairs (row: column) of the greatest total value, by dynamic programming over the set of used columns."""
+    best: dict[int, tuple[int, dict[int, int]]] = {0: (0, {})}
+    for row, row_values in enumerate(values):
+        following = dict(best)
+        for used, (total, pairs) in best.items():
+            for column, value in enumerate(row_values):
+                key = used | 1 << column
+                if value and key != used and total + value > following.get(key, (-1,))[0]:
+                    following[key] = (total + value, {**pairs, row: column})
         best = following
-    score, choice = max(best.values(), key=lambda entry: entry[0])
-    return score, dict(enumerate(choice))
+    return max(best.values(), key=lambda entry: entry[0])[1]
+
+
+def _greedy_pairs(values: list[list[int]]) -> dict[int, int]:
+    """Pairs (row: column), the most valuable first."""
+    ranked = sorted((-value, row, column) for row, entries in enumerate(values) for column, value in enumerate(entries))
+    pairs: dict[int, int] = {}
+    taken = set()
+    for negative, row, column in ranked:
+        if negative and row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return pairs
 
 
 def _placed_relations(parsed: ParsedText, match: dict[int, int] | None) -> list[tuple[int, str, int]]:

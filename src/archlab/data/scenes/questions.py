@@ -105,10 +105,10 @@ def _ask_attribute(name: str) -> Callable[[Scene, Draws], Asked | None]:
 
 def _ask_count(scene: Scene, draws: Draws) -> Asked | None:
     questions: dict[int, list[Question]] = defaultdict(list)
-    questions[len(scene.objects)].append(Question("count"))
+    questions[len(scene.objects)].append(Question("count", Description()))
     filters = [Description(colour=colour) for colour in COLOURS] + [Description(shape=shape) for shape in SHAPES]
     for description in filters:
-        questions[sum(matches(one, description) for one in scene.objects)].append(Question("count_some", description))
+        questions[sum(matches(one, description) for one in scene.objects)].append(Question("count", description))
     values = sorted(questions)
     threshold = draws.uniform(0, sum(COUNT_ODDS[value] for value in values))
     chosen = values[-1]

@@ -134,9 +134,9 @@ def _square(x: Floats, y: Floats) -> Floats:
 
 
 def _triangle(x: Floats, y: Floats) -> Floats:
-    """An upright triangle: the two slanted sides mirror each other, the base is a half plane."""
-    slant = np.float32(0.8575) * np.abs(x) + np.float32(0.5145) * y
-    return _larger(slant - np.float32(0.48), np.float32(-0.78) - y)
+    """Three half planes at one distance from the centre: equilateral, point up."""
+    slant = np.float32(math.sqrt(0.75)) * np.abs(x) + np.float32(0.5) * y
+    return _larger(slant, -y) - np.float32(0.54)
 
 
 def _star(x: Floats, y: Floats) -> Floats:
@@ -170,8 +170,8 @@ def _diamond(x: Floats, y: Floats) -> Floats:
 
 
 def _heart(x: Floats, y: Floats) -> Floats:
-    """A square on its corner joined with a disc on each of its upper sides."""
-    x = np.abs(x)
+    """A square on its corner joined with a disc on each of its upper sides, lowered so that its middle is at (0, 0)."""
+    x, y = np.abs(x), y + np.float32(0.12)
     square = (x + np.abs(y)) * np.float32(math.sqrt(0.5)) - np.float32(0.575)
     across, up = x - np.float32(0.4066), y - np.float32(0.4066)
     return _smaller(square, np.sqrt(across * across + up * up) - np.float32(0.575))

@@ -1,7 +1,7 @@
 """Scenes of coloured shapes: what a picture contains, and how scenes are drawn at random.
 
 Units: x and y run from 0 to 1 across the picture (x to the right, y DOWN, as in image rows); radii are fractions of the
-picture's width; rotations are radians; colours are RGB in 0..255.
+picture's width; rotations are radians, clockwise; colours are RGB in 0..255.
 
 Every scene has its own random stream, keyed by (seed, split, index). A scene therefore does not depend on how many
 others are drawn with it, and a long list of scenes begins with the short one.
