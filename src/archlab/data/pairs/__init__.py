@@ -13,7 +13,7 @@ from pathlib import Path
 from archlab.config import PairsData
 from archlab.data.example import Dataset
 from archlab.data.pairs import folder, hub, parquet, webdataset
-from archlab.data.pairs.assemble import assemble
+from archlab.data.pairs.assembly import assemble
 from archlab.data.pairs.columns import resolve
 from archlab.data.pairs.rows import Problems, Record, Row, to_rows
 from archlab.errors import UserError

@@ -58,7 +58,7 @@ def records(
         where = f"{path}, line {number}"
         name = values.get(image_column)
         split = _split_of(folder, path.parent)
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not PurePosixPath(name).name:
             problems.report(split, f"{where}: {image_column!r} names no file; give the name of an image, {SKIP_HINT}")
             continue
         relative = PurePosixPath(os.path.normpath(name.replace("\\", "/")))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from archlab.config import PairsData
 from archlab.data.images import SKIP_HINT, Encoded, FileImage, decode
-from archlab.data.pairs.assemble import fingerprint
+from archlab.data.pairs.assembly import fingerprint
 from archlab.data.pairs.parquet import label_name
 from archlab.data.pairs.rows import Problems, Record, split_name
 from archlab.errors import UserError

@@ -97,7 +97,8 @@ def _rows_of(record: Record, columns: Mapping[str, str], query: str) -> Iterator
     def text(role: str) -> str:
         return next(iter(texts(role)), "")
 
-    split = split_name(text("split"), f"column {columns['split']!r}") if "split" in columns else record.split
+    said = text("split")
+    split = split_name(said, f"column {columns['split']!r}") if said else record.split
     name = text("id") or record.id
     captions, question, answers = texts("text"), text("question"), texts("answer")
     if bool(question) != bool(answers):

@@ -67,6 +67,10 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes], FileImage | No
                     content = tar.extractfile(member)
                     assert content is not None, "a regular file has content"
                     texts[ending] = content.read()
+            with path.open("rb") as file:  # tarfile takes a file that ends inside a header for complete
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("the end mark is missing")
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{path}: is no complete, uncompressed tar file ({error}); download it again") from None
     if key:

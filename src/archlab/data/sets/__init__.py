@@ -13,7 +13,7 @@ from pathlib import Path
 
 from archlab.config import PairsData
 from archlab.data.example import Dataset
-from archlab.data.pairs.assemble import assemble
+from archlab.data.pairs.assembly import assemble
 from archlab.data.pairs.rows import Problems, Row
 from archlab.data.sets import clothing, easy_vqa, emoji, eurosat, openstax, vqa_rad
 from archlab.data.sets.reading import hub_rows

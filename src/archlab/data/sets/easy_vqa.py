@@ -8,13 +8,12 @@ image answers many of them.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from archlab.data.images import Encoded, FileImage
 from archlab.data.pairs.rows import Row
-from archlab.data.sets.reading import first_folder, read, table
+from archlab.data.sets.reading import first_folder, read, read_json, table
 from archlab.errors import UserError
 
 FILES = ("easy_vqa_images.parquet", "easy_vqa_questions.parquet")
@@ -38,9 +37,9 @@ def official(root: Path) -> Iterator[Row]:
     for split in ("train", "test"):
         file = data / split / "questions.json"
         try:
-            questions = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); download easy-VQA again") from None
+            questions = [(str(question), str(answer), int(image)) for question, answer, image in read_json(file)]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}: is no list of [question, answer, image] ({error}); download it again") from None
         for number, (question, answer, image) in enumerate(questions):
             where = f"{file}, question {number}"
             yield _row(number, where, FileImage(data / split / "images" / f"{image}.png"), question, answer, split)

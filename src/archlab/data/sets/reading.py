@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -33,6 +35,21 @@ def table(file: Path) -> list[dict[str, str]]:
     parquet.schema([file])  # one line instead of a traceback where the file is damaged
     rows: list[dict[str, str]] = pq.read_table(file).to_pylist()
     return rows
+
+
+def read_json(file: Path) -> list[Any]:
+    """A JSON file that holds a list.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); download it again") from None
+    if not isinstance(content, list):
+        raise UserError(f"{file}: holds a {type(content).__name__}, the official file a list; download it again")
+    return content
 
 
 def class_row(record: Record, label: str, split: str, *, name: str = "", group: str = "") -> Row:

@@ -5,18 +5,18 @@ The official test split asks new questions about images that are in training too
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from archlab.data.images import Encoded, FileImage
 from archlab.data.pairs.rows import Row
-from archlab.data.sets.reading import first_folder, read, table
+from archlab.data.sets.reading import first_folder, read, read_json, table
 from archlab.errors import UserError
 
 FILES = ("vqa_rad_images_256.parquet", "vqa_rad_qa.parquet")
 PUBLIC = "VQA_RAD Dataset Public.json"
+_FIELDS = frozenset({"qid", "image_name", "question", "answer", "answer_type", "phrase_type"})
 
 
 def prepared(images: Path, questions: Path) -> Iterator[Row]:
@@ -32,11 +32,9 @@ def prepared(images: Path, questions: Path) -> Iterator[Row]:
 def official(root: Path) -> Iterator[Row]:
     """Rows of the OSF release: one JSON file, and `VQA_RAD Image Folder`. Its test split is marked by `phrase_type`."""
     folder = first_folder(root, (".", "osfstorage-archive"), PUBLIC, "VQA-RAD")
-    try:
-        questions = json.loads((folder / PUBLIC).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / PUBLIC}: cannot be read ({error}); download VQA-RAD again") from None
-    for number, row in enumerate(questions):
+    for number, row in enumerate(read_json(folder / PUBLIC)):
+        if not isinstance(row, dict) or not row.keys() >= _FIELDS:
+            raise UserError(f"{folder / PUBLIC}, question {number}: lacks one of {', '.join(sorted(_FIELDS))}")
         image = FileImage(folder / "VQA_RAD Image Folder" / row["image_name"])
         split = "test" if row["phrase_type"].startswith("test") else "train"
         yield _row(str(row["qid"]), f"{folder / PUBLIC}, question {number}", image, row, split)
