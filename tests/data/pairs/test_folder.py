@@ -168,8 +168,8 @@ def broken(tmp_path: Path, png: Png, line: object, **images_: bytes) -> Path:
 
 BROKEN = {
     "missing-file": ({"file_name": "gone.png", "text": "t"}, r"gone\.png: no such file"),
-    "empty-text": ({"file_name": "0.png", "text": "  "}, "text in column 'text' is empty"),
-    "no-text": ({"file_name": "0.png"}, "text in column 'text' is empty or missing"),
+    "empty-text": ({"file_name": "0.png", "text": "  "}, "nothing is written in 'text', 'question', 'answer'"),
+    "no-text": ({"file_name": "0.png"}, "nothing is written in 'text'"),
     "no-file-name": ({"text": "t"}, "'file_name' names no file"),
     "file-name-number": ({"file_name": 3, "text": "t"}, "'file_name' names no file"),
     "outside": ({"file_name": "../x.png", "text": "t"}, "lies outside the folder"),

@@ -100,7 +100,7 @@ def test_only_the_bytes_of_an_image_are_read(tmp_path: Path, png: Png, monkeypat
     [
         ([("b.txt", b"t")], "sample b: has no image; add b.jpg"),
         ([("b.png", b"junk"), ("b.txt", b"t")], r"sample b: image .*member b\.png: is none of JPEG"),
-        ([("b.png", None)], "sample b: the text in column 'txt' is empty or missing"),
+        ([("b.png", None)], "sample b: nothing is written in 'txt'"),
         ([("b.png", None), ("b.txt", b"\xff\xfe")], "sample b: its text is not valid"),
         ([("b.png", None), ("b.json", b"{")], "sample b: its text is not valid"),
         ([("b.png", None), ("b.json", b"[1]")], "the json holds a list instead of an object"),

@@ -105,8 +105,8 @@ def _rows_of(record: Record, columns: Mapping[str, str], query: str) -> Iterator
         missing = "question" if answers else "answer"
         raise UserError(f"column {columns[missing]!r} is empty; give the question and its answer, {SKIP_HINT}")
     if not captions and not answers:
-        empty = " and ".join(repr(columns[role]) for role in ("text", "question", "answer") if role in columns)
-        raise UserError(f"the text in column {empty} is empty or missing; write one, {SKIP_HINT}")
+        empty = ", ".join(repr(columns[role]) for role in ("text", "question", "answer") if role in columns)
+        raise UserError(f"nothing is written in {empty}; write a text, {SKIP_HINT}")
     group, print_ = text("group"), record.fingerprint
     if captions:
         other = f"{name}:caption" if answers else name
