@@ -24,5 +24,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., width)."""
         wide = x.float()  # itself where it is float32 already
-        inverse = (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        # The squared norm and not the mean of squares: no squared copy of x is written, forwards or backwards.
+        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        inverse = (mean_square + self.eps).rsqrt()
         return (wide * inverse * self.weight).to(x.dtype)
