@@ -8,6 +8,7 @@ import pytest
 
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
 from archlab.data.scenes.language import HELD_OUT_WORDINGS, PARAPHRASES, wordings
+from archlab.data.scenes.render import render
 from archlab.errors import UserError
 
 SMALL = SceneDataConfig(train_images=40, validation_images=10, test_images=20, paraphrases=2)
@@ -130,6 +131,21 @@ def test_test_forms_uses_all_held_out_forms_first_about_equally(dataset):
     firsts = [one.queries[0] for one in captions]
     assert len(set(firsts)) == len(HELD_OUT_WORDINGS)
     assert max(firsts.count(text) for text in set(firsts)) < 0.4 * len(firsts)
+
+
+@pytest.mark.parametrize("meaning", ["truth:yes", "size:small"])
+def test_answers_to_test_forms_begin_with_all_held_out_forms_too(dataset, meaning):
+    firsts = [one.targets[0] for one in dataset["test_forms"].examples if one.meaning == meaning]
+    assert len(set(firsts)) == len(HELD_OUT_WORDINGS)
+
+
+def test_the_digest_depends_on_the_pixels(monkeypatch):
+    honest = build_scenes(SMALL)
+    monkeypatch.setattr("archlab.data.scenes.dataset.render", lambda scenes, size: 255 - render(scenes, size))
+    changed = build_scenes(SMALL)
+    for name, split in honest.splits.items():
+        assert changed[name].digest != split.digest
+        assert changed[name].image_digest != split.image_digest
 
 
 def test_forms_are_not_stored(dataset):

@@ -108,6 +108,7 @@ def test_any_jumble_of_known_words_is_scored_between_zero_and_one_and_symmetrica
         ("A RED circle!! and blue", [Description(None, "red", "circle"), Description(None, "blue", None)]),
         ("circle circle circle", [Description(shape="circle")] * 3),
         ("the color is red", [Description(colour="red")]),
+        ("small the red circle", [Description(size="small"), Description(None, "red", "circle")]),
         ("small", [Description(size="small")]),
         ("zzz", []),
         ("", []),

@@ -148,6 +148,11 @@ def test_yes_and_no_are_balanced_for_every_sort_of_description(train_scenes):
         assert abs(sum(values) / len(values) - 0.5) < 4 * 0.5 / math.sqrt(len(values)), sort
 
 
+def test_every_position_is_about_equally_often_the_answer(train_scenes):
+    answers = Counter(asked.meaning for _, asked in all_asked(train_scenes) if asked.kind == "position")
+    assert all(0.13 < number / answers.total() < 0.27 for number in answers.values())
+
+
 def test_references_are_as_short_as_uniqueness_allows(train_scenes):
     for index, scene in enumerate(train_scenes[:300]):
         for one in scene.objects:

@@ -126,6 +126,16 @@ def test_a_shape_fits_its_radius_and_is_not_cut_off_by_its_window(shape):
         assert abs(columns.mean() - 31.5) < 1
 
 
+@pytest.mark.parametrize("shape", ["circle", "square", "cross", "ring", "diamond"])
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0.3712, 0.6423), (0.2, 0.8)])
+def test_a_symmetric_shape_is_centred_on_its_position(shape, place):
+    one = SceneObject(shape, "red", "large", *place, 0.18, 0.0, (255.0, 90.0, 90.0))
+    weight = render([Scene((one,), GREY, 0.0, 0)], 64)[0, ..., 0] - 90.0
+    middles = np.arange(64) + 0.5
+    assert np.isclose((weight.sum(0) * middles).sum() / weight.sum(), 64 * place[0], atol=0.05)
+    assert np.isclose((weight.sum(1) * middles).sum() / weight.sum(), 64 * place[1], atol=0.05)
+
+
 def test_shapes_differ_even_after_rotation():
     turned = {shape: [mask(shape, 0.1, turn) for turn in (-ROTATION_JITTER, 0.0, ROTATION_JITTER)] for shape in SHAPES}
     for first, second in itertools.combinations(SHAPES, 2):
