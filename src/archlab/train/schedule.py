@@ -15,7 +15,7 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
     """
     warmup = round(config.warmup_fraction * config.steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return config.learning_rate * ((step + 1) / warmup)
     if config.schedule == "constant":
         return config.learning_rate
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (config.steps - warmup)))
