@@ -143,6 +143,19 @@ def test_slot_accuracy_counts_right_said_and_true_slots(predicted, score):
     assert slot_accuracy(predicted, "a small red circle left of a large blue square") == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "object left of large",
+        "a red circle that moves left and a red circle that moves up",
+        "a circle, a red circle that stops and a circle that starts",
+        ", ".join(["a red circle that moves left, a red circle that moves up"] * 6),
+    ],
+)
+def test_a_text_agrees_with_itself_even_if_it_names_things_twice(text):
+    assert slot_accuracy(text, text) == 1
+
+
 def test_listing_everything_does_not_win():
     everything = ", ".join(f"a {size} {colour} {shape}" for size in SIZES for colour in COLOURS for shape in SHAPES)
     assert slot_accuracy(everything, "a small red circle") < 0.02

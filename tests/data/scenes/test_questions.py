@@ -193,6 +193,7 @@ def test_a_caption_of_two_states_a_relation_that_is_beyond_doubt():
         assert caption.relation == dominant_relation(first, second)
         across, down = abs(first.x - second.x), abs(first.y - second.y)
         assert (caption.relation in ("left of", "right of")) == (across > down)
+        assert abs(across - down) >= 0.08
 
 
 def test_a_caption_lists_all_objects_large_ones_first(train_scenes):
