@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,22 @@ from archlab.data.sources import load_dataset
 from archlab.errors import UserError
 
 SMALL = ScenesData(train_images=30, validation_images=10, test_images=10)
+
+
+def test_loading_scenes_and_own_files_imports_no_datasets_library(tmp_path: Path, png: Callable[..., bytes]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            (tmp_path / name / f"{n}.png").write_bytes(png(n + 10 * ord(name)))
+    program = f"""
+import sys
+from archlab.config import DataConfig, ScenesData
+from archlab.data.sources import load_dataset
+load_dataset(DataConfig(source={str(tmp_path)!r}), 8)
+load_dataset(DataConfig(scenes=ScenesData(train_images=2, validation_images=2, test_images=2)), 32)
+assert not {{"datasets", "pydantic"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_scenes_are_drawn_as_configured() -> None:
