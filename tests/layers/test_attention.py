@@ -73,7 +73,9 @@ def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, c
         "head": (1, HEADS, queries, keys),
     }[mask_shape]
     mask = None if shape is None else torch.rand(shape) < share  # a share of 0 masks every row
-    rotation = RotaryEmbedding(WIDTH // HEADS)(torch.randint(0, 50, (samples, queries))) if rotary and not cross else None
+    rotation = (
+        RotaryEmbedding(WIDTH // HEADS)(torch.randint(0, 50, (samples, queries))) if rotary and not cross else None
+    )
     inputs = torch.randn(samples, queries, WIDTH), torch.randn(samples, 4, WIDTH), torch.randn(samples, past, WIDTH)
     upstream = torch.randn(samples, queries, WIDTH)
 

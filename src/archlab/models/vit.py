@@ -80,13 +80,14 @@ class ViT(nn.Module):
         self.config = config
         size = config.transformer
         self.patch_embedding = PatchEmbedding(config.channels, config.patch_size, size.width)
+        extra = int(config.class_token)
         self.class_token = nn.Parameter(torch.empty(1, 1, size.width)) if config.class_token else None
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.empty(config.class_token + config.patches, size.width))
+            self.positions = nn.Parameter(torch.empty(extra + config.patches, size.width))
         else:
             table = sinusoidal_2d(*config.grid, size.width)  # (N, D)
             # The class token stands nowhere: its position is zero.
-            table = torch.cat([table.new_zeros(int(config.class_token), size.width), table])
+            table = torch.cat([table.new_zeros(extra, size.width), table])  # (N or 1 + N, D)
             self.register_buffer("positions", table, persistent=False)
         self.blocks = nn.ModuleList(vit_block(size, config.norm_eps) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width, eps=config.norm_eps)
@@ -109,7 +110,7 @@ class ViT(nn.Module):
         expected = (self.config.channels, self.config.image_size, self.config.image_size)
         if images.shape[1:] != expected:
             raise UserError(f"images of shape {tuple(images.shape[1:])}: this model reads {expected}; resize them")
-        of_class, of_patches = self.positions.split([self.config.class_token, self.config.patches])
+        of_class, of_patches = self.positions.split([int(self.config.class_token), self.config.patches])
         x = self.patch_embedding(images, keep) + (of_patches if keep is None else of_patches[keep])  # (B, N, D)
         if self.class_token is not None:
             x = torch.cat([(self.class_token + of_class).expand(len(x), -1, -1), x], 1)  # (B, 1 + N, D)

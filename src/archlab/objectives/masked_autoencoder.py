@@ -16,12 +16,16 @@ from archlab.objectives.output import Output
 
 
 class HasImages(Protocol):
-    """A batch with images (B, C, H, W)."""
+    """A batch of images as the encoder sees them and clean, as it must reconstruct them; both (B, C, H, W).
+
+    The two are the same in the paper. Noise on the input alone makes a denoising autoencoder.
+    """
 
     @property
-    def images(self) -> Tensor:
-        """(B, C, H, W)."""
-        ...
+    def images(self) -> Tensor: ...
+
+    @property
+    def clean(self) -> Tensor: ...
 
 
 class MaskedReconstruction(nn.Module):
@@ -36,11 +40,11 @@ class MaskedReconstruction(nn.Module):
         self.mask_ratio = mask_ratio
 
     def forward(self, model: MaskedAutoencoder, batch: HasImages) -> Output:
-        """`loss` is the mean squared error; draws the masks from the global random state."""
+        """`loss` is the mean squared error against the clean images; draws the masks from the global random state."""
         images, config = batch.images, model.encoder.config
         visible = random_visible(len(images), config.patches, self.mask_ratio, device=images.device)
         prediction, masked = model(images, visible)
-        loss = reconstruction_loss(prediction, patchify(images, config.patch_size), masked)
+        loss = reconstruction_loss(prediction, patchify(batch.clean, config.patch_size), masked)
         return Output(loss, {"reconstruction": loss.detach()})
 
 

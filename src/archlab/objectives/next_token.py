@@ -35,7 +35,11 @@ class NextToken(nn.Module):
 
     def forward(self, model: GivesLogits, batch: Batch) -> Output:
         """`loss` in nats per token."""
-        logits = model.logits(batch)  # (B, L - 1, V)
-        labels = batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:], _IGNORED)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_IGNORED)
+        loss = next_token_loss(model.logits(batch), batch)
         return Output(loss, {"cross_entropy": loss.detach()})
+
+
+def next_token_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of `batch.target[:, 1:]` under logits (B, L - 1, V): the mean over real tokens, in nats."""
+    labels = batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:], _IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_IGNORED)
