@@ -61,7 +61,7 @@ def test_uniformity_is_zero_when_collapsed_and_undefined_for_one():
 
 CONE = 20 + 0.1 * CLOUD
 LINE = np.outer(RNG.choice([-1, 1], 500), np.eye(16)[0]) + 0.002 * CLOUD  # many texts, one dimension
-FEW = np.repeat(np.eye(16)[:3], 200, axis=0)[:500]  # three answers span two dimensions
+FEW = np.repeat(np.eye(64)[:3], 200, axis=0)[:500]  # three answers span two of 64 dimensions
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ FEW = np.repeat(np.eye(16)[:3], 200, axis=0)[:500]  # three answers span two dim
         (CLOUD, CLOUD[::-1], 0.99 * LN_B, "not aligned"),
         (CONE, CONE, 0.2 * LN_B, "cone"),
         (LINE, LINE, 0.5 * LN_B, "dimensional collapse"),
-        (FEW + 0.01 * CLOUD, FEW, 0.1 * LN_B, "healthy"),
+        (2 * FEW, FEW, 0.1 * LN_B, "healthy"),
         (CLOUD, CLOUD, 0.1 * LN_B, "healthy"),
     ],
 )

@@ -25,6 +25,7 @@ def test_cost_is_that_of_the_first_checkpoint_that_reaches_the_score():
 def test_thresholds_are_round_shares_of_the_lower_final_score():
     assert thresholds([curve(0.1, 0.8), curve(0.95, 0.612)]) == [0.3, 0.45, 0.55]
     assert thresholds([curve(58.0), curve(90.0)]) == [29, 43, 52]
+    assert thresholds([curve(0.58)])[0] == 0.29  # 28.999... hundredths in binary
 
 
 def test_thresholds_start_from_chance():

@@ -52,6 +52,14 @@ def test_linear_probe_is_scikit_learn_at_the_strength_that_validation_prefers():
         np.testing.assert_array_equal(linear_probe(train, validation, test, strengths=order), expected)
 
 
+def test_equal_validation_goes_to_the_strongest_penalty():
+    train, test = blobs(60, 3, noise=1.0), blobs(400, 5, noise=1.0)
+    unknown = Labelled(test.features[:1], np.array(["ring"]), np.arange(1))  # wrong under every penalty
+    weak, strong = (linear_probe(train, unknown, test, strengths=[strength]) for strength in (10.0, 0.01))
+    assert weak.tolist() != strong.tolist()
+    np.testing.assert_array_equal(linear_probe(train, unknown, test, strengths=[10.0, 0.01]), strong)
+
+
 def test_one_training_label_is_predicted_without_a_fit():
     train = Labelled(np.ones((5, 2)), np.array(["ball"] * 5), np.arange(5))
     test = Labelled(np.ones((2, 2)), np.array(["ball", "cube"]), np.arange(2))
@@ -65,10 +73,15 @@ def test_constant_features_do_no_harm():
 
 
 def test_knn_probe_equals_scikit_learn_with_cosine_and_softmax_weights():
-    train, test = blobs(300, 6, noise=0.8), blobs(700, 7, noise=0.8)
-    peer = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
-    peer.fit(train.features, train.labels)
-    np.testing.assert_array_equal(knn_probe(train, test), peer.predict(test.features) == test.labels)
+    rng = np.random.default_rng(6)
+    train, test = (Labelled(rng.normal(size=(n, 3)), rng.choice(SHAPES, n), np.arange(n)) for n in (300, 700))
+
+    def peer(temperature):
+        model = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
+        return model.fit(train.features, train.labels).predict(test.features) == test.labels
+
+    np.testing.assert_array_equal(knn_probe(train, test), peer(0.07))
+    assert peer(0.07).tolist() != peer(0.5).tolist()  # the weights matter on these data
 
 
 def test_knn_probe_with_fewer_items_than_neighbours_uses_them_all():

@@ -2,9 +2,6 @@
 
 CIDEr-D: Vedantam, Zitnick, Parikh, "CIDEr: Consensus-based Image Description Evaluation" (arXiv 1411.5726), section 5.
 Slot accuracy, which needs the world that the captions describe, is `archlab.data.scenes.parser.slot_accuracy`.
-
-Differs from the paper where the reference implementation (pycocoevalcap) does: the length in the Gaussian penalty
-counts bigrams, so that a caption of no word is as long as one of one word.
 """
 
 from __future__ import annotations
@@ -106,7 +103,7 @@ def nearest_caption(queries: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Vector:
-    """tf-idf weights per n-gram order, their norms, and the length in bigrams."""
+    """tf-idf weights per n-gram order, their norms, and the length in words."""
 
     weights: list[dict[Gram, float]]
     norms: list[float]
@@ -127,7 +124,7 @@ def _tf_idf(tokens: list[str], documents: Counter[Gram], log_items: float) -> _V
         # An n-gram of no reference counts as if it were in one: rarest, not infinite.
         weights[len(gram) - 1][gram] = count * (log_items - np.log(max(documents[gram], 1)))
     norms = [float(np.sqrt(sum(weight**2 for weight in order.values()))) for order in weights]
-    return _Vector(weights, norms, max(len(tokens) - 1, 0))
+    return _Vector(weights, norms, len(tokens))
 
 
 def _similarity(candidate: _Vector, reference: _Vector) -> float:

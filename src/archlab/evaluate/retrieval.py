@@ -39,7 +39,7 @@ class Ranks:
         miss = np.ones(len(self.above))
         for draw in range(k):
             left = self.tied + self.right - draw
-            wrong = np.maximum(self.tied - draw, 0) / np.maximum(left, 1)
+            wrong = (self.tied - draw) / np.maximum(left, 1)  # 0 when only right items are left; `miss` then stays 0
             miss *= np.where(draw < k - self.above, wrong, 1.0)  # places above the tied block are lost already
         return 1 - miss
 
