@@ -82,7 +82,9 @@ class Collator:
         """
         examples = [self.split.examples[row] for row in rows]
         zeros = np.zeros(len(rows), dtype=np.int64)
-        query_forms, target_forms, views = (zeros if given is None else given for given in (query_forms, target_forms, views))
+        query_forms, target_forms, views = (
+            zeros if given is None else given for given in (query_forms, target_forms, views)
+        )
         if images is None:
             images = np.array([example.image for example in examples], dtype=np.int64)
         if queries is None:
@@ -112,8 +114,8 @@ def pick(forms: Sequence[str], draw: int) -> str:
 
 
 def meaning_ids(split: Split) -> dict[str, int]:
-    """Meaning -> class id over the split, in order of first appearance."""
+    """Meaning -> class id over the split, answers before captions, else in order of first appearance."""
     ids: dict[str, int] = {}
-    for example in split.examples:
+    for example in sorted(split.examples, key=lambda example: example.task != "vqa"):  # a stable sort
         ids.setdefault(example.meaning, len(ids))
     return ids

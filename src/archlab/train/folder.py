@@ -45,6 +45,19 @@ def write_text(path: Path, text: str) -> None:
 def claim(folder: Path, config: Any) -> None:
     """Make `folder` the folder of the run with this configuration, or recognise it as such, so that the run can resume.
 
+    To be called once the inputs are known to be good: a folder claimed for a mistyped path would refuse the right one.
+
+    Raises:
+        UserError: see `check_folder`.
+    """
+    check_folder(folder, config)
+    if not (folder / "config.yaml").exists():
+        write_text(folder / "config.yaml", to_yaml(config))
+
+
+def check_folder(folder: Path, config: Any) -> None:
+    """Refuse a folder that could not be claimed; nothing is written.
+
     Raises:
         UserError: it holds a run of another configuration, or something else.
     """
@@ -52,7 +65,6 @@ def claim(folder: Path, config: Any) -> None:
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"output folder {folder}: exists and holds no run; name another with --out, or remove it")
-        write_text(path, to_yaml(config))
         return
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))

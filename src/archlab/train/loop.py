@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,9 +110,10 @@ def fit(
 
     Args:
         batches: batch of each step, 0 to `steps - 1`; asked for every step once, in order, from the resumed one on.
-        optimizer: may hold parameters of the objective too. A group's key `scale` multiplies its learning rate.
+        optimizer: may hold parameters of the objective too. A group's key `scale` multiplies its learning rate; the
+            groups of one key `clip` are clipped together.
         schedule: learning rate of each step.
-        gradient_clip: largest norm of all gradients together; infinity never clips.
+        gradient_clip: largest norm of the gradients that are clipped together; infinity never clips.
         precision: "bfloat16" computes matrix products in bfloat16 (autocast); the weights stay in float32.
         evaluate: called with the number of updates done, the model in evaluation mode; its scores go to the curve.
         evaluate_at: numbers of updates after which it is called, 0 for before the first.
@@ -127,8 +129,10 @@ def fit(
     if resume is not None and (state := load_state(resume.path, resume.owner)) is not None:
         history, step, losses = _restore(state, model, objective, optimizer)
     saved = step
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    device_type = parameters[0].device.type
+    clipped: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for group in optimizer.param_groups:
+        clipped[group.get("clip", "")] += group["params"]
+    device_type = optimizer.param_groups[0]["params"][0].device.type
 
     with _Interruption() as interruption, track(description, steps, done=step) as progress:
         model.train()
@@ -154,7 +158,7 @@ def fit(
                 loss = objective(model, batch).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, gradient_clip)
+            norm = torch.stack([nn.utils.clip_grad_norm_(part, gradient_clip) for part in clipped.values()]).max()
             losses.append(loss.item())
             for name, value in (("loss", losses[-1]), ("norm of its gradient", norm.item())):
                 if not math.isfinite(value):

@@ -1,0 +1,101 @@
+"""Probes of a frozen encoder on the scenes: what can be read off its features linearly.
+
+Shape legend: n images, N visual tokens, D features, h x w patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from archlab.data.scenes.render import label_maps, render
+from archlab.data.scenes.world import Scene, SceneConfig, SceneObject, sample_scenes
+from archlab.evaluate.probes import Labelled, linear_probe
+
+if TYPE_CHECKING:
+    from archlab.vl.encoder import FrozenEncoder
+
+_COUNTS = {"train": 2000, "fit": 500, "validation": 800}  # "fit" chooses the penalty and is cut off the train split
+_BATCH = 200
+_COVERED = 0.25  # share of a patch that an object must cover to give it its label
+_TOKENS_LIMIT = 2000
+
+_OBJECT_LABELS: dict[str, Callable[[SceneObject], str]] = {
+    "shape": lambda one: one.shape,
+    "colour": lambda one: one.colour,
+}
+
+
+@torch.inference_mode()
+def probe_encoder(encoder: FrozenEncoder) -> dict[str, float]:
+    """Accuracy of linear probes on validation scenes.
+
+    Returns:
+        `pooled/count`: number of objects from the mean token. `tokens/shape`, `tokens/colour`: of the only object of a
+        scene, from all tokens side by side. `dense/shape`, `dense/colour`: of the object that covers a patch, from that
+        patch alone.
+    """
+    patches, labels = {}, {}
+    scores: dict[str, float] = {}
+    side = encoder.image_size
+    for split in _COUNTS:
+        scenes, images, owners = _scenes(split, side, encoder.vit.config.patch_size)
+        features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
+        patches[split] = torch.cat(features).numpy()  # (n, h * w, D)
+        labels[split] = (scenes, owners)
+
+    def probe(select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> float:
+        train, fit, test = (select(patches[split], *labels[split]) for split in _COUNTS)
+        return float(linear_probe(train, fit, test, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)).mean())
+
+    scores["pooled/count"] = probe(
+        lambda x, scenes, _: Labelled(x.mean(1), np.array([len(s.objects) for s in scenes]), np.arange(len(scenes)))
+    )
+    for name, label in _OBJECT_LABELS.items():
+        scores[f"tokens/{name}"] = probe(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
+        scores[f"dense/{name}"] = probe(lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label))  # type: ignore[misc]
+    return scores
+
+
+def _alone(features: np.ndarray, scenes: tuple[Scene, ...], label: Callable[[SceneObject], str]) -> Labelled:
+    """Scenes of one object: all tokens of the image, averaged over 2 x 2 patches to keep the probe small."""
+    rows = np.array([row for row, scene in enumerate(scenes) if len(scene.objects) == 1])
+    count, patches, width = features[rows].shape
+    grid = int(patches**0.5)
+    coarse = features[rows].reshape(count, grid // 2, 2, grid // 2, 2, width).mean((2, 4)).reshape(count, -1)
+    return Labelled(coarse, np.array([label(scenes[row].objects[0]) for row in rows]), rows)
+
+
+def _dense(
+    features: np.ndarray, scenes: tuple[Scene, ...], owners: np.ndarray, label: Callable[[SceneObject], str]
+) -> Labelled:
+    names = np.array(
+        [[label(scene.objects[o]) if o >= 0 else "" for o in row] for scene, row in zip(scenes, owners, strict=True)]
+    )
+    return Labelled.from_patches(features, names, owners >= 0)
+
+
+def _pixels(images: np.ndarray) -> torch.Tensor:
+    from archlab.vl.encoder import normalise
+
+    return normalise(torch.from_numpy(images))
+
+
+@lru_cache(maxsize=8)
+def _scenes(split: str, image_size: int, patch: int) -> tuple[tuple[Scene, ...], np.ndarray, np.ndarray]:
+    """Scenes, images and the object that owns each patch (n, h * w), -1 where none covers enough of it."""
+    source, start = ("train", _COUNTS["train"]) if split == "fit" else (split, 0)
+    config = SceneConfig(image_size=image_size)
+    scenes = tuple(sample_scenes(_COUNTS[split], config, split=source, start=start))
+    maps = label_maps(scenes, image_size)
+    grid = image_size // patch
+    cells = (
+        maps.reshape(len(scenes), grid, patch, grid, patch).transpose(0, 1, 3, 2, 4).reshape(len(scenes), -1, patch**2)
+    )
+    counts = np.stack([(cells == index).sum(-1) for index in range(config.max_objects)], -1)  # (n, h * w, objects)
+    owners = np.where(counts.max(-1) >= _COVERED * patch**2, counts.argmax(-1), -1)
+    return scenes, render(scenes, image_size), owners

@@ -1,0 +1,232 @@
+"""Everything measured of one arm on one split: discriminative VQA, captions, retrieval, with per-item values.
+
+Per-item values, not means, leave this file: intervals and paired differences need them (`evaluate.statistics`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from archlab.data.batch import Batch, Collator
+from archlab.data.example import Split
+from archlab.data.scenes.parser import slot_accuracy
+from archlab.evaluate.captioning import cider_d
+from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout
+from archlab.evaluate.retrieval import LinearMap, retrieval_hits
+
+_BATCH = 64
+_PRIOR_IMAGES = 64
+OPEN_VOCABULARY = "object"  # the kind that is reported as classification, with every attribute combination a candidate
+
+
+@dataclass(frozen=True)
+class Items:
+    """Which examples of a split are scored.
+
+    Attributes:
+        vqa: rows of question-answer examples.
+        captions: rows of caption examples, at most one per image.
+    """
+
+    vqa: np.ndarray
+    captions: np.ndarray
+
+    @classmethod
+    def first(cls, split: Split, count: int) -> Items:
+        """The first `count` questions and captions; questions of a kind without candidates are left out."""
+        vqa = [row for row, e in enumerate(split.examples) if e.task == "vqa" and split.candidates.get(e.kind)]
+        captions: dict[int, int] = {}
+        for row, example in enumerate(split.examples):
+            if example.task == "caption":
+                captions.setdefault(example.image, row)
+        return cls(np.array(vqa[:count], np.int64), np.array(list(captions.values())[:count], np.int64))
+
+
+@dataclass
+class Measurement:
+    """Per-item values of one arm, by metric, and what was answered.
+
+    Attributes:
+        values: metric -> one value per item.
+        clusters: metric -> image of each item; items of one image are not independent.
+        chance: metric -> score of guessing, where it is known.
+        answers: row of the example -> the chosen answer or the spoken caption.
+    """
+
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    clusters: dict[str, np.ndarray] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    answers: dict[int, str] = field(default_factory=dict)
+
+    def add(self, metric: str, values: Sequence[float] | np.ndarray, clusters: np.ndarray) -> None:
+        """Record a metric."""
+        self.values[metric] = np.asarray(values, dtype=np.float64)
+        self.clusters[metric] = np.asarray(clusters)
+
+    def means(self) -> dict[str, float]:
+        """Mean of every metric over its items."""
+        return {metric: float(values.mean()) for metric, values in self.values.items()}
+
+
+Condition = Callable[[np.ndarray, np.ndarray], dict[str, object]]
+"""What a control changes: (rows, images) -> keyword arguments of the collator."""
+
+
+def measure_vqa(
+    result: Measurement,
+    readout: Readout | SupervisedReadout,
+    collator: Collator,
+    rows: np.ndarray,
+    condition: Condition | None = None,
+) -> None:
+    """Discriminative VQA: the best-scored candidate of the question's kind, right if it means what the answer means.
+
+    Adds `vqa/accuracy`, `vqa/<kind>` for the primary read-out, `vqa_<read-out>/...` for the others, and
+    `classification/accuracy` for the open-vocabulary kind, which does not count towards `vqa/accuracy`.
+    """
+    split = collator.split
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        by_kind[split.examples[row].kind].append(int(row))
+    right: dict[str, dict[str, np.ndarray]] = {}  # kind -> read-out -> (n,)
+    for kind, kind_rows in by_kind.items():
+        candidates = split.candidates[kind]
+        meanings = np.array([split.canonical_meaning[candidate] for candidate in candidates])
+        truth = np.array([split.examples[row].meaning for row in kind_rows])
+        chosen: dict[str, list[np.ndarray]] = defaultdict(list)
+        for batch in _batches(collator, np.array(kind_rows), condition):
+            for name, scores in readout.choose(batch, candidates).items():
+                chosen[name].append(scores.argmax(1))
+        choice = {name: np.concatenate(parts) for name, parts in chosen.items()}
+        right[kind] = {name: meanings[index] == truth for name, index in choice.items()}
+        primary = next(iter(choice))
+        result.answers |= {row: candidates[index] for row, index in zip(kind_rows, choice[primary], strict=True)}
+        result.chance[f"vqa/{kind}"] = 1 / len(set(meanings))
+    if not right:
+        return
+    images = {kind: np.array([split.examples[row].image for row in kind_rows]) for kind, kind_rows in by_kind.items()}
+    closed = [kind for kind in right if kind != OPEN_VOCABULARY]
+    for position, name in enumerate(next(iter(right.values()))):
+        prefix = "vqa" if position == 0 else f"vqa_{name}"
+        for kind in closed:
+            result.add(f"{prefix}/{kind}", right[kind][name], images[kind])
+        if closed:
+            result.add(
+                f"{prefix}/accuracy",
+                np.concatenate([right[kind][name] for kind in closed]),
+                np.concatenate([images[kind] for kind in closed]),
+            )
+        if OPEN_VOCABULARY in right and position == 0:
+            result.add("classification/accuracy", right[OPEN_VOCABULARY][name], images[OPEN_VOCABULARY])
+            result.chance["classification/accuracy"] = result.chance.pop(f"vqa/{OPEN_VOCABULARY}")
+    if closed:
+        sizes = {kind: len(by_kind[kind]) for kind in closed}
+        guess = sum(result.chance[f"vqa/{kind}"] * size for kind, size in sizes.items()) / sum(sizes.values())
+        result.chance["vqa/accuracy"] = guess
+
+
+def measure_captions(
+    result: Measurement, readout: Readout, collator: Collator, rows: np.ndarray, condition: Condition | None = None
+) -> None:
+    """Free captions: CIDEr-D against all surface forms, and slot accuracy where the parser knows the world."""
+    spoken: list[str] = []
+    for batch in _batches(collator, rows, condition):
+        spoken.extend(readout.speak(batch))
+    add_captions(result, spoken, collator, rows)
+
+
+def add_captions(result: Measurement, spoken: Sequence[str], collator: Collator, rows: np.ndarray) -> None:
+    """Score captions that were already spoken for the examples in `rows`."""
+    examples = [collator.split.examples[row] for row in rows]
+    images = np.array([example.image for example in examples])
+    result.answers |= {int(row): text for row, text in zip(rows, spoken, strict=True)}
+    result.add("caption/cider_d", cider_d(spoken, [list(example.targets) for example in examples]), images)
+    if all(example.meaning.startswith("caption:") for example in examples):
+        slots = [slot_accuracy(text, example.targets[0]) for text, example in zip(spoken, examples, strict=True)]
+        result.add("caption/slots", slots, images)
+        result.add("caption/exact", [slot == 1.0 for slot in slots], images)
+
+
+def measure_retrieval(
+    result: Measurement,
+    readout: Readout,
+    collator: Collator,
+    rows: np.ndarray,
+    linear_map: LinearMap | None = None,
+    condition: Condition | None = None,
+) -> None:
+    """Image-to-text and text-to-image R@1, 5, 10 among the captions in `rows`; equal meanings are all right.
+
+    Args:
+        linear_map: fitted on training captions, from image vectors to text vectors; VL-JEPA needs none.
+    """
+    if len(rows) < 2:
+        return
+    split = collator.split
+    image_vectors = np.concatenate([readout.image_vectors(batch) for batch in _batches(collator, rows, condition)])
+    text_vectors = readout.text_vectors([split.examples[row].targets[0] for row in rows])
+    if linear_map is not None:
+        image_vectors = linear_map(image_vectors)
+        text_vectors = linear_map.centre_targets(text_vectors)
+    similarity = _normalise(image_vectors) @ _normalise(text_vectors).T
+    _add_retrieval(result, "retrieval", similarity, split, rows)
+
+
+def measure_likelihood_retrieval(
+    result: Measurement, readout: TokenReadout, collator: Collator, rows: np.ndarray, prior: Collator
+) -> None:
+    """Retrieval by the token arm's likelihood, corrected for how likely a caption is without its image.
+
+    The score is pointwise mutual information, log p(caption | image) - log p(caption), where p(caption) is the mean over
+    training images (`prior`). Every image is read once and all captions are scored behind that prefix.
+    """
+    texts = [collator.split.examples[row].targets[0] for row in rows]
+
+    def likelihood(source: Collator, source_rows: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [readout.score(readout.read(b), texts)[0] for b in _batches(source, source_rows, None, 16)]
+        )
+
+    conditional = likelihood(collator, rows)
+    marginal = likelihood(prior, Items.first(prior.split, _PRIOR_IMAGES).captions)
+    peak = marginal.max(0)
+    log_prior = peak + np.log(np.exp(marginal - peak).mean(0))
+    _add_retrieval(result, "retrieval_pmi", conditional - log_prior, collator.split, rows)
+
+
+def fit_retrieval_map(readout: Readout, collator: Collator, validation: Collator, count: int) -> LinearMap:
+    """The linear map from image vectors to text vectors, fitted on `count` training captions."""
+    data = []
+    for source in (collator, validation):
+        rows = Items.first(source.split, count).captions
+        image_vectors = np.concatenate([readout.image_vectors(batch) for batch in _batches(source, rows, None)])
+        data.append((image_vectors, readout.text_vectors([source.split.examples[row].targets[0] for row in rows])))
+    return LinearMap.fit(*data[0], *data[1])
+
+
+def _batches(collator: Collator, rows: np.ndarray, condition: Condition | None, size: int = _BATCH) -> Iterator[Batch]:
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        images = np.array([collator.split.examples[row].image for row in chunk])
+        yield collator(chunk, **(condition(chunk, images) if condition else {}))  # type: ignore[arg-type]
+
+
+def _add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split: Split, rows: np.ndarray) -> None:
+    examples = [split.examples[row] for row in rows]
+    images = np.array([example.image for example in examples])
+    groups = np.unique([example.meaning for example in examples], return_inverse=True)[1]
+    for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T)):
+        hits, chance = retrieval_hits(matrix, groups, groups)
+        for k, values in hits.items():
+            metric = f"{name}/{direction}_r{k}"
+            result.add(metric, values, images)
+            result.chance[metric] = chance[k]
+
+
+def _normalise(vectors: np.ndarray) -> np.ndarray:
+    norms: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, 1e-12)

@@ -1,0 +1,153 @@
+"""Self-supervised pretraining of the X-encoder: a denoising masked autoencoder on scenes and real images.
+
+No label is read. Train splits only; the scenes are drawn from a stream of their own, which never holds the attribute
+combinations that are held out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archlab.config import PretrainConfig
+from archlab.data.scenes.render import render
+from archlab.data.scenes.world import SceneConfig, sample_scenes
+from archlab.data.sources import image_source
+from archlab.evaluate.encoder_probes import probe_encoder
+from archlab.models.mae import MaskedAutoencoder
+from archlab.objectives.masked_autoencoder import MaskedReconstruction
+from archlab.train.checkpoint import fingerprint, save_checkpoint
+from archlab.train.folder import claim
+from archlab.train.loop import Resume, fit
+from archlab.train.optim import adamw
+from archlab.train.schedule import learning_rate
+from archlab.vl.encoder import PIXEL_SCALE, FrozenEncoder, normalise, vit_config
+
+_NOISE = 40.0 / PIXEL_SCALE  # largest amplitude of the input noise; the loudest scenes have as much
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images (B, 3, H, W) as the encoder sees them, and clean, as it must reconstruct them."""
+
+    images: Tensor
+    clean: Tensor
+
+
+class ImageStream:
+    """Batches of images, each a pure function of the step."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        # Decoded once: 64-pixel images of a few data sets fit in memory, and each is drawn many times.
+        self.sources = [
+            image_source(name, config.image_size, config.seed)[:] for name in config.sources if name != "scenes"
+        ]
+        self.scenes = round(config.optimizer.batch_size * (config.scenes_share if self.sources else 1.0))
+        if "scenes" not in config.sources:
+            self.scenes = 0
+        # Clean pictures: the noise is added to the input alone, so that the target is what can be predicted.
+        self.world = SceneConfig(image_size=config.image_size, max_noise=0.0)
+
+    def __call__(self, step: int) -> ImageBatch:
+        """The batch of a step."""
+        generator = np.random.default_rng([self.config.seed, step])
+        parts = []
+        if self.scenes:
+            scenes = sample_scenes(self.scenes, self.world, split="pretrain", start=step * self.scenes)
+            parts.append(render(scenes, self.config.image_size))
+        shares = np.array_split(np.arange(self.config.optimizer.batch_size - self.scenes), max(len(self.sources), 1))
+        for source, share in zip(self.sources, shares, strict=False):
+            rows = generator.integers(0, len(source), len(share))
+            parts.append(source[rows])
+        clean = normalise(torch.from_numpy(np.concatenate(parts)))
+        amplitude = generator.uniform(0, _NOISE, (len(clean), 1, 1, 1))
+        noise = (amplitude * generator.uniform(-1, 1, clean.shape)).astype(np.float32)
+        return ImageBatch(clean + torch.from_numpy(noise), clean)
+
+
+def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
+    """Pretrain an encoder into `folder`, or resume, or open what is finished.
+
+    Raises:
+        UserError: a source cannot be read, or `folder` belongs to another configuration.
+        KeyboardInterrupt: interrupted; the same call resumes.
+    """
+    claim(folder, config)
+    if (folder / "metrics.json").exists():
+        return FrozenEncoder.load(str(folder))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MaskedAutoencoder(vit_config(config), config.decoder)
+        history = fit(
+            model,
+            MaskedReconstruction(config.mask_ratio),
+            ImageStream(config),
+            adamw(model, config=config.optimizer),
+            steps=config.optimizer.steps,
+            schedule=lambda step: learning_rate(step, config.optimizer),
+            gradient_clip=config.optimizer.gradient_clip,
+            precision=config.optimizer.precision,
+            evaluate=lambda step: probe_encoder(FrozenEncoder(model.encoder, config.merge, "", {})),
+            evaluate_at=[
+                0,
+                *range(config.probe_every, config.optimizer.steps, config.probe_every),
+                config.optimizer.steps,
+            ],
+            resume=Resume(folder / "state.pt", fingerprint(config), config.resume_every),
+            description="pretraining",
+        )
+    metrics = {
+        "steps": config.optimizer.steps,
+        "images": config.optimizer.steps * config.optimizer.batch_size,
+        "seconds": history.seconds,
+        "probes": {
+            "random initialisation": history.curve[0].scores,
+            "pretrained": history.curve[-1].scores,
+        },
+        "curve": [asdict(point) for point in history.curve],
+    }
+    save_checkpoint(folder, model.encoder, config, None, metrics, _card(config, metrics))
+    (folder / "state.pt").unlink(missing_ok=True)
+    return FrozenEncoder.load(str(folder))
+
+
+def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
+    probes = metrics["probes"]
+    assert isinstance(probes, dict)
+    before, after = probes["random initialisation"], probes["pretrained"]
+    side = config.image_size // config.patch_size // config.merge
+    width = config.encoder.width * config.merge**2
+    rows = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after]
+    return "\n".join(
+        [
+            "# Frozen vision encoder",
+            "",
+            f"A Vision Transformer ({config.encoder.depth} blocks, width {config.encoder.width}) that reads "
+            f"{config.image_size} x {config.image_size} RGB images and gives {side * side} visual tokens of {width} "
+            "features: the states of each square of "
+            f"{config.merge} x {config.merge} patches side by side.",
+            "",
+            "## Recipe",
+            "",
+            f"Denoising masked autoencoder (arXiv 2111.06377), mask ratio {config.mask_ratio}, "
+            f"{metrics['steps']} steps of {config.optimizer.batch_size} images, seed {config.seed}. "
+            f"Images: {', '.join(config.sources)}; train splits only, no labels; attribute combinations that the scenes "
+            "hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` repeats it.",
+            "",
+            "## Probes",
+            "",
+            "Linear probes on held-out scenes (validation split), accuracy; the same encoder at random initialisation "
+            "beside it. `pooled` reads the mean of the visual tokens, `tokens` all of them side by side, `dense` single "
+            "patches that an object covers.",
+            "",
+            "| probe | random initialisation | pretrained |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )

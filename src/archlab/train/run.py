@@ -1,0 +1,204 @@
+"""One training run of one arm: build, train with scored checkpoints, save. Resumes where it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from archlab.config import RunConfig
+from archlab.data.batch import Batch
+from archlab.data.order import Order
+from archlab.evaluate.measure import (
+    Items,
+    Measurement,
+    fit_retrieval_map,
+    measure_captions,
+    measure_retrieval,
+    measure_vqa,
+)
+from archlab.evaluate.readout import EmbeddingReadout, Readout, SupervisedReadout, TokenReadout
+from archlab.objectives.classification import Classification
+from archlab.objectives.embedding_prediction import EmbeddingPrediction
+from archlab.objectives.next_token import NextToken
+from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from archlab.train.folder import claim
+from archlab.train.loop import Resume, fit
+from archlab.train.optim import adamw
+from archlab.train.schedule import learning_rate
+from archlab.train.setup import Setup
+from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, TokenArm, build_arm
+
+_FINISHED = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        config: what it was trained with.
+        folder: its checkpoint.
+        arm: the trained model, in evaluation mode.
+        metrics: training cost and the scored checkpoints ("curve").
+    """
+
+    config: RunConfig
+    folder: Path
+    arm: Arm
+    metrics: dict[str, Any]
+
+
+def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -> Run:
+    """Train one arm, or finish what was interrupted, or open what is finished.
+
+    Args:
+        setup: what the runs of a comparison share.
+        folder: checkpoint and training state.
+        description: shown beside the progress bar.
+
+    Raises:
+        UserError: `folder` belongs to another configuration.
+        KeyboardInterrupt: the run was interrupted; the same call resumes it.
+    """
+    claim(folder, config)
+    if (folder / _FINISHED).exists():
+        return load_run(folder, setup)
+    order = run_order(config, setup)
+    classes = len(setup.answers)
+    arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
+    objective = build_objective(config)
+    optimizer = adamw(
+        arm,
+        objective,
+        config=config.optimizer,
+        scales={"target_encoder": config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
+        # The decoder's gradient must not change how much of the backbone's is clipped.
+        clipped_apart=("decoder",) if config.arm == "vljepa" else (),
+    )
+    state = folder / "state.pt"
+    history = fit(
+        arm,
+        objective,
+        lambda step: training_batch(config, setup, order, step),
+        optimizer,
+        steps=config.optimizer.steps,
+        schedule=lambda step: learning_rate(step, config.optimizer),
+        gradient_clip=config.optimizer.gradient_clip,
+        precision=config.optimizer.precision,
+        evaluate=lambda step: score_validation(arm, setup, config),
+        evaluate_at=scored_steps(config),
+        resume=Resume(state, fingerprint(config, *setup.digests()), config.evaluation.resume_every),
+        description=description,
+    )
+    metrics = {
+        "steps": config.optimizer.steps,
+        "samples": config.optimizer.steps * config.optimizer.batch_size,
+        "seconds": history.seconds,
+        "order_digest": order.digest(),
+        "data_digest": setup.dataset.digest(),
+        "features_digest": setup.features("train").digest,
+        "curve": [asdict(point) for point in history.curve],
+    }
+    save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
+    state.unlink(missing_ok=True)  # the checkpoint is whole: nothing is left to resume
+    return Run(config, folder, arm.eval(), metrics)
+
+
+def load_run(folder: Path, setup: Setup) -> Run:
+    """Open a finished run, against the data and the encoder of `setup`."""
+    checkpoint = load_checkpoint(folder, RunConfig)
+    arm = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    checkpoint.load_into(arm)
+    return Run(checkpoint.config, folder, arm.eval(), checkpoint.metrics)
+
+
+def build_objective(config: RunConfig) -> nn.Module:
+    """The objective of the run's arm."""
+    if config.arm == "token":
+        return NextToken()
+    if config.arm == "supervised":
+        return Classification()
+    return EmbeddingPrediction(config.vljepa.loss)
+
+
+def run_order(config: RunConfig, setup: Setup) -> Order:
+    """The order a run reads; both arms of one seed read the same. The supervised head learns from answers alone."""
+    tasks = ("vqa",) if config.arm == "supervised" else None
+    return setup.order(config.optimizer.steps, config.optimizer.batch_size, config.seed, tasks)
+
+
+def training_batch(config: RunConfig, setup: Setup, order: Order, step: int) -> Batch:
+    """The batch of one step, a pure function of its arguments."""
+    collate = setup.collator("train")
+    rows = order.rows[step]
+    images = None
+    if config.blind:  # every question meets the image of its neighbour in the batch
+        images = np.roll([collate.split.examples[row].image for row in rows], 1)
+    return collate(
+        rows,
+        query_forms=order.query_forms[step],
+        target_forms=order.target_forms[step],
+        views=order.views[step],
+        images=images,
+    )
+
+
+def scored_steps(config: RunConfig) -> list[int]:
+    """Log-spaced steps at which validation is scored, the last step included."""
+    steps, evaluation = config.optimizer.steps, config.evaluation
+    first = min(evaluation.first_checkpoint, steps)
+    return sorted({round(step) for step in np.geomspace(first, steps, evaluation.checkpoints)} | {steps})
+
+
+def readout_of(arm: Arm, setup: Setup) -> Readout | SupervisedReadout:
+    """How this arm is asked."""
+    longest = setup.config.tokenizer.max_target
+    if isinstance(arm, TokenArm):
+        return TokenReadout(arm, setup.tokenizer, longest)
+    if isinstance(arm, EmbeddingArm):
+        return EmbeddingReadout(arm, setup.tokenizer, longest)
+    assert isinstance(arm, SupervisedArm)
+    split = setup.dataset["train"]
+    return SupervisedReadout(arm, {text: setup.meanings.get(m, -1) for text, m in split.canonical_meaning.items()})
+
+
+def score_validation(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
+    """Mean of every metric over the first validation items: a point of the learning curve."""
+    readout = readout_of(arm, setup)
+    collator = setup.collator("validation")
+    items = Items.first(collator.split, config.evaluation.items)
+    result = Measurement()
+    measure_vqa(result, readout, collator, items.vqa)
+    if not isinstance(readout, SupervisedReadout) and len(items.captions):
+        measure_captions(result, readout, collator, items.captions)
+        measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, config))
+    return result.means()
+
+
+def retrieval_map(readout: Readout, setup: Setup, config: RunConfig) -> Any:
+    """The linear map that the token arm's retrieval needs; VL-JEPA is trained to need none."""
+    if not isinstance(readout, TokenReadout):
+        return None
+    captions = 2 * config.evaluation.items
+    return fit_retrieval_map(readout, setup.collator("train"), setup.collator("validation"), captions)
+
+
+def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
+    final = metrics["curve"][-1]["scores"] if metrics["curve"] else {}
+    lines = [
+        f"# {config.arm} arm, seed {config.seed}",
+        "",
+        f"Trained on `{config.data.source}` for {metrics['steps']} steps of {config.optimizer.batch_size} samples, on",
+        f"features of the frozen encoder `{config.encoder.weights}` ({setup.encoder.digest[:12]}).",
+        "",
+        "| validation metric | last checkpoint |",
+        "|---|---|",
+        *(f"| {metric} | {value:.4f} |" for metric, value in final.items()),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""From a configuration to everything a run reads: data, tokenizer, cached features, meanings, order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from archlab.config import RunConfig
+from archlab.data.batch import Collator, meaning_ids
+from archlab.data.example import Dataset
+from archlab.data.features import FeatureStore, cache_folder
+from archlab.data.order import Order
+from archlab.data.sources import load_dataset
+from archlab.data.tokenizer import TextTokenizer
+from archlab.errors import UserError
+from archlab.vl.encoder import FrozenEncoder
+
+_TOKENIZER_EXAMPLES = 4000  # a byte-pair vocabulary is stable long before this many examples
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the runs of one comparison share.
+
+    Attributes:
+        config: any run of the comparison; only its data, tokenizer and encoder sections are read here.
+        dataset: all splits.
+        tokenizer: trained on the training texts, or pretrained.
+        encoder: the frozen X-encoder.
+        meanings: meaning -> class id, over the training split.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    tokenizer: TextTokenizer
+    encoder: FrozenEncoder
+    meanings: dict[str, int]
+
+    @classmethod
+    def prepare(cls, config: RunConfig, tokenizer: TextTokenizer | None = None) -> Setup:
+        """Load the data and the encoder; train the tokenizer unless one is given.
+
+        Raises:
+            UserError: the data cannot be read, or have fewer training examples than one batch.
+        """
+        encoder = FrozenEncoder.load(config.encoder.weights)
+        dataset = load_dataset(config.data, encoder.image_size)
+        train = dataset["train"]
+        if len(train.examples) < config.optimizer.batch_size:
+            raise UserError(
+                f"data.source={config.data.source!r}: {len(train.examples)} training examples are fewer than "
+                f"optimizer.batch_size={config.optimizer.batch_size}; lower it or add data"
+            )
+        if tokenizer is None:
+            tokenizer = _tokenizer(config, dataset)
+        return cls(config, dataset, tokenizer, encoder, meaning_ids(train))
+
+    def features(self, split: str) -> FeatureStore:
+        """Cached features of a split; views are only made of training images."""
+        if split not in self._stores:
+            views = self.config.encoder.views if split == "train" else 0
+            self._stores[split] = FeatureStore.build(self.dataset[split], self.encoder, cache_folder(), views)
+        return self._stores[split]
+
+    def collator(self, split: str) -> Collator:
+        """Draws batches from a split."""
+        if split not in self._collators:
+            limits = self.config.tokenizer
+            self._collators[split] = Collator(
+                self.dataset[split],
+                self.features(split),
+                self.tokenizer,
+                self.meanings,
+                limits.max_query,
+                limits.max_target,
+            )
+        return self._collators[split]
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """Meanings of the training answers, in the order of their class ids; captions come after them."""
+        answered = {example.meaning for example in self.dataset["train"].examples if example.task == "vqa"}
+        return [meaning for meaning in self.meanings if meaning in answered]
+
+    def digests(self) -> list[str]:
+        """Hashes of all that a run reads besides its configuration."""
+        return [*self.dataset.digest().values(), self.encoder.digest]
+
+    def order(self, steps: int, batch_size: int, seed: int, tasks: tuple[str, ...] | None = None) -> Order:
+        """The saved order of a run; a longer one begins with a shorter one. `tasks` leaves out all others."""
+        of_example = np.array([example.task for example in self.dataset["train"].examples])
+        groups = [
+            np.flatnonzero(of_example == task) for task in np.unique(of_example) if tasks is None or task in tasks
+        ]
+        if not groups:
+            raise UserError(f"data.source={self.config.data.source!r}: has no examples of {', '.join(tasks or ())}")
+        return Order.draw(groups, steps, batch_size, seed, self.config.encoder.views)
+
+    @cached_property
+    def _stores(self) -> dict[str, FeatureStore]:
+        return {}
+
+    @cached_property
+    def _collators(self) -> dict[str, Collator]:
+        return {}
+
+
+def _tokenizer(config: RunConfig, dataset: Dataset) -> TextTokenizer:
+    if config.tokenizer.pretrained:
+        return TextTokenizer.load(config.tokenizer.pretrained)
+    examples = dataset["train"].examples
+    stride = max(1, len(examples) // _TOKENIZER_EXAMPLES)
+    texts = (text for example in examples[::stride] for forms in (example.queries, example.targets) for text in forms)
+    return TextTokenizer.train(texts, config.tokenizer.vocab_size)

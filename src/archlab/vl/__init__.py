@@ -1,0 +1,1 @@
+"""The two arms: a shared backbone with a token head or an embedding head."""

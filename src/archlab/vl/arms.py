@@ -1,0 +1,142 @@
+"""The arms of the comparison: one backbone, three heads.
+
+`TokenArm` generates the answer token by token, `EmbeddingArm` (VL-JEPA) predicts the answer's embedding, and
+`SupervisedArm` classifies among the training answers: the ceiling that the frozen features set.
+
+Shape legend: B samples, N visual tokens, Q query tokens, L target tokens, C candidates, W width, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.config import RunConfig
+from archlab.data.batch import Batch
+from archlab.layers import masks
+from archlab.vl.backbone import Backbone, positions_of
+from archlab.vl.decoding import Prefix, continuation_log_probs, greedy
+from archlab.vl.target_encoder import TargetEncoder
+from archlab.vl.text_decoder import TextDecoder
+
+
+class TokenArm(nn.Module):
+    """Backbone and a token head tied to the token embedding: a prefix language model (T5, section 3.2.1).
+
+    Image and query attend in both directions, exactly as in `EmbeddingArm`; the answer is causal.
+    """
+
+    def __init__(self, backbone: Backbone, causal: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.causal = causal
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (B, L - 1, vocabulary) of `batch.target[:, 1:]` given image, query and the tokens before."""
+        embeddings, mask = self.backbone.embed(batch.features, batch.query, batch.query_mask)
+        prefix = embeddings.shape[1]
+        embeddings = torch.cat([embeddings, self.backbone.token_embedding(batch.target[:, :-1])], 1)  # (B, T, W)
+        mask = torch.cat([mask, batch.target_mask[:, :-1]], 1)  # (B, T)
+        positions = positions_of(mask)
+        states = self.backbone.trunk(embeddings, mask=self._attend(mask, positions, prefix), positions=positions)
+        return F.linear(states[:, prefix:], self.backbone.token_embedding.weight)
+
+    def read(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Prefix:
+        """Run image and query once; the result can be continued by any number of answers."""
+        embeddings, mask = self.backbone.embed(features, query, query_mask)
+        attend = self._attend(mask, positions_of(mask), embeddings.shape[1])
+        return Prefix.run(self.backbone.trunk, embeddings, mask, attend)
+
+    def score(self, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
+        """Log-probability of every token of every candidate after every prefix.
+
+        Args:
+            candidates: ids (C, L), [BOS] first, [EOS] last; candidate_mask: True at real tokens.
+
+        Returns:
+            (B, C, L - 1), zero at padding.
+        """
+        return continuation_log_probs(
+            self.backbone.trunk, self.backbone.token_embedding.weight, prefix, candidates, candidate_mask
+        )
+
+    def generate(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
+        """Greedy answer ids (B, at most `max_tokens`), filled with [EOS] after the end."""
+        return greedy(self.backbone.trunk, self.backbone.token_embedding.weight, prefix, max_tokens, bos, eos)
+
+    def _attend(self, mask: Tensor, positions: Tensor, prefix: int) -> Tensor:
+        if self.causal:
+            return masks.combine(masks.padding(mask), masks.causal(positions, positions))
+        in_prefix = torch.arange(mask.shape[1], device=mask.device) < prefix
+        return masks.combine(masks.padding(mask), masks.prefix(in_prefix.expand_as(mask), positions))
+
+
+class EmbeddingArm(nn.Module):
+    """VL-JEPA: backbone, embedding head, target encoder and the text decoder that speaks embeddings.
+
+    The decoder plays no part in the training of the rest: it learns from text alone, see
+    `objectives.embedding_prediction`.
+    """
+
+    def __init__(
+        self, backbone: Backbone, head: nn.Linear, target_encoder: TargetEncoder, decoder: TextDecoder
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.target_encoder = target_encoder
+        self.decoder = decoder
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predicted and target embeddings of a batch, (B, E) each, not normalised."""
+        predicted = self.predict(batch.features, batch.query, batch.query_mask)
+        return predicted, self.target_encoder(batch.target, batch.target_mask)
+
+    def predict(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
+        """Embedding (B, E) of the answer to the query about the image."""
+        return self.head(self.backbone.pooled(features, query, query_mask))
+
+
+class SupervisedArm(nn.Module):
+    """Backbone and a linear classifier over the meanings of the training answers."""
+
+    def __init__(self, backbone: Backbone, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def class_logits(self, batch: Batch) -> Tensor:
+        """Logits (B, meanings)."""
+        return self.head(self.backbone.pooled(batch.features, batch.query, batch.query_mask))
+
+
+Arm = TokenArm | EmbeddingArm | SupervisedArm
+
+
+def build_arm(config: RunConfig, feature_width: int, vocab_size: int, meanings: int) -> Arm:
+    """The untrained arm of a run.
+
+    The backbone is drawn first, from the run's seed alone, and the head from a second stream: arms of one seed and one
+    trunk start from bit-identical backbones.
+
+    Args:
+        feature_width: D, features per visual token of the frozen encoder.
+        vocab_size: size of the tokenizer.
+        meanings: classes of the supervised arm.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        backbone = Backbone(config.trunk, feature_width, vocab_size)
+        torch.manual_seed(config.seed + 1)
+        if config.arm == "token":
+            return TokenArm(backbone, causal=config.token.attention == "causal")
+        if config.arm == "supervised":
+            return SupervisedArm(backbone, nn.Linear(config.trunk.width, meanings))
+        own = config.vljepa
+        return EmbeddingArm(
+            backbone,
+            nn.Linear(config.trunk.width, own.embedding),
+            TargetEncoder(own.target, vocab_size, own.embedding),
+            TextDecoder(own.decoder, vocab_size, own.embedding, own.decoder_prefix),
+        )

@@ -1,0 +1,113 @@
+"""Cached decoding: read a prefix once, then continue it greedily or score many candidate continuations.
+
+Shape legend: B samples, P prefix tokens, C candidates, L tokens per candidate, W width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.layers import masks
+from archlab.layers.block import TransformerStack
+from archlab.layers.cache import KVCache
+
+_SCORED_TOKENS = 256  # candidate tokens scored at once; bounds the memory of the logits
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a prefix that was run through a stack.
+
+    Attributes:
+        caches: one per layer, (B, heads, P, head width) each.
+        mask: True at real tokens, (B, P).
+        length: real tokens, (B,): the position of the first continuation token.
+    """
+
+    caches: list[KVCache]
+    mask: Tensor
+    length: Tensor
+
+    @classmethod
+    def run(cls, stack: TransformerStack, embeddings: Tensor, mask: Tensor, attend: Tensor) -> Prefix:
+        """Run embeddings (B, P, W) with attention mask `attend` and keep every layer's keys and values."""
+        caches = [KVCache() for _ in range(stack.depth)]
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        stack(embeddings, mask=attend, positions=positions, caches=caches)
+        return cls(caches, mask, mask.long().sum(1))
+
+
+@torch.no_grad()
+def greedy(stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
+    """Continue a prefix by the most likely token until every row has ended.
+
+    Args:
+        vocabulary: token embedding (V, W), also the output projection.
+        prefix: its caches are extended and cropped back, so that it can be used again.
+
+    Returns:
+        ids (B, at most `max_tokens`), without [BOS], filled with [EOS] after the end.
+    """
+    start = prefix.mask.shape[1]
+    token = torch.full_like(prefix.length, bos)
+    mask, position = prefix.mask, prefix.length
+    ended = torch.zeros_like(token, dtype=torch.bool)
+    answer: list[Tensor] = []
+    while len(answer) < max_tokens and not bool(ended.all()):
+        mask = F.pad(mask, (0, 1), value=True)
+        state = stack(
+            vocabulary[token][:, None], mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
+        )
+        token = F.linear(state[:, -1], vocabulary).argmax(-1)
+        token = torch.where(ended, eos, token)
+        ended |= token == eos
+        answer.append(token)
+        position = position + 1
+    for cache in prefix.caches:
+        cache.crop(start)
+    return torch.stack(answer, 1)
+
+
+@torch.no_grad()
+def continuation_log_probs(
+    stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
+) -> Tensor:
+    """Log-probability of every candidate token after every prefix.
+
+    The candidates are packed behind one prefix and kept apart by the mask, so that the prefix is neither run nor copied
+    per candidate.
+
+    Args:
+        vocabulary: token embedding (V, W), also the output projection.
+        candidates: ids (C, L), [BOS] first; candidate_mask: True at real tokens (C, L).
+
+    Returns:
+        log-probabilities of `candidates[:, 1:]`, (B, C, L - 1), zero at padding.
+    """
+    inputs, labels, real = candidates[:, :-1], candidates[:, 1:], candidate_mask[:, 1:]
+    samples, (count, length) = prefix.mask.shape[0], inputs.shape
+    start = prefix.mask.shape[1]
+    together = max(1, _SCORED_TOKENS // length)
+    scores = []
+    for first in range(0, count, together):
+        chunk = inputs[first : first + together]  # (c, L - 1)
+        packed = chunk.reshape(1, -1).expand(samples, -1)  # (B, c * (L - 1))
+        owner = torch.arange(len(chunk), device=chunk.device).repeat_interleave(length)
+        step = torch.arange(length, device=chunk.device).repeat(len(chunk))
+        own = (owner[:, None] == owner) & masks.causal(step[None], step[None]).reshape(len(step), -1)
+        attend = torch.cat(
+            [prefix.mask[:, None].expand(-1, len(step), -1), own.expand(samples, -1, -1)], -1
+        )  # (B, c * (L - 1), P + c * (L - 1))
+        states = stack(
+            vocabulary[packed], mask=attend[:, None], positions=prefix.length[:, None] + step, caches=prefix.caches
+        )
+        for cache in prefix.caches:
+            cache.crop(start)
+        logits = F.linear(states, vocabulary).unflatten(1, (len(chunk), length))  # (B, c, L - 1, V)
+        wanted = labels[first : first + together].expand(samples, -1, -1)[..., None]
+        scores.append(logits.log_softmax(-1).gather(-1, wanted)[..., 0])
+    return torch.cat(scores, 1) * real

@@ -1,0 +1,102 @@
+"""The frozen X-encoder: a pretrained ViT whose patch states are merged to a few visual tokens.
+
+Shape legend: B images, H x W pixels, N visual tokens, D features per visual token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from archlab.config import PretrainConfig
+from archlab.errors import UserError
+from archlab.layers.pooling import merge_patches
+from archlab.models.vit import ViT, ViTConfig
+from archlab.train.checkpoint import load_checkpoint
+
+PIXEL_CENTRE, PIXEL_SCALE = 127.5, 60.0  # uint8 to roughly unit variance; part of the weights' contract
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """A ViT that is never trained here.
+
+    Attributes:
+        vit: the model, in evaluation mode.
+        merge: neighbouring patches merged per side.
+        digest: hash of the weights.
+        metrics: what was measured when it was pretrained, its probes included.
+    """
+
+    vit: ViT
+    merge: int
+    digest: str
+    metrics: dict[str, Any]
+
+    @classmethod
+    def load(cls, weights: str) -> FrozenEncoder:
+        """Open the encoder shipped as `archlab/weights/<weights>`, or the one at a path.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        shipped = Path(str(resources.files("archlab"))) / "weights"
+        folder = shipped / weights if (shipped / weights).is_dir() else Path(weights)
+        if not folder.is_dir():
+            names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir())) or "none"
+            raise UserError(f"encoder.weights={weights!r}: is neither shipped ({names}) nor a folder")
+        checkpoint = load_checkpoint(folder, PretrainConfig)
+        vit = ViT(vit_config(checkpoint.config))
+        checkpoint.load_into(vit)
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        return cls(vit.eval().requires_grad_(False), checkpoint.config.merge, digest, checkpoint.metrics)
+
+    @classmethod
+    def random(cls, config: PretrainConfig) -> FrozenEncoder:
+        """The same encoder with random weights: the control that a probe must clearly beat."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            vit = ViT(vit_config(config))
+        return cls(vit.eval().requires_grad_(False), config.merge, f"random-{config.seed}", {})
+
+    @property
+    def image_size(self) -> int:
+        """H and W of the images it reads."""
+        return self.vit.config.image_size
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.vit.config.patches // self.merge**2
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.vit.config.transformer.width * self.merge**2
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
+        return merge_patches(self.vit(normalise(images)), self.vit.config.grid, self.merge)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) to what the ViT reads, float32 (B, 3, H, W)."""
+    return ((images.float() - PIXEL_CENTRE) / PIXEL_SCALE).permute(0, 3, 1, 2)
+
+
+def vit_config(config: PretrainConfig) -> ViTConfig:
+    """Shape of the ViT that a pretraining run makes."""
+    return ViTConfig(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        transformer=config.encoder,
+        class_token=False,
+        positions="sinusoidal",
+    )
