@@ -6,7 +6,7 @@ import pytest
 
 from archlab.config import RunConfig, load
 from archlab.errors import UserError
-from archlab.train.folder import atomic_write, claim, write_text
+from archlab.train.folder import atomic_write, check_folder, claim, write_text
 
 
 def test_a_crash_while_writing_keeps_the_old_files_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -49,6 +49,11 @@ def test_a_folder_of_another_configuration_is_refused_by_naming_what_differs(tmp
         claim(tmp_path, RunConfig(seed=4))
     assert "\n" not in str(caught.value)
     assert load(tmp_path / "config.yaml", RunConfig) == RunConfig(seed=3)
+
+
+def test_checking_a_free_folder_writes_nothing(tmp_path: Path) -> None:
+    check_folder(tmp_path / "free", RunConfig())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_key_that_the_saved_configuration_lacks_counts_as_different(tmp_path: Path) -> None:

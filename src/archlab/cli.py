@@ -1,0 +1,196 @@
+"""The command line. It reads arguments and calls the package; the imports wait until the command is known.
+
+Whatever a user can cause is one line on standard error and exit code 2, never a traceback; an interruption is 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from archlab import __version__
+from archlab.errors import UserError
+
+_PRESETS = Path(__file__).parent / "compare" / "presets"
+_OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
+_RESUMABLE = ("compare", "train")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 2 for an error that the user can mend, 130 when interrupted."""
+    command = ""
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else list(argv))
+        command = arguments.command
+        arguments.handler(arguments)
+    except UserError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "archlab").partition(".")[0] == "archlab":
+            raise  # a defect of ours, not a missing package
+        return _fail(f"Python package {error.name!r} is missing; install it with: pip install {error.name}")
+    except OSError as error:  # disk full, no permission, a path that is a folder
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        # torch reports memory as RuntimeError, with "out of memory" on a GPU and "can't allocate memory" on a CPU.
+        if not isinstance(error, MemoryError) and not any(
+            sign in str(error) for sign in ("out of memory", "allocate memory")
+        ):
+            raise
+        return _fail("out of memory; lower the batch size (optimizer.batch_size) or the size of the model")
+    except KeyboardInterrupt:
+        how = "; the same command resumes the run" if command in _RESUMABLE else ""
+        print(f"archlab: interrupted{how}", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="archlab",
+        description="Transformer vs VL-JEPA: train both under identical conditions and measure the difference.",
+    )
+    parser.add_argument("--version", action="version", version=f"archlab {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parsers = {
+        "compare": _compare_parser(commands),
+        "train": _train_parser(commands),
+        "evaluate": _evaluate_parser(commands),
+        "generate": _generate_parser(commands),
+        "bench": _bench_parser(commands),
+    }
+    if not argv:
+        argv = ["--help"]
+    if argv[0] in parsers:
+        # Intermixed, so that `key=value` may stand before, between and after the options; argparse allows that only
+        # on parsers without commands of their own.
+        return parsers[argv[0]].parse_intermixed_args(argv[1:])
+    if not argv[0].startswith("-"):
+        near = difflib.get_close_matches(argv[0], parsers, n=1, cutoff=0.0)[0]
+        raise UserError(f"command {argv[0]!r} is unknown; did you mean {near!r}?")
+    return parser.parse_args(argv)
+
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def _compare_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("compare", help="train both arms, measure them and write a report")
+    parser.set_defaults(command="compare", handler=_compare)
+    base = parser.add_mutually_exclusive_group()
+    presets = sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+    base.add_argument("--preset", choices=presets, help="built-in configuration (default: quick)")
+    base.add_argument("--config", type=Path, metavar="FILE", help="configuration of your own, YAML")
+    parser.add_argument("--data", metavar="SRC", help="scenes, a named set, a folder, parquet, webdataset or a hub id")
+    parser.add_argument("--budget", metavar="B", help="shared, paper, equal-params or equal-flops")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/PRESET)")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="X", help="price of the serving machine, for the cost table"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return parser
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from archlab.config import CompareConfig, load
+    from archlab.train.folder import check_folder
+
+    options = {
+        "run.data.source": arguments.data,
+        "budget": arguments.budget,
+        "machine_price_per_hour": arguments.price_per_hour,
+    }
+    # JSON is YAML: a path like "2024" or "a: b" stays a text.
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
+    preset = arguments.config.stem if arguments.config else arguments.preset or "quick"
+    config = load(arguments.config or _PRESETS / f"{preset}.yaml", CompareConfig, given + arguments.overrides)
+    out = arguments.out or Path("runs") / preset
+    check_folder(out, config)  # before the imports and the data, which take a while
+
+    from archlab.compare.experiment import run_compare
+
+    run_compare(config, out, preset)
+    print(f"report: {out / 'report.html'}")
+
+
+def _train_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("train", help="train one model from a YAML recipe")
+    parser.set_defaults(command="train", handler=_train)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML; its key 'recipe' is arm or pretrain")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from archlab.train.recipes import train_recipe
+
+    out = arguments.out or Path("runs") / arguments.config.stem
+    train_recipe(arguments.config, arguments.overrides, out)
+    print(f"run: {out}")
+
+
+def _evaluate_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("evaluate", help="measure a trained run on a split")
+    parser.set_defaults(command="evaluate", handler=_evaluate)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--split", default="test", help="split to measure on (default: test)")
+    parser.add_argument("--data", metavar="SRC", help="other data than the run was trained on")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the scores to this JSON file")
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from archlab.evaluate.command import evaluate_run
+
+    evaluate_run(arguments.run, arguments.split, arguments.data, arguments.out)
+
+
+def _generate_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("generate", help="answer a question about an image, or describe it")
+    parser.set_defaults(command="generate", handler=_generate)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--image", type=Path, metavar="FILE", required=True, help="image file")
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help="without one the image is described")
+    return parser
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from archlab.vl.generate import generate
+
+    generate(arguments.run, arguments.image, arguments.question)
+
+
+def _bench_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("bench", help="time our code beside its peers")
+    parser.set_defaults(command="bench", handler=_bench)
+    parser.add_argument("what", choices=["train"], help="train: a training step beside the same model in transformers")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed steps of each (default: 30)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
+    return parser
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.rounds < 1:
+        raise UserError(f"--rounds {arguments.rounds}: must be at least 1")
+
+    from archlab.bench.train import bench_train
+
+    bench_train(rounds=arguments.rounds, precision=arguments.precision, out=arguments.out)
+
+
+def _fail(message: str) -> int:
+    print(f"archlab: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
