@@ -235,6 +235,21 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(clip: float) -> None
     assert moved.norm().item() == pytest.approx(min(norm, clip), rel=1e-4)
 
 
+def test_parts_that_are_clipped_apart_do_not_share_a_norm() -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    model = nn.ParameterList(parameters)
+
+    class Slopes(nn.Module):
+        def forward(self, model: nn.ParameterList, batch: None) -> toy.Output:
+            return toy.Output(0.3 * model[0].sum() + 0.4 * model[1].sum() + 100 * model[2].sum())
+
+    groups = [{"params": [parameters[0]]}, {"params": [parameters[1]]}, {"params": [parameters[2]], "clip": "apart"}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    fit(model, Slopes(), lambda step: None, optimizer, steps=1, schedule=lambda step: 1.0, gradient_clip=0.25)
+    # The first two share a norm of 0.5 and are halved, however steep the third is.
+    assert [parameter.item() for parameter in parameters] == pytest.approx([-0.15, -0.2, -0.25], rel=1e-4)
+
+
 def test_each_group_learns_at_the_schedules_rate_times_its_scale() -> None:
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     model = nn.ParameterList(parameters)

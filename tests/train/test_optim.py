@@ -65,3 +65,13 @@ def test_adamw_holds_the_parameters_of_the_objective_too() -> None:
     assert group_of(optimizer.param_groups, objective[0])["weight_decay"] == 0.0
     assert group_of(optimizer.param_groups, model.weight)["scale"] == 0.5
     assert group_of(optimizer.param_groups, model.weight)["weight_decay"] == 0.3
+
+
+def test_a_part_clipped_apart_is_marked_and_a_misspelt_one_is_an_error() -> None:
+    model = Model()
+    groups = parameter_groups(model, 0.1, clipped_apart=["target"])
+    apart = group_of(groups, model.target.weight)["clip"]
+    assert apart == group_of(groups, model.target.bias)["clip"]
+    assert {group_of(groups, p)["clip"] for p in (model.target_norm.weight, model.embedding.weight)} == {""} != {apart}
+    with pytest.raises(ValueError, match="targt"):
+        parameter_groups(model, 0.1, clipped_apart=["targt"])
