@@ -156,8 +156,6 @@ class EmbeddingArmConfig(Section):
     decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
     decoder_prefix: int = 4
     """Tokens that the embedding is unfolded into before the decoder reads it."""
-    decoder_steps: int = 400
-    """Steps of the text-only training of the decoder, after the arm is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +297,7 @@ _NAMED: _Rule = (bool, "must not be empty")
 _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
-    (_at_least(1), "steps batch_size decoder_steps checkpoints first_checkpoint items resume_every probe_every"),
+    (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
     (_at_least(1), "test_items bootstrap_samples latency_requests"),
     (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]

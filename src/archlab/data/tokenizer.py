@@ -44,13 +44,18 @@ class TextTokenizer:
         """
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         if vocab_size < len(alphabet) + 3:
-            raise UserError(f"tokenizer.vocab_size={vocab_size}: must be at least {len(alphabet) + 3} (bytes + 3 special)")
+            raise UserError(
+                f"tokenizer.vocab_size={vocab_size}: must be at least {len(alphabet) + 3} (bytes + 3 special)"
+            )
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS], initial_alphabet=sorted(alphabet), show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=[PAD, BOS, EOS],
+            initial_alphabet=sorted(alphabet),
+            show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)

@@ -5,9 +5,11 @@ Per-item values, not means, leave this file: intervals and paired differences ne
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +17,12 @@ from archlab.data.batch import Batch, Collator
 from archlab.data.example import Split
 from archlab.data.scenes.parser import slot_accuracy
 from archlab.evaluate.captioning import cider_d
+from archlab.evaluate.controls import Condition
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout
 from archlab.evaluate.retrieval import LinearMap, retrieval_hits
+from archlab.evaluate.vectors import cosine
+from archlab.evaluate.vqa import credit, rows_by_kind
+from archlab.train.folder import write_text
 
 _BATCH = 64
 _PRIOR_IMAGES = 64
@@ -71,9 +77,22 @@ class Measurement:
         """Mean of every metric over its items."""
         return {metric: float(values.mean()) for metric, values in self.values.items()}
 
+    def save(self, path: Path) -> None:
+        """Write to one JSON file, atomically."""
+        arrays = {
+            name: {metric: array.tolist() for metric, array in getattr(self, name).items()}
+            for name in ("values", "clusters")
+        }
+        write_text(path, json.dumps(arrays | {"chance": self.chance, "answers": self.answers}))
 
-Condition = Callable[[np.ndarray, np.ndarray], dict[str, object]]
-"""What a control changes: (rows, images) -> keyword arguments of the collator."""
+    @classmethod
+    def load(cls, path: Path) -> Measurement:
+        """Read what `save` wrote."""
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        arrays = {
+            name: {metric: np.array(array) for metric, array in raw[name].items()} for name in ("values", "clusters")
+        }
+        return cls(**arrays, chance=raw["chance"], answers={int(row): text for row, text in raw["answers"].items()})
 
 
 def measure_vqa(
@@ -89,22 +108,20 @@ def measure_vqa(
     `classification/accuracy` for the open-vocabulary kind, which does not count towards `vqa/accuracy`.
     """
     split = collator.split
-    by_kind: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        by_kind[split.examples[row].kind].append(int(row))
+    by_kind = {kind: rows[index] for kind, index in rows_by_kind([split.examples[row].kind for row in rows]).items()}
     right: dict[str, dict[str, np.ndarray]] = {}  # kind -> read-out -> (n,)
     for kind, kind_rows in by_kind.items():
         candidates = split.candidates[kind]
-        meanings = np.array([split.canonical_meaning[candidate] for candidate in candidates])
-        truth = np.array([split.examples[row].meaning for row in kind_rows])
-        chosen: dict[str, list[np.ndarray]] = defaultdict(list)
-        for batch in _batches(collator, np.array(kind_rows), condition):
-            for name, scores in readout.choose(batch, candidates).items():
-                chosen[name].append(scores.argmax(1))
-        choice = {name: np.concatenate(parts) for name, parts in chosen.items()}
-        right[kind] = {name: meanings[index] == truth for name, index in choice.items()}
-        primary = next(iter(choice))
-        result.answers |= {row: candidates[index] for row, index in zip(kind_rows, choice[primary], strict=True)}
+        meanings = [split.canonical_meaning[candidate] for candidate in candidates]
+        truth = [split.examples[row].meaning for row in kind_rows]
+        parts: dict[str, list[np.ndarray]] = defaultdict(list)
+        for batch in batches_of(collator, kind_rows, condition):
+            for name, chunk in readout.choose(batch, candidates).items():
+                parts[name].append(chunk)
+        scores = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+        right[kind] = {name: credit(matrix, meanings, truth) for name, matrix in scores.items()}
+        choice = next(iter(scores.values())).argmax(1)  # by the primary read-out
+        result.answers |= {int(row): candidates[index] for row, index in zip(kind_rows, choice, strict=True)}
         result.chance[f"vqa/{kind}"] = 1 / len(set(meanings))
     if not right:
         return
@@ -134,7 +151,7 @@ def measure_captions(
 ) -> None:
     """Free captions: CIDEr-D against all surface forms, and slot accuracy where the parser knows the world."""
     spoken: list[str] = []
-    for batch in _batches(collator, rows, condition):
+    for batch in batches_of(collator, rows, condition):
         spoken.extend(readout.speak(batch))
     add_captions(result, spoken, collator, rows)
 
@@ -167,12 +184,12 @@ def measure_retrieval(
     if len(rows) < 2:
         return
     split = collator.split
-    image_vectors = np.concatenate([readout.image_vectors(batch) for batch in _batches(collator, rows, condition)])
+    image_vectors = np.concatenate([readout.image_vectors(batch) for batch in batches_of(collator, rows, condition)])
     text_vectors = readout.text_vectors([split.examples[row].targets[0] for row in rows])
     if linear_map is not None:
         image_vectors = linear_map(image_vectors)
         text_vectors = linear_map.centre_targets(text_vectors)
-    similarity = _normalise(image_vectors) @ _normalise(text_vectors).T
+    similarity = cosine(image_vectors, text_vectors)
     _add_retrieval(result, "retrieval", similarity, split, rows)
 
 
@@ -181,14 +198,14 @@ def measure_likelihood_retrieval(
 ) -> None:
     """Retrieval by the token arm's likelihood, corrected for how likely a caption is without its image.
 
-    The score is pointwise mutual information, log p(caption | image) - log p(caption), where p(caption) is the mean over
-    training images (`prior`). Every image is read once and all captions are scored behind that prefix.
+    The score is pointwise mutual information, log p(caption | image) - log p(caption), where p(caption) is the mean
+    over training images (`prior`). Every image is read once and all captions are scored behind that prefix.
     """
     texts = [collator.split.examples[row].targets[0] for row in rows]
 
     def likelihood(source: Collator, source_rows: np.ndarray) -> np.ndarray:
         return np.concatenate(
-            [readout.score(readout.read(b), texts)[0] for b in _batches(source, source_rows, None, 16)]
+            [readout.score(readout.read(b), texts)[0] for b in batches_of(source, source_rows, None, 16)]
         )
 
     conditional = likelihood(collator, rows)
@@ -203,12 +220,15 @@ def fit_retrieval_map(readout: Readout, collator: Collator, validation: Collator
     data = []
     for source in (collator, validation):
         rows = Items.first(source.split, count).captions
-        image_vectors = np.concatenate([readout.image_vectors(batch) for batch in _batches(source, rows, None)])
+        image_vectors = np.concatenate([readout.image_vectors(batch) for batch in batches_of(source, rows, None)])
         data.append((image_vectors, readout.text_vectors([source.split.examples[row].targets[0] for row in rows])))
     return LinearMap.fit(*data[0], *data[1])
 
 
-def _batches(collator: Collator, rows: np.ndarray, condition: Condition | None, size: int = _BATCH) -> Iterator[Batch]:
+def batches_of(
+    collator: Collator, rows: np.ndarray, condition: Condition | None = None, size: int = _BATCH
+) -> Iterator[Batch]:
+    """Batches of the examples in `rows`, under the condition of a control."""
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         images = np.array([collator.split.examples[row].image for row in chunk])
@@ -225,8 +245,3 @@ def _add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split
             metric = f"{name}/{direction}_r{k}"
             result.add(metric, values, images)
             result.chance[metric] = chance[k]
-
-
-def _normalise(vectors: np.ndarray) -> np.ndarray:
-    norms: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, 1e-12)

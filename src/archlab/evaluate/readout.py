@@ -5,7 +5,7 @@ The two arms are asked the same questions through `Readout`; nothing else in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from archlab.data.batch import Batch
 from archlab.data.tokenizer import TextTokenizer
+from archlab.evaluate.vqa import length_normalised
 from archlab.vl.arms import EmbeddingArm, SupervisedArm, TokenArm
 from archlab.vl.decoding import Prefix
 
@@ -55,7 +56,7 @@ class TokenReadout:
     @torch.no_grad()
     def choose(self, batch: Batch, candidates: Sequence[str]) -> dict[str, np.ndarray]:
         log_probs, lengths = self.score(self.read(batch), candidates)
-        return {"sum": log_probs, "normalised": log_probs / lengths}
+        return {"sum": log_probs, "normalised": length_normalised(log_probs, lengths)}
 
     @torch.no_grad()
     def speak(self, batch: Batch) -> list[str]:
@@ -133,9 +134,11 @@ class SupervisedReadout:
         return {"logit": np.where(classes >= 0, logits[:, classes], -np.inf)}
 
 
-def _encode_texts(encode: object, tokenizer: TextTokenizer, texts: Sequence[str], max_length: int) -> np.ndarray:
+def _encode_texts(
+    encode: Callable[[Tensor, Tensor], Tensor], tokenizer: TextTokenizer, texts: Sequence[str], max_length: int
+) -> np.ndarray:
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         ids, mask = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE], max_length)
-        parts.append(encode(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())  # type: ignore[operator]
+        parts.append(encode(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
     return np.concatenate(parts)

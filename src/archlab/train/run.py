@@ -90,7 +90,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         schedule=lambda step: learning_rate(step, config.optimizer),
         gradient_clip=config.optimizer.gradient_clip,
         precision=config.optimizer.precision,
-        evaluate=lambda step: score_validation(arm, setup, config),
+        evaluate=lambda step: score_validation(arm, setup, config, validation_file(folder, step)),
         evaluate_at=scored_steps(config),
         resume=Resume(state, fingerprint(config, *setup.digests()), config.evaluation.resume_every),
         description=description,
@@ -167,8 +167,13 @@ def readout_of(arm: Arm, setup: Setup) -> Readout | SupervisedReadout:
     return SupervisedReadout(arm, {text: setup.meanings.get(m, -1) for text, m in split.canonical_meaning.items()})
 
 
-def score_validation(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
-    """Mean of every metric over the first validation items: a point of the learning curve."""
+def validation_file(folder: Path, step: int) -> Path:
+    """Where the per-item values of a scored checkpoint are kept: intervals of the learning curve need them."""
+    return folder / "validation" / f"step-{step:06d}.json"
+
+
+def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> dict[str, float]:
+    """Mean of every metric over the first validation items: a point of the learning curve. Writes the items to `path`."""
     readout = readout_of(arm, setup)
     collator = setup.collator("validation")
     items = Items.first(collator.split, config.evaluation.items)
@@ -177,6 +182,7 @@ def score_validation(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, flo
     if not isinstance(readout, SupervisedReadout) and len(items.captions):
         measure_captions(result, readout, collator, items.captions)
         measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, config))
+    result.save(path)
     return result.means()
 
 

@@ -1,0 +1,153 @@
+"""The controlled comparison, from a configuration to `results.json` and `report.html`.
+
+    data -> frozen features -> learning-rate sweep -> runs of both arms -> test splits and controls -> report
+
+Every stage writes what it made under the output folder and is skipped when that is there: an interrupted comparison
+goes on where it stopped, and ends in the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archlab.compare.assemble import assemble
+from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
+from archlab.compare.flops import BatchShape, Sizes
+from archlab.compare.inference import measure_inference, training_memory
+from archlab.compare.report import write_report
+from archlab.compare.trial import Trial, try_run
+from archlab.config import CompareConfig, RunConfig
+from archlab.data.order import Order
+from archlab.train.folder import claim, write_text
+from archlab.train.run import Run, run_order, train_run, training_batch
+from archlab.train.setup import Setup
+
+ARMS = ("token", "vljepa")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All trained runs of a comparison, and how they did on the test splits; one entry per seed.
+
+    Attributes:
+        arms: the two arms.
+        blind: the arms trained with shuffled images; empty where the preset has none.
+        supervised: the supervised head, the ceiling of the features; empty where the preset has none.
+    """
+
+    arms: dict[str, list[tuple[Run, Trial]]]
+    blind: dict[str, list[tuple[Run, Trial]]]
+    supervised: list[tuple[Run, Trial]]
+
+
+def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
+    """Run the comparison, or what is left of it.
+
+    Args:
+        out: folder of the comparison.
+        preset: its name, for the report.
+
+    Returns:
+        the path of the report.
+
+    Raises:
+        UserError: the data cannot be read, the folder belongs to another configuration, or the arms differ in anything
+            but what the budget declares.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    setup = Setup.prepare(config.run)
+    claim(out, config)  # once the data are known to be there: a mistyped source must leave no folder behind
+    shapes = batch_shapes(config.run, setup)
+    sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    budget = apply_budget(config.budget, config.run, sizes, shapes)
+    sweep = {arm: sweep_learning_rates(config, getattr(budget, arm), setup, out) for arm in ARMS}
+    plans = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
+    differs = {seed: check_plans(plans, budget, setup, seed) for seed in config.seeds}[config.seeds[0]]
+
+    def run(plan: RunConfig, seed: int, name: str) -> tuple[Run, Trial]:
+        finished = train_run(replace(plan, seed=seed), setup, out / "runs" / f"{name}-{seed}", f"{name}, seed {seed}")
+        return finished, try_run(finished, setup, config)
+
+    runs = Runs(
+        arms={arm: [run(plans[arm], seed, arm) for seed in config.seeds] for arm in ARMS},
+        blind={arm: [run(replace(plans[arm], blind=True), config.seeds[0], f"{arm}-blind")] for arm in ARMS}
+        if config.trained_blind
+        else {},
+        supervised=[run(replace(plans["vljepa"], arm="supervised"), config.seeds[0], "supervised")]
+        if config.supervised and setup.answers
+        else [],
+    )
+    inference = cached(
+        out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
+    )
+    memory = cached(
+        out / "memory.json", lambda: {arm: training_memory(plans[arm], sizes, max(shapes, key=_area)) for arm in ARMS}
+    )
+    results = assemble(config, preset, setup, budget, differs, sweep, runs, sizes, inference, memory)
+    write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return write_report(results, out)
+
+
+def sweep_learning_rates(config: CompareConfig, plan: RunConfig, setup: Setup, out: Path) -> list[dict[str, float]]:
+    """Equal trials for each arm: short runs of the first seed, one per learning rate, scored on validation.
+
+    Returns:
+        {"learning_rate", "score"} of every trial, in the order tried; empty without a sweep.
+    """
+    trials = []
+    for rate in config.learning_rates:
+        optimizer = replace(plan.optimizer, learning_rate=rate, steps=config.sweep_steps)
+        evaluation = replace(plan.evaluation, checkpoints=1, first_checkpoint=config.sweep_steps)
+        trial = replace(plan, optimizer=optimizer, evaluation=evaluation, seed=config.seeds[0])
+        name = f"{plan.arm}-{rate:g}"
+        run = train_run(trial, setup, out / "sweep" / name, f"sweep {name}")
+        trials.append({"learning_rate": rate, "score": primary(run.metrics["curve"][-1]["scores"])})
+    return trials
+
+
+def tuned(plan: RunConfig, trials: Sequence[Mapping[str, float]]) -> RunConfig:
+    """The plan at its best learning rate; the lower one of equals."""
+    if not trials:
+        return plan
+    best = max(trials, key=lambda trial: (trial["score"], -trial["learning_rate"]))
+    return replace(plan, optimizer=replace(plan.optimizer, learning_rate=best["learning_rate"]))
+
+
+def primary(scores: Mapping[str, float]) -> float:
+    """What a sweep maximises: the mean of the headline scores that lie between 0 and 1 and that the data allow."""
+    found = [
+        scores[name] for name in ("vqa/accuracy", "caption/slots", "retrieval/image_to_text_r10") if name in scores
+    ]
+    return float(np.mean(found))
+
+
+def check_plans(plans: Mapping[str, RunConfig], budget: Budget, setup: Setup, seed: int) -> dict[str, list[Any]]:
+    """Refuse plans that differ in anything but what the budget declares; returns what differs."""
+    seeded = {arm: replace(plan, seed=seed) for arm, plan in plans.items()}
+    data, features = setup.dataset.digest(), setup.features("train").digest
+    inputs = {arm: Inputs(data, features, run_order(plan, setup)) for arm, plan in seeded.items()}
+    rules = replace(budget, token=replace(budget.token, seed=seed), vljepa=replace(budget.vljepa, seed=seed))
+    return check_arms(seeded["token"], seeded["vljepa"], rules, inputs["token"], inputs["vljepa"])
+
+
+def batch_shapes(plan: RunConfig, setup: Setup) -> list[BatchShape]:
+    """Lengths of every training batch of the first seed: operations are counted from them."""
+    order: Order = run_order(plan, setup)
+    return [BatchShape.of(training_batch(plan, setup, order, step)) for step in range(len(order.rows))]
+
+
+def cached(path: Path, compute: Any) -> Any:
+    """What `compute` returned before, or now."""
+    if not path.exists():
+        write_text(path, json.dumps(compute(), indent=1))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _area(shape: BatchShape) -> int:
+    return shape.samples * (shape.visual + shape.query + shape.target)

@@ -1,0 +1,110 @@
+"""One trained run on the test splits: scored once, with its controls, and kept beside the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from archlab.config import CompareConfig
+from archlab.data.batch import Collator
+from archlab.evaluate.captioning import nearest_caption
+from archlab.evaluate.controls import Condition, no_query, shuffled_image
+from archlab.evaluate.measure import (
+    Items,
+    Measurement,
+    add_captions,
+    batches_of,
+    measure_captions,
+    measure_likelihood_retrieval,
+    measure_retrieval,
+    measure_vqa,
+)
+from archlab.evaluate.readout import EmbeddingReadout, SupervisedReadout, TokenReadout
+from archlab.train.run import Run, readout_of, retrieval_map
+from archlab.train.setup import Setup
+
+_CONTROL_SEED = 0
+_NEIGHBOURS = 4000  # training captions that the copying control chooses from
+
+Trial = dict[str, Measurement]
+"""Name -> measurement: a test split, or a control on the split "test"."""
+
+
+def try_run(run: Run, setup: Setup, config: CompareConfig) -> Trial:
+    """Score a finished run on every test split, and its controls on "test".
+
+    What is already in the run's folder is read, so that an interrupted comparison goes on where it stopped.
+    """
+    readout = readout_of(run.arm, setup)
+    tasks: dict[str, Callable[[], Measurement]] = {
+        name: lambda name=name: _plain(run, setup, config, name)  # type: ignore[misc]
+        for name in setup.dataset.splits
+        if name.startswith("test")
+    }
+    if not run.config.blind and not isinstance(readout, SupervisedReadout):
+        test = setup.dataset["test"]
+        conditions = {"shuffled_image": shuffled_image(len(test.images), _CONTROL_SEED), "no_query": no_query}
+        for name, condition in conditions.items():
+            tasks[name] = lambda condition=condition: _controlled(run, setup, config, condition)  # type: ignore[misc]
+        if isinstance(readout, EmbeddingReadout):
+            tasks["decoder_ceiling"] = lambda: _decoder_ceiling(readout, setup.collator("test"), config)
+            tasks["nearest_caption"] = lambda: _nearest_caption(readout, setup, config)
+    trial = {}
+    for name, measure in tasks.items():
+        path = run.folder / "test" / f"{name}.json"
+        if not path.exists():
+            measure().save(path)
+        trial[name] = Measurement.load(path)
+    return trial
+
+
+def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measurement:
+    result, readout, collator = Measurement(), readout_of(run.arm, setup), setup.collator(split)
+    items = Items.first(collator.split, config.test_items)
+    measure_vqa(result, readout, collator, items.vqa)
+    if isinstance(readout, SupervisedReadout) or not len(items.captions):
+        return result
+    measure_captions(result, readout, collator, items.captions)
+    measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, run.config))
+    if isinstance(readout, TokenReadout) and split == "test" and not run.config.blind:
+        gallery = items.captions[: config.pmi_gallery]
+        measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
+    return result
+
+
+def _controlled(run: Run, setup: Setup, config: CompareConfig, condition: Condition) -> Measurement:
+    result, readout, collator = Measurement(), readout_of(run.arm, setup), setup.collator("test")
+    assert not isinstance(readout, SupervisedReadout)
+    items = Items.first(collator.split, config.test_items)
+    measure_vqa(result, readout, collator, items.vqa, condition)
+    if len(items.captions):
+        measure_captions(result, readout, collator, items.captions, condition)
+        linear_map = retrieval_map(readout, setup, run.config)
+        measure_retrieval(result, readout, collator, items.captions, linear_map, condition)
+    return result
+
+
+def _decoder_ceiling(readout: EmbeddingReadout, collator: Collator, config: CompareConfig) -> Measurement:
+    """Captions spoken from the embeddings of the true captions: what the decoder alone would allow."""
+    rows = Items.first(collator.split, config.test_items).captions
+    result = Measurement()
+    if len(rows):
+        embeddings = readout.text_vectors([collator.split.examples[row].targets[0] for row in rows])
+        spoken = [text for start in range(0, len(rows), 64) for text in readout.decode(embeddings[start : start + 64])]
+        add_captions(result, spoken, collator, rows)
+    return result
+
+
+def _nearest_caption(readout: EmbeddingReadout, setup: Setup, config: CompareConfig) -> Measurement:
+    """The training caption nearest to the prediction, copied: a decoder must beat it to have said anything itself."""
+    collator, train = setup.collator("test"), setup.collator("train")
+    rows = Items.first(collator.split, config.test_items).captions
+    result = Measurement()
+    if len(rows):
+        source = Items.first(train.split, _NEIGHBOURS).captions
+        texts = [train.split.examples[row].targets[0] for row in source]
+        predicted = np.concatenate([readout.image_vectors(batch) for batch in batches_of(collator, rows)])
+        copied = [texts[i] for i in nearest_caption(predicted, readout.text_vectors(texts))]
+        add_captions(result, copied, collator, rows)
+    return result
