@@ -1,0 +1,1 @@
+"""Benchmarks: our code beside its peers, in one run, alternating."""

@@ -1,0 +1,1 @@
+"""The controlled comparison: budgets, cost, the experiment and its report."""

@@ -1,0 +1,46 @@
+"""Measured in spawned processes: the functions are at module level so that a child can import them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from archlab.compare.memory import NOT_MEASURED, peak_memory_of
+
+
+def touch(mebibytes: int) -> None:
+    np.ones(mebibytes << 20, dtype=np.uint8).sum()
+
+
+def fail() -> None:
+    raise ValueError("from within")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_peak_belongs_to_its_own_function_and_not_to_the_process_that_asks() -> None:
+    large_here = np.ones(300 << 20, dtype=np.uint8)  # the parent's memory must not count
+    large = peak_memory_of(touch, 200)
+    small = peak_memory_of(touch, 1)
+    assert large_here.any()
+    assert large["peak_memory_mib"] - small["peak_memory_mib"] == pytest.approx(199, abs=40)
+    assert small["peak_memory_mib"] >= small["start_memory_mib"] > 20
+    assert small["peak_memory_mib"] - small["start_memory_mib"] < 100
+    if not torch.cuda.is_available():
+        assert large["gpu_memory"] == NOT_MEASURED
+
+
+def test_what_the_function_raises_arrives() -> None:
+    with pytest.raises(ValueError, match="from within"):
+        peak_memory_of(fail)
+
+
+def test_a_killed_process_is_named() -> None:
+    with pytest.raises(MemoryError, match="die: its process was killed"):
+        peak_memory_of(die)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from archlab import machine
+
+
+def test_the_machine_is_described_by_plain_values() -> None:
+    described = machine.describe()
+    assert set(described) == {"cpu", "cores", "memory_gib", "torch", "python", "gpu"}
+    assert described["cpu"]
+    assert described["cores"] >= 1
+    assert described["memory_gib"] > 0.1
+    assert described["torch"] == torch.__version__
+
+
+def _repository(folder: Path) -> Path:
+    source = folder / "machine.py"
+    source.write_text("first\n", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "machine.py"], ["commit", "-q", "-m", "first"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(folder), *identity, *command], check=True)
+    return source
+
+
+def test_the_commit_says_whether_files_were_changed_since(tmp_path: Path) -> None:
+    source = _repository(tmp_path)
+    commit = machine.git_commit(tmp_path)
+    assert len(commit) == 40
+    assert set(commit) <= set("0123456789abcdef")
+    source.write_text("second\n", encoding="utf-8")
+    assert machine.git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_a_package_inside_somebody_elses_checkout_has_no_commit(tmp_path: Path) -> None:
+    _repository(tmp_path)
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "machine.py").touch()
+    assert machine.git_commit(installed) == "unknown"
+
+
+def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.git_commit() == "unknown"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_peak_is_the_best_of_all_products(precision: str) -> None:
+    # Two sizes, two products each; they take 4, 2, 8 and 1 seconds.
+    times = itertools.chain.from_iterable(
+        (start, start + spent) for start, spent in ((0, 4), (10, 2), (20, 8), (30, 1))
+    )
+    peak = machine.matmul_peak(precision, sizes=(16, 32), repeats=2, clock=lambda: next(times))  # type: ignore[arg-type]
+    assert peak == pytest.approx(2 * 32**3 / 1e9)
