@@ -135,7 +135,8 @@ def test_cached_decoding_token_by_token_equals_the_whole(stack):
     x, positions = torch.randn(2, 6, 32), torch.arange(6)[None]
     whole = stack(x, masks.causal(positions, positions))
     caches = [KVCache() for _ in range(stack.depth)]
-    steps = [stack(x[:, :2], masks.causal(positions[:, :2], positions[:, :2]), caches=caches)]
+    start = positions[:, :2]
+    steps = [stack(x[:, :2], masks.causal(start, start), start, caches=caches)]
     steps += [stack(x[:, t : t + 1], caches=caches) for t in range(2, 6)]  # positions follow those in the caches
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-5)
 
