@@ -82,16 +82,11 @@ def test_under_equal_params_both_arms_train_as_many_parameters(
 
 
 def test_parameters_that_no_trunk_can_match_are_refused(run: RunConfig, sizes: Sizes) -> None:
-    tiny = TransformerConfig(width=512, depth=1, heads=2, feed_forward=1)
+    """One unit more of feed-forward in each of 40 narrow layers is a larger step than 1 % of all parameters."""
+    narrow = TransformerConfig(width=8, depth=40, heads=1, feed_forward=1)
     small = replace(run.vljepa, target=TransformerConfig(width=4, depth=1, heads=1, feed_forward=1), embedding=1)
-    narrow = replace(run, trunk=replace(tiny, width=64), vljepa=small)
-    apply_budget("equal-params", narrow, sizes)  # 1 % of this trunk is more than half a unit of its feed-forward
     with pytest.raises(UserError, match=r"'equal-params': no token trunk of width 8 has [\d,]+ parameters"):
-        apply_budget(
-            "equal-params",
-            replace(run, trunk=TransformerConfig(width=8, depth=40, heads=1, feed_forward=1), vljepa=small),
-            replace(sizes, vocab_size=10, feature_width=1),
-        )
+        apply_budget("equal-params", replace(run, trunk=narrow, vljepa=small), Sizes(1, 10, 7))
 
 
 def test_under_equal_flops_both_arms_spend_as_much(run: RunConfig, sizes: Sizes, shapes: list[BatchShape]) -> None:

@@ -129,3 +129,4 @@ def test_the_dearer_run_takes_fewer_steps() -> None:
     assert equal_steps([2] * 10, [1] * 10) == (5, 10)
     assert equal_steps([3] * 4, [3] * 4) == (4, 4)
     assert equal_steps([1] * 10, [3] * 10) == (10, 3)  # nine operations are nearer to ten than twelve
+    assert equal_steps([1] * 11, [3] * 10) == (11, 4)  # and twelve nearer to eleven than nine
