@@ -31,6 +31,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # as text: a user's "[EOS]" must not end the sequence
         self.tokenizer = tokenizer
         self.pad_id, self.bos_id, self.eos_id = (self._special(name) for name in (PAD, BOS, EOS))
         self.vocab_size = tokenizer.get_vocab_size()
