@@ -89,7 +89,7 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     memory = cached(
         out / "memory.json", lambda: {arm: training_memory(plans[arm], sizes, max(shapes, key=_area)) for arm in ARMS}
     )
-    results = assemble(config, preset, setup, budget, differs, sweep, runs, sizes, inference, memory)
+    results = assemble(config, preset, setup, budget, differs, sweep, runs, sizes, shapes, inference, memory)
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     return write_report(results, out)
 

@@ -36,6 +36,13 @@ class Batch:
     text: Tensor
     ids: list[str]
 
+    @classmethod
+    def without_target(cls, features: Tensor, query: Tensor, query_mask: Tensor) -> Batch:
+        """A request: image and query, and no answer to learn from."""
+        none = query.new_zeros(len(query), 0)
+        unknown = query.new_full((len(query),), -1)
+        return cls(features, query, query_mask, none, none.bool(), unknown, unknown, [])
+
 
 class Collator:
     """Draws batches from one split: a pure function of the rows asked for.

@@ -235,6 +235,15 @@ def batches_of(
         yield collator(chunk, **(condition(chunk, images) if condition else {}))  # type: ignore[arg-type]
 
 
+def unit_of(metric: str) -> str:
+    """The unit in which a metric is stated."""
+    if metric == "caption/cider_d":
+        return "CIDEr-D"
+    if metric.startswith("retrieval"):
+        return "recall"
+    return "F1" if metric == "caption/slots" else "accuracy"
+
+
 def _add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split: Split, rows: np.ndarray) -> None:
     examples = [split.examples[row] for row in rows]
     images = np.array([example.image for example in examples])

@@ -1,0 +1,382 @@
+"""From runs and trials to `results.json`: every number with interval, seeds and provenance."""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import archlab
+from archlab import machine
+from archlab.compare.budgets import Budget
+from archlab.compare.cost import cost_per_1000_requests, parameter_counts
+from archlab.compare.flops import BatchShape, Sizes, training_flops
+from archlab.compare.probing import probe_trunks
+from archlab.compare.trial import Trial
+from archlab.config import CompareConfig, to_dict
+from archlab.evaluate.collapse import diagnose
+from archlab.evaluate.efficiency import converged_step, efficiency
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
+from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.vqa import confusion, majority_answers
+from archlab.train.run import Run, validation_file
+from archlab.train.setup import Setup
+
+if TYPE_CHECKING:
+    from archlab.compare.experiment import Runs
+
+_BOOTSTRAP_SEED = 0
+_EXAMPLES = 12
+_CURVES = ("vqa/", "classification/", "caption/", "retrieval/")
+_EFFICIENCY = (
+    "vqa/accuracy",
+    "classification/accuracy",
+    "caption/cider_d",
+    "caption/slots",
+    "retrieval/image_to_text_r1",
+    "retrieval/image_to_text_r10",
+)
+_CONTROLS = ("shuffled_image", "no_query", "decoder_ceiling", "nearest_caption")
+"""Names in a `Trial` that are controls on the test split."""
+
+
+def assemble(
+    config: CompareConfig,
+    preset: str,
+    setup: Setup,
+    budget: Budget,
+    differs: dict[str, list[Any]],
+    sweep: Mapping[str, Any],
+    runs: Runs,
+    sizes: Sizes,
+    shapes: Sequence[BatchShape],
+    inference: Mapping[str, Any],
+    memory: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `results.json`.
+
+    Args:
+        differs: dotted key -> values of both arms, where the budget lets them differ.
+        sweep: arm -> learning-rate trials.
+        shapes: of every training batch of the first seed.
+        inference: of `compare.inference.measure_inference`. memory: arm -> peak while training.
+    """
+    trials = {arm: [trial for _, trial in pairs] for arm, pairs in runs.arms.items()}
+    finished = {arm: [run for run, _ in pairs] for arm, pairs in runs.arms.items()}
+    curves = {arm: _curves(finished[arm], sizes, shapes, config) for arm in finished}
+    splits = [name for name in setup.dataset.splits if name.startswith("test")]
+    compared = [metric for metric in curves["token"] if metric in _EFFICIENCY and metric in curves["vljepa"]]
+    return {
+        "archlab": archlab.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["archlab", *sys.argv[1:]]),
+        "preset": preset,
+        "machine": machine.describe() | {"system": platform.platform()},
+        "config": to_dict(config),
+        "provenance": {
+            "git": machine.git_commit(),
+            "data_digest": setup.dataset.digest(),
+            "features_digest": setup.features("train").digest,
+            "order_digest": {str(run.config.seed): run.metrics["order_digest"] for run in finished["token"]},
+            "encoder": {
+                "name": config.run.encoder.weights,
+                "digest": setup.encoder.digest,
+                "probe": setup.encoder.metrics.get("probes", {}),
+            },
+        },
+        "data": _data(setup, config),
+        "seeds": config.seeds,
+        "budget": {
+            "name": budget.name,
+            "rule": budget.rule,
+            "may_differ": sorted(budget.may_differ),
+            "differs": differs,
+        },
+        "arms": {
+            arm: {
+                "parameters": parameter_counts(finished[arm][0].arm, setup.encoder.vit),
+                "training": _training(finished[arm], sizes, shapes) | memory[arm],
+                "sweep": sweep[arm],
+                "curves": curves[arm],
+                "test": {split: _scores([trial[split] for trial in trials[arm]], config) for split in splits},
+                "inference": inference["inference"][arm],
+                "tokens_per_second": inference["tokens_per_second"].get(arm),
+                "embeddings_per_second": inference["embeddings_per_second"].get(arm),
+                "decode_steps": inference["decode_steps"].get(arm),
+                "cost": _cost(inference["inference"][arm], config.machine_price_per_hour),
+            }
+            for arm in finished
+        },
+        "x_encoder": {"inference": inference["inference"]["x_encoder"]},
+        "controls": _controls(runs, trials, setup, config),
+        "paired": {split: _paired(trials, split, config) for split in splits},
+        "efficiency": [
+            row for metric in compared for row in efficiency(metric, {arm: curves[arm][metric] for arm in curves})
+        ],
+        "convergence": {arm: {metric: converged_step(curves[arm][metric]) for metric in compared} for arm in curves},
+        "probes": _probes(finished, setup, config),
+        "collapse": _collapse(finished["vljepa"][0], setup),
+        "confusion": _confusion(trials, setup, config),
+        "examples": _examples(trials, setup),
+        "untested": _untested(config, setup),
+    }
+
+
+def _scores(measurements: Sequence[Measurement], config: CompareConfig) -> dict[str, Any]:
+    """Every metric over seeds and items, with its interval."""
+    first = measurements[0]
+    return {
+        metric: score(
+            np.stack([one.values[metric] for one in measurements]),
+            clusters,
+            samples=config.bootstrap_samples,
+            seed=_BOOTSTRAP_SEED,
+            unit=unit_of(metric),
+            chance=first.chance.get(metric),
+        ).to_dict()
+        for metric, clusters in first.clusters.items()
+    }
+
+
+def _paired(trials: Mapping[str, Sequence[Trial]], split: str, config: CompareConfig) -> dict[str, Any]:
+    token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ("token", "vljepa"))
+    return {
+        metric: paired_difference(
+            np.stack([one.values[metric] for one in token]),
+            np.stack([one.values[metric] for one in vljepa]),
+            clusters,
+            samples=config.bootstrap_samples,
+            seed=_BOOTSTRAP_SEED,
+        ).to_dict()
+        for metric, clusters in token[0].clusters.items()
+        if metric in vljepa[0].values
+    }
+
+
+def _curves(
+    runs: Sequence[Run], sizes: Sizes, shapes: Sequence[BatchShape], config: CompareConfig
+) -> dict[str, list[dict[str, Any]]]:
+    """Learning curves on validation: metric -> a point per scored step, with interval and one value per seed."""
+    plan = runs[0].config
+    flops = list(accumulate(sum(training_flops(plan, sizes, shape).values()) for shape in shapes))
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for number, point in enumerate(runs[0].metrics["curve"]):
+        step = point["step"]
+        measured = [Measurement.load(validation_file(run.folder, step)) for run in runs]
+        for metric, scored in _scores(measured, config).items():
+            if not metric.startswith(_CURVES):
+                continue
+            curves.setdefault(metric, []).append(
+                {
+                    "step": step,
+                    "samples": step * plan.optimizer.batch_size,
+                    "flops": flops[step - 1],
+                    "seconds": float(np.mean([run.metrics["curve"][number]["seconds"] for run in runs])),
+                    "mean": scored["value"],
+                    "low": scored["low"],
+                    "high": scored["high"],
+                    "per_seed": [one.means()[metric] for one in measured],
+                }
+            )
+    return curves
+
+
+def _training(runs: Sequence[Run], sizes: Sizes, shapes: Sequence[BatchShape]) -> dict[str, Any]:
+    plan = runs[0].config
+    used = shapes[: plan.optimizer.steps]
+    parts: Counter[str] = Counter()
+    for shape in used:
+        parts.update(training_flops(plan, sizes, shape))
+    total = sum(parts.values())
+    seconds = [run.metrics["seconds"] for run in runs]
+    tokens = sum(shape.samples * (shape.visual + shape.query + shape.target) for shape in used)
+    return {
+        "steps": plan.optimizer.steps,
+        "samples": plan.optimizer.steps * plan.optimizer.batch_size,
+        "flops": total,
+        "flops_per_step": total / len(used),
+        "flops_parts": dict(parts),
+        "seconds": seconds,
+        "samples_per_second": plan.optimizer.steps * plan.optimizer.batch_size / float(np.mean(seconds)),
+        "tokens_per_second": tokens / float(np.mean(seconds)),
+        "learning_rate": plan.optimizer.learning_rate,
+    }
+
+
+def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, config: CompareConfig) -> dict[str, Any]:
+    controls: dict[str, Any] = {}
+    for name in _CONTROLS:
+        for arm, done in trials.items():
+            if name in done[0] and done[0][name].values:
+                controls.setdefault(name, {})[arm] = _scores([trial[name] for trial in done], config)
+    if setup.answers:
+        controls["majority"] = {"both": _scores([_majority(setup, config)], config)}
+    if runs.blind:
+        controls["trained_blind"] = {
+            arm: _scores([trial["test"] for _, trial in done], config) for arm, done in runs.blind.items()
+        }
+    if runs.supervised:
+        controls["supervised_head"] = {"both": _scores([trial["test"] for _, trial in runs.supervised], config)}
+    return controls
+
+
+def _majority(setup: Setup, config: CompareConfig) -> Measurement:
+    """The most frequent training answer of each kind, scored on the test split."""
+    train = [one for one in setup.dataset["train"].examples if one.task == "vqa"]
+    test = setup.dataset["test"]
+    examples = [test.examples[row] for row in Items.first(test, config.test_items).vqa]
+    answers = majority_answers(
+        [one.kind for one in train], [one.meaning for one in train], [one.kind for one in examples]
+    )
+    right = np.array([answer == one.meaning for answer, one in zip(answers, examples, strict=True)], dtype=float)
+    images, kinds = np.array([one.image for one in examples]), np.array([one.kind for one in examples])
+    result = Measurement()
+    closed = kinds != OPEN_VOCABULARY
+    for kind in np.unique(kinds[closed]):
+        result.add(f"vqa/{kind}", right[kinds == kind], images[kinds == kind])
+    if closed.any():
+        result.add("vqa/accuracy", right[closed], images[closed])
+    if not closed.all():
+        result.add("classification/accuracy", right[~closed], images[~closed])
+    return result
+
+
+def _probes(finished: Mapping[str, Sequence[Run]], setup: Setup, config: CompareConfig) -> dict[str, Any]:
+    right, images = probe_trunks(finished, setup, config)
+    probes: dict[str, Any] = {}
+    for name, sources in right.items():
+        method, kind = name.split("/", 1)
+        probes.setdefault(method, {})[kind] = {
+            source: score(
+                np.stack(values),
+                images[kind],
+                samples=config.bootstrap_samples,
+                seed=_BOOTSTRAP_SEED,
+                unit="accuracy",
+            ).to_dict()
+            for source, values in sources.items()
+        }
+    return probes
+
+
+def _collapse(run: Run, setup: Setup) -> dict[str, Any]:
+    """Whether the embeddings of VL-JEPA still spread out, on validation questions and captions."""
+    collator = setup.collator("validation")
+    rows = np.arange(min(512, len(collator.split.examples)))
+    batch = collator(rows)
+    with torch.no_grad():
+        predicted, target = run.arm.embed(batch)  # type: ignore[operator]
+    last = run.metrics["curve"][-1]["loss"]
+    return diagnose(predicted.numpy(), target.numpy(), last, run.config.optimizer.batch_size).to_dict()
+
+
+def _cost(inference: Mapping[str, Any], price: float) -> dict[str, Any]:
+    """Of 1,000 requests at the batch size with the best throughput: seconds, and money where a price was given."""
+    costs: dict[str, Any] = {"price_per_hour": price or None}
+    for mode, batches in inference.items():
+        throughput = max(row["throughput_per_s"] for row in batches.values())
+        costs[mode] = {"seconds_per_1000": 1000 / throughput}
+        if price:
+            costs[mode]["cost_per_1000"] = cost_per_1000_requests(throughput, price)
+    return costs
+
+
+def _data(setup: Setup, config: CompareConfig) -> dict[str, Any]:
+    splits = {
+        name: {
+            "images": len(split.images),
+            "examples": len(split.examples),
+            "kinds": dict(Counter(one.kind for one in split.examples)),
+        }
+        for name, split in setup.dataset.splits.items()
+    }
+    return {
+        "name": config.run.data.source,
+        "splits": splits,
+        "skipped": [line for split in setup.dataset.splits.values() for line in split.skipped],
+        "notes": setup.dataset.notes,
+        "paraphrases": config.run.data.scenes.paraphrases if setup.dataset.name == "scenes" else None,
+    }
+
+
+def _confusion(trials: Mapping[str, Sequence[Trial]], setup: Setup, config: CompareConfig) -> dict[str, Any]:
+    """Per question kind, of the first seed."""
+    test = setup.dataset["test"]
+    answers = {arm: done[0]["test"].answers for arm, done in trials.items()}
+    by_kind: dict[str, list[int]] = {}
+    for row in Items.first(test, config.test_items).vqa:
+        by_kind.setdefault(test.examples[row].kind, []).append(int(row))
+    return {
+        kind: confusion(
+            [test.examples[row].targets[0] for row in rows],
+            {arm: [said[row] for row in rows] for arm, said in answers.items()},
+        )
+        for kind, rows in by_kind.items()
+        if len(test.candidates[kind]) > 1
+    }
+
+
+def _examples(trials: Mapping[str, Sequence[Trial]], setup: Setup) -> list[dict[str, Any]]:
+    """The first test images with a question and a caption each, as both arms of the first seed answered them."""
+    test = setup.dataset["test"]
+    token, vljepa = (trials[arm][0]["test"].answers for arm in ("token", "vljepa"))
+    shown: list[dict[str, Any]] = []
+    tasks: Counter[str] = Counter()
+    seen: set[tuple[str, int]] = set()
+    meanings = test.canonical_meaning
+    for row, example in enumerate(test.examples):
+        if row not in token or row not in vljepa:
+            continue
+        if (example.task, example.image) in seen or tasks[example.task] >= _EXAMPLES // 2:
+            continue
+        seen.add((example.task, example.image))
+        tasks[example.task] += 1
+
+        def right(said: str, example: Any = example) -> bool:
+            return meanings.get(said) == example.meaning or said in example.targets
+
+        shown.append(
+            {
+                "image_png_base64": _png(test.images[example.image : example.image + 1][0]),
+                "kind": example.kind,
+                "query": example.queries[0],
+                "answer": example.targets[0],
+                "token": token[row],
+                "vljepa": vljepa[row],
+                "token_right": right(token[row]),
+                "vljepa_right": right(vljepa[row]),
+            }
+        )
+    return shown
+
+
+def _png(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _untested(config: CompareConfig, setup: Setup) -> dict[str, str]:
+    """What this comparison does not measure, and why."""
+    reasons = {"text-only tasks": "both arms are trained on image-text pairs alone; no text-only task was run"}
+    if not setup.answers:
+        reasons["questions"] = reasons["probes"] = "the data have captions but no question-answer pairs"
+    if setup.dataset.name != "scenes":
+        reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"
+        reasons["slots"] = "slot accuracy needs the ground truth of the built-in scenes"
+    if not config.trained_blind:
+        reasons["trained_blind"] = "blind arms are not trained in this preset; controls at test time are"
+    if not config.supervised:
+        reasons["supervised_head"] = "no supervised head is trained in this preset"
+    return reasons

@@ -1,0 +1,67 @@
+"""`archlab evaluate RUN`: measure a trained run on a split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from archlab.config import RunConfig
+from archlab.errors import UserError
+from archlab.evaluate.measure import Items, Measurement, measure_captions, measure_retrieval, measure_vqa, unit_of
+from archlab.evaluate.readout import SupervisedReadout
+from archlab.evaluate.statistics import score
+from archlab.train.checkpoint import load_checkpoint
+from archlab.train.folder import write_text
+from archlab.train.run import load_run, readout_of, retrieval_map
+from archlab.train.setup import Setup
+
+_SAMPLES = 2000
+
+
+def evaluate_run(run: Path, split: str, data: str | None, out: Path | None) -> None:
+    """Print every metric of a run on all items of a split, with 95 % intervals over the images.
+
+    Args:
+        run: folder of a finished run.
+        data: another `data.source` than the run was trained on.
+        out: also write the scores to this JSON file.
+
+    Raises:
+        UserError: the run or the data cannot be read, or there is no such split.
+    """
+    checkpoint = load_checkpoint(run, RunConfig)
+    config = checkpoint.config
+    trained = replace(config, data=replace(config.data, source=data or config.data.source))
+    setup = Setup.prepare(trained, checkpoint.tokenizer)
+    if split not in setup.dataset.splits:
+        raise UserError(f"--split {split}: is not in the data; it has {', '.join(setup.dataset.splits)}")
+    readout = readout_of(load_run(run, setup).arm, setup)
+    collator = setup.collator(split)
+    items = Items.first(collator.split, len(collator.split.examples))
+    result = Measurement()
+    measure_vqa(result, readout, collator, items.vqa)
+    if not isinstance(readout, SupervisedReadout) and len(items.captions):
+        measure_captions(result, readout, collator, items.captions)
+        measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, config))
+    scores = {
+        metric: score(
+            values,
+            result.clusters[metric],
+            samples=_SAMPLES,
+            seed=0,
+            unit=unit_of(metric),
+            chance=result.chance.get(metric),
+        ).to_dict()
+        for metric, values in result.values.items()
+    }
+    table = Table("metric", "value", "95 % interval", "chance", "items", title=f"{config.arm}, {split}")
+    for metric, one in scores.items():
+        chance = f"{one['chance']:.3f}" if "chance" in one else ""
+        table.add_row(metric, f"{one['value']:.3f}", f"[{one['low']:.3f}, {one['high']:.3f}]", chance, str(one["n"]))
+    Console().print(table)
+    if out is not None:
+        write_text(out, json.dumps({"run": str(run), "split": split, "scores": scores}, indent=1) + "\n")
