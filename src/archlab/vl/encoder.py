@@ -18,7 +18,7 @@ from archlab.config import PretrainConfig
 from archlab.errors import UserError
 from archlab.layers.pooling import merge_patches
 from archlab.models.vit import ViT, ViTConfig
-from archlab.train.checkpoint import load_checkpoint
+from archlab.train.checkpoint import fingerprint, load_checkpoint
 
 PIXEL_CENTRE, PIXEL_SCALE = 127.5, 60.0  # uint8 to roughly unit variance; part of the weights' contract
 
@@ -63,7 +63,7 @@ class FrozenEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             vit = ViT(vit_config(config))
-        return cls(vit.eval().requires_grad_(False), config.merge, f"random-{config.seed}", {})
+        return cls(vit.eval().requires_grad_(False), config.merge, f"random-{fingerprint(config)}", {})
 
     @property
     def image_size(self) -> int:
