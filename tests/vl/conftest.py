@@ -26,17 +26,17 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def make(config: RunConfig) -> Callable[..., Any]:
-    """`make(arm, **changes)`: that arm, untrained, its token embeddings enlarged.
+    """`make(arm, scale, **changes)`: that arm, untrained, its matrices enlarged.
 
-    At the usual scale all next tokens are about equally likely, and the most likely one an accident of rounding.
+    At their usual scale so narrow an arm hardly moves what it reads: it would repeat the last token for ever.
     """
 
-    def build(arm: str, **changes: Any) -> Any:
+    def build(arm: str, scale: float = 20, **changes: Any) -> Any:
         model = build_arm(replace(config, arm=arm, **changes), FEATURES, VOCABULARY, MEANINGS)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "embedding" in name or "projection" in name:
-                    parameter.mul_(30)
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(scale)
         assert arm != "token" or isinstance(model, TokenArm)
         assert arm != "vljepa" or isinstance(model, EmbeddingArm)
         return model
