@@ -13,6 +13,8 @@ from torch import nn
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.data.order import Order
+from archlab.errors import UserError
+from archlab.evaluate.controls import derangement
 from archlab.evaluate.measure import (
     Items,
     Measurement,
@@ -62,11 +64,17 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         description: shown beside the progress bar.
 
     Raises:
-        UserError: `folder` belongs to another configuration.
+        UserError: `folder` belongs to another configuration or to other data.
         KeyboardInterrupt: the run was interrupted; the same call resumes it.
     """
     claim(folder, config)
     if (folder / _FINISHED).exists():
+        trained = load_checkpoint(folder, RunConfig).metrics
+        if any(trained.get(key) != digest for key, digest in _inputs(setup).items()):
+            raise UserError(
+                f"output folder {folder}: its run was trained on other data or features than there are now; "
+                f"name another with --out, or remove it"
+            )
         return load_run(folder, setup)
     order = run_order(config, setup)
     classes = len(setup.answers)
@@ -100,8 +108,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         "samples": config.optimizer.steps * config.optimizer.batch_size,
         "seconds": history.seconds,
         "order_digest": order.digest(),
-        "data_digest": setup.dataset.digest(),
-        "features_digest": setup.features("train").digest,
+        **_inputs(setup),
         "curve": [asdict(point) for point in history.curve],
     }
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
@@ -137,8 +144,9 @@ def training_batch(config: RunConfig, setup: Setup, order: Order, step: int) -> 
     collate = setup.collator("train")
     rows = order.rows[step]
     images = None
-    if config.blind:  # every question meets the image of its neighbour in the batch
-        images = np.roll([collate.split.examples[row].image for row in rows], 1)
+    if config.blind:  # every image stands in for another one, at every step anew: there is nothing to learn by heart
+        own = np.array([collate.split.examples[row].image for row in rows])
+        images = derangement(len(collate.split.images), step)[own]
     return collate(
         rows,
         query_forms=order.query_forms[step],
@@ -152,7 +160,7 @@ def scored_steps(config: RunConfig) -> list[int]:
     """Log-spaced steps at which validation is scored, the last step included."""
     steps, evaluation = config.optimizer.steps, config.evaluation
     first = min(evaluation.first_checkpoint, steps)
-    return sorted({round(step) for step in np.geomspace(first, steps, evaluation.checkpoints)} | {steps})
+    return sorted({round(step) for step in np.geomspace(steps, first, evaluation.checkpoints)})  # one: the last
 
 
 def readout_of(arm: Arm, setup: Setup) -> Readout | SupervisedReadout:
@@ -173,7 +181,7 @@ def validation_file(folder: Path, step: int) -> Path:
 
 
 def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> dict[str, float]:
-    """Mean of every metric over the first validation items: a point of the learning curve. Writes the items to `path`."""
+    """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`."""
     readout = readout_of(arm, setup)
     collator = setup.collator("validation")
     items = Items.first(collator.split, config.evaluation.items)
@@ -192,6 +200,10 @@ def retrieval_map(readout: Readout, setup: Setup, config: RunConfig) -> Any:
         return None
     captions = 2 * config.evaluation.items
     return fit_retrieval_map(readout, setup.collator("train"), setup.collator("validation"), captions)
+
+
+def _inputs(setup: Setup) -> dict[str, Any]:
+    return {"data_digest": setup.dataset.digest(), "features_digest": setup.features("train").digest}
 
 
 def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
