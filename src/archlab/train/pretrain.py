@@ -136,14 +136,15 @@ def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
             "",
             f"Denoising masked autoencoder (arXiv 2111.06377), mask ratio {config.mask_ratio}, "
             f"{metrics['steps']} steps of {config.optimizer.batch_size} images, seed {config.seed}. "
-            f"Images: {', '.join(config.sources)}; train splits only, no labels; attribute combinations that the scenes "
-            "hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` repeats it.",
+            f"Images: {', '.join(config.sources)}; train splits only, no labels; attribute combinations that the "
+            "scenes hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` "
+            "repeats it.",
             "",
             "## Probes",
             "",
             "Linear probes on held-out scenes (validation split), accuracy; the same encoder at random initialisation "
-            "beside it. `pooled` reads the mean of the visual tokens, `tokens` all of them side by side, `dense` single "
-            "patches that an object covers.",
+            "beside it. `pooled` reads the mean of the visual tokens, `tokens` all of them side by side, `dense` "
+            "single patches that an object covers.",
             "",
             "| probe | random initialisation | pretrained |",
             "|---|---|---|",
