@@ -62,7 +62,7 @@ class Finding:
     Attributes:
         topic: one of those in `NEEDS`.
         subject: what was compared, in a few words.
-        statement: sentences with every number they rest on; the last one gives verdict and reason.
+        statement: sentences with every number that the verdict rests on.
         evidence: these numbers.
         verdict: the better arm, "undecided" or "untested".
         why: the reason for the verdict.
@@ -74,6 +74,11 @@ class Finding:
     evidence: tuple[Number, ...]
     verdict: Verdict
     why: str
+
+    @property
+    def conclusion(self) -> str:
+        """Verdict and reason: "VL-JEPA wins: interval excludes zero ..."."""
+        return f"{_capital(verdict_label(self.verdict))}: {_sentence(self.why)}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def key_findings(results: Results) -> list[Finding]:
     for topic in topics:
         if not any(finding.topic == topic for finding in found):
             reason = scores.untested(results, topic, *_aliases(topic), default=_NO_NUMBERS)
-            found.append(Finding(topic, topic, f"Untested: {_sentence(reason)}", (), "untested", reason))
+            found.append(Finding(topic, topic, "", (), "untested", reason))
     order = [TRAINING, INFERENCE, *(topic for topic in topics if topic not in (TRAINING, INFERENCE))]
     return sorted(found, key=lambda finding: order.index(finding.topic))
 
@@ -121,25 +126,25 @@ def when_to_use(findings: Sequence[Finding]) -> list[Advice]:
     return rows
 
 
-def summary(results: Results, findings: Sequence[Finding]) -> list[str]:
-    """Where each arm wins, where the evidence does not decide and what was not tested; one line each."""
+def summary(results: Results, findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Where each arm wins, where the evidence does not decide and what was not tested: heading -> subjects.
+
+    With one seed only what was not tested: nothing else can be said.
+    """
+    headings: dict[Verdict, str] = {
+        "token": "Where tokens win",
+        "vljepa": "Where VL-JEPA wins",
+        "undecided": "Where the evidence does not decide",
+        "untested": "Untested",
+    }
     if scores.one_seed(results):
-        lines, headings = [ONE_SEED], {"untested": "Untested"}
-    else:
-        lines, headings = (
-            [],
-            {
-                "token": "Where tokens win",
-                "vljepa": "Where VL-JEPA wins",
-                "undecided": "Where the evidence does not decide",
-                "untested": "Untested",
-            },
-        )
-    for verdict, heading in headings.items():
-        subjects = _list(finding.subject for finding in findings if finding.verdict == verdict)
-        if subjects or verdict in ARMS:
-            lines.append(f"{heading}: {subjects or 'nothing in this run'}.")
-    return lines
+        headings = {"untested": headings["untested"]}
+    found = {verdict: [one.subject for one in findings if one.verdict == verdict] for verdict in headings}
+    return {
+        heading: found[verdict] or ["nothing in this run"]
+        for verdict, heading in headings.items()
+        if found[verdict] or verdict in ARMS
+    }
 
 
 def verdict_label(verdict: Verdict) -> str:
@@ -176,7 +181,7 @@ def _training_on(results: Results, metric: str, row: dict[str, Any]) -> Finding:
         verdict = "undecided"
         why = ONE_SEED if scores.one_seed(results) else "samples to a threshold have no paired interval"
     subject = f"samples to learn {scores.metric_label(metric)}"
-    return Finding(TRAINING, subject, _close(text, verdict, why), tuple(evidence), verdict, why)
+    return Finding(TRAINING, subject, text, tuple(evidence), verdict, why)
 
 
 def _inference(results: Results) -> list[Finding]:
@@ -232,7 +237,7 @@ def _inference_of(results: Results, mode: str) -> Finding:
         why = "the arms win at different batch sizes"
     else:
         why = whys[verdicts.index(verdict)]
-    return Finding(INFERENCE, f"time for {subject}", _close(text, verdict, why), tuple(evidence), verdict, why)
+    return Finding(INFERENCE, f"time for {subject}", text, tuple(evidence), verdict, why)
 
 
 def _metrics(results: Results, topic: str, metrics: Iterable[str], split: str = scores.TEST) -> list[Finding]:
@@ -258,7 +263,7 @@ def _compared(results: Results, topic: str, metric: str, split: str) -> Finding:
         text += controls
         evidence += weak
     verdict, why = scores.decide(results, metric, split)
-    return Finding(topic, subject, _close(text, verdict, why), tuple(evidence), verdict, why)
+    return Finding(topic, subject, text, tuple(evidence), verdict, why)
 
 
 def _controls(results: Results, metric: str) -> tuple[str, list[Number]]:
@@ -310,8 +315,7 @@ def _representation(results: Results) -> list[Finding]:
                 why = "all targets agree" if verdict in ARMS else "not every target is won by one arm"
             subject = f"{PROBES[method]} probes"
             text = f"{_capital(subject)} of the pooled trunk states: {'; '.join(texts)}."
-            closed = _close(text, verdict, why)
-            found.append(Finding(REPRESENTATION, subject, closed, tuple(evidence), verdict, why))
+            found.append(Finding(REPRESENTATION, subject, text, tuple(evidence), verdict, why))
     return found
 
 
@@ -354,13 +358,6 @@ def _combine(verdicts: Iterable[Verdict]) -> Verdict:
     if not tested:
         return "untested"
     return tested.pop() if len(tested) == 1 else "undecided"
-
-
-def _close(text: str, verdict: Verdict, why: str) -> str:
-    """Append the verdict with its reason."""
-    return (
-        f"{text} {_capital(verdict_label(verdict))}: {_sentence(why)}" if why else f"{text} {verdict_label(verdict)}."
-    )
 
 
 def _list(items: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from archlab.compare import formatting as show
 from archlab.compare import scores
@@ -187,8 +187,7 @@ def _hero(figure: Figure, results: Results) -> None:
     _kinds(figure, right, results, metrics, legend=False)
     seeds = len(results.get("seeds") or ())
     right.set_title(scores.ONE_SEED if scores.one_seed(results) else f"Test, {seeds} seeds", fontsize=11)
-    handles = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    _legend(figure, right, columns=6)
 
 
 def _curve(figure: Figure, axes: Axes, results: Results, metric: str, legend: bool = True) -> None:
@@ -196,8 +195,8 @@ def _curve(figure: Figure, axes: Axes, results: Results, metric: str, legend: bo
     for arm in ARMS:
         points = _points(results, arm, metric)
         samples, mean = [point["samples"] for point in points], [_scaled(point["mean"], unit) for point in points]
-        bounds = [[_scaled(_or(point.get(end), point["mean"]), unit) for point in points] for end in ("low", "high")]
-        axes.fill_between(samples, *bounds, color=_COLOURS[arm], alpha=0.18, linewidth=0)
+        low, high = ([_scaled(_or(point.get(end), point["mean"]), unit) for point in points] for end in ("low", "high"))
+        axes.fill_between(samples, low, high, color=_COLOURS[arm], alpha=0.18, linewidth=0)
         axes.plot(
             samples, mean, color=_COLOURS[arm], linestyle=_LINES[arm], marker=_MARKERS[arm], markersize=5,
             label=NAMES[arm],
@@ -208,7 +207,7 @@ def _curve(figure: Figure, axes: Axes, results: Results, metric: str, legend: bo
     axes.set_xscale("log")
     axes.set_xticks(sorted({point["samples"] for arm in ARMS for point in _points(results, arm, metric)})[::2])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.set_xlabel("samples seen (log)")
     axes.set_ylabel(_axis(unit))
     axes.set_ylim(bottom=0)
@@ -223,9 +222,7 @@ def _latency(figure: Figure, axes: Axes, results: Results, mode: str, metric: st
         score, timings = scores.score_of(results, arm, metric), _timings(results, arm, mode)
         if not (score and timings):
             continue
-        value = _scaled(score["value"], unit)
-        error = [[value - _scaled(_or(score.get("low"), score["value"]), unit)],
-                 [_scaled(_or(score.get("high"), score["value"]), unit) - value]]  # fmt: skip
+        value, error = _whiskers(score, unit)
         milliseconds = [ms for _, ms in timings]
         axes.errorbar(
             milliseconds, [value] * len(timings), yerr=np.repeat(error, len(timings), axis=1), color=_COLOURS[arm],
@@ -233,13 +230,13 @@ def _latency(figure: Figure, axes: Axes, results: Results, mode: str, metric: st
             label=NAMES[arm],
         )  # fmt: skip
         for batch, ms in timings:
-            side = (0, 9) if arm == "token" else (0, -16)
-            axes.annotate(f"×{batch}", (ms, value), side, textcoords="offset points", ha="center", fontsize=10)
+            axes.annotate(f"×{batch}", (ms, value), (6, 6), textcoords="offset points", fontsize=10)
         ticks.update(milliseconds)
     axes.set_xscale("log")
-    axes.margins(0.12, 0.35)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show.significant(value).rstrip("0").rstrip(".")))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.12, 0.2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
     axes.set_xticks([value for value in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if _near(value, ticks)])
     axes.set_xlabel("milliseconds a batch, median (log); ×n: batch size")
     axes.set_ylabel(f"{scores.metric_label(metric)}, {_axis(unit)}" if unit not in show.SHARES else _axis(unit))
@@ -253,10 +250,9 @@ def _kinds(figure: Figure, axes: Axes, results: Results, metrics: dict[str, str]
         for offset, arm in ((0.14, "token"), (-0.14, "vljepa")):
             score = scores.score_of(results, arm, metric)
             assert score is not None
-            value = 100 * score["value"]
-            low, high = (100 * _or(score.get(end), score["value"]) for end in ("low", "high"))
+            value, error = _whiskers(score, "accuracy")
             axes.errorbar(
-                [value], [row + offset], xerr=[[value - low], [high - value]], color=_COLOURS[arm],
+                [value], [row + offset], xerr=error, color=_COLOURS[arm],
                 marker=_MARKERS[arm], markersize=7, elinewidth=2, capsize=0, linestyle="none", label=NAMES[arm],
             )  # fmt: skip
         blind = [one for arm in ARMS if (one := scores.best_blind(results, arm, metric))]
@@ -264,7 +260,7 @@ def _kinds(figure: Figure, axes: Axes, results: Results, metrics: dict[str, str]
         ceiling = scores.control_of(results, "supervised_head", "token", metric)
         chance = (scores.score_of(results, "token", metric) or {}).get("chance")
         grey: list[tuple[str, str, float | None, str]] = [
-            ("best blind control", "X", max((one.score["value"] for one in blind), default=None), "none"),
+            ("best blind control", "x", max((one.score["value"] for one in blind), default=None), "none"),
             ("majority", "|", majority["value"] if majority else None, "full"),
             ("chance", ":", chance, "full"),
             ("supervised head", "^", ceiling["value"] if ceiling else None, "none"),
@@ -295,10 +291,9 @@ def _recall(figure: Figure, axes: Axes, results: Results, metrics: dict[int, str
     places = np.arange(len(metrics))
     for offset, arm in ((-0.2, "token"), (0.2, "vljepa")):
         found = [scores.score_of(results, arm, metric) for metric in metrics.values()]
-        values = np.array([100 * one["value"] for one in found if one])
-        ends = np.array([[100 * _or(one.get(end), one["value"]) for one in found if one] for end in ("low", "high")])
+        values, errors = zip(*(_whiskers(one, "recall") for one in found if one), strict=True)
         axes.bar(
-            places + offset, values, 0.36, yerr=np.abs(ends - values), color=_COLOURS[arm], hatch=_HATCHES[arm],
+            places + offset, values, 0.36, yerr=np.hstack(errors), color=_COLOURS[arm], hatch=_HATCHES[arm],
             edgecolor="#ffffff", linewidth=0, capsize=3, error_kw={"ecolor": _INK, "elinewidth": 1.2},
             label=NAMES[arm],
         )  # fmt: skip
@@ -349,7 +344,7 @@ def _panel(name: str, title: str, description: str, draw: Any, *arguments: Any) 
 @contextmanager
 def _figure(width: float, height: float, ink: str = _INK) -> Iterator[Figure]:
     """A figure outside pyplot, which would keep it alive."""
-    coloured = {key: ink if value == _INK else value for key, value in _STYLE.items()}
+    coloured: Any = {key: ink if value == _INK else value for key, value in _STYLE.items()}
     with mpl.rc_context(coloured):
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -380,10 +375,11 @@ def _standalone(svg: str) -> str:
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the axes; an entry that several artists share is shown once."""
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """Below the axes, arms first; an entry that several artists share is shown once."""
+    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = sorted(found, key=lambda label: label not in NAMES.values())
+    figure.legend([found[label] for label in labels], labels, loc="outside lower center", ncols=columns)
 
 
 def _describe_curve(results: Results, metric: str) -> str:
@@ -406,6 +402,13 @@ def _timings(results: Results, arm: str, mode: str) -> list[tuple[str, float]]:
     """(batch size, median milliseconds), smallest batch first."""
     timed = (results["arms"][arm].get("inference") or {}).get(mode) or {}
     return [(batch, timed[batch]["p50_ms"]) for batch in sorted(timed, key=int)]
+
+
+def _whiskers(score: scores.Score, unit: str) -> tuple[float, np.ndarray]:
+    """Value and lengths (2, 1) below and above; a percentile interval of few items may leave the mean outside."""
+    value = _scaled(score["value"], unit)
+    low, high = (_scaled(_or(score.get(end), score["value"]), unit) for end in ("low", "high"))
+    return value, np.array([[max(value - low, 0)], [max(high - value, 0)]])
 
 
 def _scaled(value: float, unit: str) -> float:

@@ -24,9 +24,8 @@ def findings_markdown(results: Results) -> str:
     """The block between the markers: summary, advice, findings, the table of scores and where they come from."""
     findings = key_findings(results)
     parts = [
-        "\n".join(
-            f"- **{_escape(heading)}**{_escape(rest)}" for heading, rest in map(_bold, summary(results, findings))
-        ),
+        f"**{scores.ONE_SEED}**" if scores.one_seed(results) else "",
+        "\n".join(f"- **{head}:** {_escape('; '.join(own))}." for head, own in summary(results, findings).items()),
         _table(
             ["Test split", *(NAMES[arm] for arm in ARMS), "VL-JEPA minus token", "verdict"],
             [_row(results, metric) for metric in scores.HEADLINE if metric in scores.metrics_of(results)],
@@ -104,13 +103,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _bold(line: str) -> tuple[str, str]:
-    heading, colon, rest = line.partition(": ")
-    return (line, "") if line == scores.ONE_SEED else (heading + colon.strip(), f" {rest}")
-
-
 def _topic(topic: str, findings: Sequence[Finding]) -> str:
-    own = [f"  - {_escape(finding.statement)}" for finding in findings if finding.topic == topic]
+    own = [
+        f"  - {_escape(f'{finding.statement} {finding.conclusion}'.strip())}"
+        for finding in findings
+        if finding.topic == topic
+    ]
     return "\n".join([f"- **{_capital(topic)}**", *own])
 
 

@@ -61,7 +61,9 @@ def synthetic_results(seeds: int = 3, *, questions: bool = True, price: float = 
     rng = np.random.default_rng(7)
     metrics = (_QUESTIONS if questions else {}) | _CAPTIONS
     splits = ["test", "test_combinations", "test_backgrounds", "test_forms"] if questions else ["test"]
-    drop = dict(zip(["test", "test_combinations", "test_backgrounds", "test_forms"], [1.0, 0.7, 0.85, 0.9], strict=True))
+    drop = dict(
+        zip(["test", "test_combinations", "test_backgrounds", "test_forms"], [1.0, 0.7, 0.85, 0.9], strict=True)
+    )
     items = {
         split: {
             metric: [_draw(rng, metric, level * drop[split], seeds) for level in row[:2]]
@@ -317,7 +319,7 @@ def _probes(rng: np.random.Generator, seeds: int) -> dict[str, Any]:
 
 def _confusions(rng: np.random.Generator) -> dict[str, Any]:
     result = {}
-    for kind, size in KINDS.items():
+    for kind, size in (("colour", 8), ("exists", 2)):
         labels = [f"{kind} {number}" for number in range(size)]
         truth = rng.integers(size, size=120)
         said = {arm: np.where(rng.random(120) < 0.7, truth, rng.integers(size, size=120)) for arm in ARMS}

@@ -1,0 +1,287 @@
+"""How good the arms are: scores, learning, kinds of question, captions, retrieval, probes, confusions.
+
+A section whose numbers are absent says so with the reason: a reader must not have to guess what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.compare import formatting as show
+from archlab.compare import plots, scores
+from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
+from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
+from archlab.compare.scores import ARMS, NAMES, Results
+
+
+def headline(results: Results) -> Section:
+    """Both arms on every task, beside what guessing, blindness and supervision reach."""
+    tables = []
+    for split in dict.fromkeys(split for arm in ARMS for split in results["arms"][arm].get("test") or {}):
+        rows = [
+            _headline_row(results, metric, split)
+            for metric in scores.HEADLINE
+            if any(scores.score_of(results, arm, metric, split) for arm in ARMS)
+        ]
+        caption = f"{capital(scores.split_label(split))} split"
+        columns = ["task", *EACH_ARM, DIFFERENCE, "verdict", "chance"]
+        if split == scores.TEST:
+            columns += [*(f"best blind control, {NAMES[arm]}" for arm in ARMS), "supervised head"]
+        tables.append(Table(caption, columns, rows))
+    lead = (
+        "How good is each arm, and is it better than not looking? Intervals are 95 %, over test images"
+        f"{' and seeds' if not scores.one_seed(results) else ' only: they say nothing about another training run'}. "
+        "A blind control is the best score without the image, or for questions without the query."
+    )
+    return section("headline", "Scores", lead, tables=tables, reason="no test split was scored")
+
+
+def learning(results: Results) -> Section:
+    """Learning curves."""
+    panels = plots.learning_curves(results)
+    caption = "Validation score over training samples. Bands are 95 % intervals."
+    return section(
+        "learning",
+        "Learning curves",
+        "How fast does each arm learn from the same batches in the same order?",
+        figures=[(caption, panels)] if panels else [],
+        reason="no curve of both arms was recorded",
+    )
+
+
+def efficiency(results: Results) -> Section:
+    """What a score costs, and where training converged."""
+    rows = []
+    for row in results.get("efficiency") or ():
+        metric, costs = row["metric"], [row.get(arm) for arm in ARMS]
+        token, vljepa = (cost or {} for cost in costs)
+        rows.append(
+            [
+                f"{scores.metric_label(metric)}: {show.scalar(row['threshold'], unit_of(results, metric))}",
+                *(_samples(cost) for cost in costs),
+                *(show.quantity(cost["flops"], "FLOP") if cost else "not reached" for cost in costs),
+                *(show.seconds(cost["seconds"]) if cost else "not reached" for cost in costs),
+                show.times(token.get("seconds"), vljepa.get("seconds")) if token and vljepa else "–",
+            ]
+        )
+    tables = []
+    if rows:
+        columns = [
+            "to reach",
+            *per_arm("samples"),
+            *per_arm("operations"),
+            *per_arm("time"),
+            "time, token / VL-JEPA",
+        ]
+        note = (
+            "Scores are those of the validation checkpoints, without interpolation: the true crossing lies after the "
+            "checkpoint named first. Times were measured in one run and compare as ratios."
+        )
+        tables.append(Table("Cost of reaching a score", columns, rows, note))
+    if converged := _convergence(results):
+        note = "First checkpoint within 1 % (relative) of the final score."
+        tables.append(Table("Step at which training had converged", ["metric", *EACH_ARM], converged, note))
+    return section(
+        "efficiency", "Training efficiency", "What does a score cost to train?", tables=tables,
+        reason="no score is above chance in both arms, or no curve was recorded",
+    )  # fmt: skip
+
+
+def kinds(results: Results) -> Section:
+    """Accuracy for each kind of question."""
+    panels = plots.kinds(results)
+    names = plots.kinds_of(results)
+    rows = [
+        [
+            name,
+            *(show.score(scores.score_of(results, arm, metric)) for arm in ARMS),
+            show.difference(scores.paired_of(results, metric), unit_of(results, metric)),
+            verdict_label(scores.decide(results, metric)[0]),
+            *_context(results, metric),
+        ]
+        for metric, name in names.items()
+    ]
+    columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control"), "supervised head"]
+    tables = [Table("Accuracy by kind of question, test split", columns, rows)] if rows else []
+    others = [
+        [f"{NAMES[arm]}: {scores.metric_label(metric)}", show.score(scores.score_of(results, arm, metric))]
+        for arm in ARMS
+        for metric in scores.metrics_of(results)
+        if metric.startswith("vqa_") and metric.endswith("/accuracy") and scores.score_of(results, arm, metric)
+    ]
+    if others:
+        tables.append(Table("Other read-outs", ["arm and read-out", "accuracy"], others))
+    caption = "Arms with 95 % intervals; grey signs are controls."
+    return section(
+        "kinds", "Kinds of question", "Which questions does each arm answer?",
+        figures=[(caption, panels)] if panels else [], tables=tables,
+        reason=scores.untested(results, "questions", "vqa", default="no questions were scored"),
+    )  # fmt: skip
+
+
+def captions(results: Results) -> Section:
+    """Free text, with the ceiling of the decoder and the control that copies."""
+    metrics = [m for m in scores.metrics_of(results) if m.startswith("caption/")]
+    controls = ("decoder_ceiling", "nearest_caption", "shuffled_image", "trained_blind")
+    present = [name for name in controls if (results.get("controls") or {}).get(name)]
+    rows = []
+    for metric in metrics:
+        cells = [show.score(scores.score_of(results, arm, metric)) for arm in ARMS]
+        decided = [
+            show.difference(scores.paired_of(results, metric), unit_of(results, metric)),
+            verdict_label(scores.decide(results, metric)[0]),
+        ]
+        rows.append([scores.metric_label(metric), *cells, *decided])
+    tables = [Table("Captions, test split", ["metric", *EACH_ARM, DIFFERENCE, "verdict"], rows)] if rows else []
+    beside = [
+        [f"{scores.metric_label(metric)}: {scores.control_label(name)}"]
+        + [show.score(scores.control_of(results, name, arm, metric)) for arm in ARMS]
+        for metric in metrics
+        for name in present
+        if any(scores.control_of(results, name, arm, metric) for arm in ARMS)
+    ]
+    if beside and rows:
+        note = (
+            "Decoder ceiling: captions spoken from the embeddings of the true captions. Nearest training caption: "
+            "copied from the training set. A decoder below the copy has said nothing of its own."
+        )
+        tables.append(Table("Ceiling and controls", ["metric and control", *EACH_ARM], beside, note))
+    return section(
+        "captions", "Captions", "What does each arm say freely? CIDEr-D measures wording, facts whether it is true.",
+        tables=tables,
+        reason=scores.untested(results, "text generation", "captioning", default="no captions were scored"),
+    )  # fmt: skip
+
+
+def retrieval(results: Results) -> Section:
+    """Recall in both directions; the token arm both ways."""
+    rows = []
+    for metric in (m for m in scores.metrics_of(results) if m.startswith("retrieval")):
+        cells = [scores.score_of(results, arm, metric) for arm in ARMS]
+        one = next(cell for cell in cells if cell)
+        rows.append(
+            [
+                scores.metric_label(metric),
+                *(show.score(cell) if cell else "does not apply" for cell in cells),
+                show.difference(scores.paired_of(results, metric), unit_of(results, metric)) if all(cells) else "–",
+                verdict_label(scores.decide(results, metric)[0]) if all(cells) else "–",
+                show.count(one.get("n")),
+                _chance(one, one["unit"]),
+                *_blind(results, metric),
+            ]
+        )
+    columns = ["direction", *EACH_ARM, DIFFERENCE, "verdict", "gallery", "chance", *per_arm("best blind control")]
+    note = (
+        "VL-JEPA compares embeddings by cosine. The token arm has two ways: the cosine of pooled trunk states through "
+        "a linear map fitted on training captions, and the likelihood of the caption corrected for its prior (PMI), "
+        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right; "
+        "equal similarities count in expectation over a random order."
+    )
+    panels = plots.retrieval(results)
+    return section(
+        "retrieval", "Retrieval", "Can the right text be found for an image, and the right image for a text?",
+        figures=[("Recall with 95 % intervals; the dotted line is chance.", panels)] if panels else [],
+        tables=[Table("Recall, test split", columns, rows, note)] if rows else [],
+        reason=scores.untested(results, "retrieval", default="no captions to retrieve were scored"),
+    )  # fmt: skip
+
+
+def probes(results: Results) -> Section:
+    """What the trunks know, and whether the embedding space is alive."""
+    tables = []
+    for method, targets in probes_of(results).items():
+        rows = [
+            [
+                target.replace("_", " "),
+                *(show.score(row.get(source)) for source in (*ARMS, "features")),
+                verdict_label(scores.decide(results, f"probe/{method}/{target}")[0]),
+            ]
+            for target, row in targets.items()
+        ]
+        columns = ["target", *EACH_ARM, "frozen features", "verdict"]
+        tables.append(Table(f"{capital(PROBES[method])} probe, test split", columns, rows))
+    lines = []
+    if collapse := results.get("collapse"):
+        numbers = [
+            f"{name.replace('_', ' ')} {_numbers(value)}" for name, value in collapse.items() if name != "verdict"
+        ]
+        lines.append(
+            f"Embedding space of VL-JEPA: {collapse.get('verdict', 'no verdict')}. Measured: {'; '.join(numbers)} "
+            "(predicted, then target, where there are two)."
+        )
+    return section(
+        "probes", "Representation", "What can be read off the pooled trunk states, beside the frozen features alone?",
+        tables=tables, lines=lines,
+        reason=scores.untested(results, "probes", "representation quality", default="this run made no probes"),
+    )  # fmt: skip
+
+
+def confusions(results: Results) -> Section:
+    """Confusion matrices."""
+    figures = [
+        (f"{capital(kind.replace('_', ' '))}: rows are right answers, columns what was answered.", panels)
+        for kind, panels in plots.confusion(results).items()
+        if panels
+    ]
+    return section(
+        "confusion", "Confusions", "Which answers are mistaken for which? Counts of the first seed, test split; "
+        "brightness is the share of the row.", figures=figures,
+        reason=scores.untested(results, "confusion", "questions", default="no questions were scored"),
+    )  # fmt: skip
+
+
+def _numbers(value: Any) -> str:
+    """One number, or two: of the predictions and of the targets."""
+    return ", ".join(map(rate, value)) if isinstance(value, list) else rate(value)
+
+
+def _headline_row(results: Results, metric: str, split: str) -> list[str]:
+    unit = unit_of(results, metric)
+    row = [
+        scores.metric_label(metric),
+        *(show.score(scores.score_of(results, arm, metric, split)) for arm in ARMS),
+        show.difference(scores.paired_of(results, metric, split), unit),
+        verdict_label(scores.decide(results, metric, split)[0]),
+    ]
+    if split == scores.TEST:
+        return row + _context(results, metric)
+    return [*row, _chance(scores.score_of(results, "token", metric, split) or {}, unit)]
+
+
+def _context(results: Results, metric: str) -> list[str]:
+    """Chance, the best blind control of each arm, and the supervised head."""
+    score = next((one for arm in ARMS if (one := scores.score_of(results, arm, metric))), {})
+    ceiling = show.score(scores.control_of(results, "supervised_head", "token", metric))
+    return [_chance(score, unit_of(results, metric)), *_blind(results, metric), ceiling]
+
+
+def _chance(score: Mapping[str, Any], unit: str) -> str:
+    """The score of guessing; free text has none."""
+    return show.scalar(score["chance"], unit) if "chance" in score else "–"
+
+
+def _blind(results: Results, metric: str) -> list[str]:
+    found = [scores.best_blind(results, arm, metric) for arm in ARMS]
+    return [
+        f"{show.score(one.score)} ({scores.control_label(one.name)})" if one else show.NOT_MEASURED for one in found
+    ]
+
+
+def _convergence(results: Results) -> list[list[str]]:
+    steps = results.get("convergence") or {}
+    rows = []
+    for metric in dict.fromkeys(metric for arm in ARMS for metric in steps.get(arm) or {}):
+        row = [scores.metric_label(metric)]
+        for arm in ARMS:
+            step, last = (steps.get(arm) or {}).get(metric), (results["arms"][arm].get("training") or {}).get("steps")
+            row.append(f"{show.count(step)} (the last: not seen)" if step and step == last else show.count(step))
+        rows.append(row)
+    return rows
+
+
+def _samples(cost: Mapping[str, Any] | None) -> str:
+    if not cost:
+        return "not reached"
+    before = cost.get("samples_before")
+    return f"{show.count(before)} – {show.count(cost['samples'])}" if before else f"≤ {show.count(cost['samples'])}"
