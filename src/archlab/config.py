@@ -222,6 +222,8 @@ class CompareConfig(Section):
     pmi_gallery: int = 100
     """Gallery of the token arm's likelihood retrieval, at most 100."""
     bootstrap_samples: int = 2000
+    workers: int = 2
+    """Runs trained side by side, each in a process with its share of the cores."""
     latency_batches: list[int] = field(default_factory=lambda: [1, 8, 32])
     latency_requests: int = 30
     machine_price_per_hour: float = 0.0
@@ -298,7 +300,7 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
-    (_at_least(1), "test_items bootstrap_samples latency_requests"),
+    (_at_least(1), "test_items bootstrap_samples latency_requests workers"),
     (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
     (_one_of(1, 2, 4, 8, 32), "paraphrases"),

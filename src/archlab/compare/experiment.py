@@ -22,6 +22,7 @@ from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
 from archlab.compare.trial import Trial, try_run
+from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
 from archlab.data.order import Order
 from archlab.train.folder import claim, write_text
@@ -66,22 +67,30 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     shapes = batch_shapes(config.run, setup)
     sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
     budget = apply_budget(config.budget, config.run, sizes, shapes)
-    sweep = {arm: sweep_learning_rates(config, getattr(budget, arm), setup, out) for arm in ARMS}
+    sweep = sweep_learning_rates(config, budget, setup, out)
     plans = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
     differs = {seed: check_plans(plans, budget, setup, seed) for seed in config.seeds}[config.seeds[0]]
 
-    def run(plan: RunConfig, seed: int, name: str) -> tuple[Run, Trial]:
-        finished = train_run(replace(plan, seed=seed), setup, out / "runs" / f"{name}-{seed}", f"{name}, seed {seed}")
-        return finished, try_run(finished, setup, config)
+    jobs = {arm: [_job(plans[arm], seed, arm, out) for seed in config.seeds] for arm in ARMS}
+    first = config.seeds[0]
+    blind = {arm: [_job(replace(plans[arm], blind=True), first, f"{arm}-blind", out)] for arm in ARMS}
+    ceiling = [_job(replace(plans["vljepa"], arm="supervised"), first, "supervised", out)]
+    if not config.trained_blind:
+        blind = {}
+    if not config.supervised or not setup.answers:
+        ceiling = []
+    # Seed by seed, both arms side by side: they train under the same load.
+    by_seed = [job for pair in zip(*jobs.values(), strict=True) for job in pair]
+    train_all([*by_seed, *(job for one in blind.values() for job in one), *ceiling], config, trials=True)
+
+    def finished(job: Job) -> tuple[Run, Trial]:
+        run = train_run(job.plan, setup, job.folder, job.name)
+        return run, try_run(run, setup, config)
 
     runs = Runs(
-        arms={arm: [run(plans[arm], seed, arm) for seed in config.seeds] for arm in ARMS},
-        blind={arm: [run(replace(plans[arm], blind=True), config.seeds[0], f"{arm}-blind")] for arm in ARMS}
-        if config.trained_blind
-        else {},
-        supervised=[run(replace(plans["vljepa"], arm="supervised"), config.seeds[0], "supervised")]
-        if config.supervised and setup.answers
-        else [],
+        arms={arm: [finished(job) for job in listed] for arm, listed in jobs.items()},
+        blind={arm: [finished(job) for job in listed] for arm, listed in blind.items()},
+        supervised=[finished(job) for job in ceiling],
     )
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
@@ -94,21 +103,34 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     return write_report(results, out)
 
 
-def sweep_learning_rates(config: CompareConfig, plan: RunConfig, setup: Setup, out: Path) -> list[dict[str, float]]:
+def sweep_learning_rates(
+    config: CompareConfig, budget: Budget, setup: Setup, out: Path
+) -> dict[str, list[dict[str, float]]]:
     """Equal trials for each arm: short runs of the first seed, one per learning rate, scored on validation.
 
     Returns:
-        {"learning_rate", "score"} of every trial, in the order tried; empty without a sweep.
+        arm -> {"learning_rate", "score"} of every trial, in the order tried; empty without a sweep.
     """
-    trials = []
+    jobs: dict[str, list[Job]] = {arm: [] for arm in ARMS}
     for rate in config.learning_rates:
-        optimizer = replace(plan.optimizer, learning_rate=rate, steps=config.sweep_steps)
-        evaluation = replace(plan.evaluation, checkpoints=1, first_checkpoint=config.sweep_steps)
-        trial = replace(plan, optimizer=optimizer, evaluation=evaluation, seed=config.seeds[0])
-        name = f"{plan.arm}-{rate:g}"
-        run = train_run(trial, setup, out / "sweep" / name, f"sweep {name}")
-        trials.append({"learning_rate": rate, "score": primary(run.metrics["curve"][-1]["scores"])})
-    return trials
+        for arm in ARMS:
+            plan: RunConfig = getattr(budget, arm)
+            steps = min(config.sweep_steps, plan.optimizer.steps)
+            optimizer = replace(plan.optimizer, learning_rate=rate, steps=steps)
+            evaluation = replace(plan.evaluation, checkpoints=1, first_checkpoint=steps)
+            trial = replace(plan, optimizer=optimizer, evaluation=evaluation, seed=config.seeds[0])
+            jobs[arm].append(Job(trial, out / "sweep" / f"{arm}-{rate:g}", f"sweep {arm} {rate:g}"))
+    train_all([job for listed in jobs.values() for job in listed], config, trials=False)
+    return {
+        arm: [
+            {
+                "learning_rate": job.plan.optimizer.learning_rate,
+                "score": primary(train_run(job.plan, setup, job.folder, job.name).metrics["curve"][-1]["scores"]),
+            }
+            for job in listed
+        ]
+        for arm, listed in jobs.items()
+    }
 
 
 def tuned(plan: RunConfig, trials: Sequence[Mapping[str, float]]) -> RunConfig:
@@ -147,6 +169,10 @@ def cached(path: Path, compute: Any) -> Any:
     if not path.exists():
         write_text(path, json.dumps(compute(), indent=1))
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _job(plan: RunConfig, seed: int, name: str, out: Path) -> Job:
+    return Job(replace(plan, seed=seed), out / "runs" / f"{name}-{seed}", f"{name}, seed {seed}")
 
 
 def _area(shape: BatchShape) -> int:

@@ -1,0 +1,73 @@
+"""Independent runs side by side, each in a process of its own.
+
+Models this small leave a second core half idle: two processes of one thread finish sooner than one of two threads, and
+both arms train under the same load. Every run saves its own state, so that interrupting them all loses nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from archlab.config import CompareConfig, RunConfig, to_yaml
+from archlab.train.run import train_run
+from archlab.train.setup import Setup
+
+_setups: dict[str, Setup] = {}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to train: what, where, and how to call it beside its progress."""
+
+    plan: RunConfig
+    folder: Path
+    name: str
+
+
+def train_all(jobs: Sequence[Job], config: CompareConfig, trials: bool) -> None:
+    """Train what is not yet trained, `config.workers` runs at a time, and score it on the test splits if `trials`.
+
+    The results are in the runs' folders: `train_run` and `try_run` open them from there.
+
+    Raises:
+        UserError: of a run.
+        KeyboardInterrupt: interrupted; all runs have saved their states.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would inherit threads that do not survive it
+    threads = max(1, torch.get_num_threads() // config.workers)
+    with ProcessPoolExecutor(config.workers, context, initializer=_start, initargs=(threads,)) as pool:
+        try:
+            for future in [pool.submit(_work, job, config, trials) for job in jobs]:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                if worker.pid is not None:
+                    os.kill(worker.pid, signal.SIGINT)
+            raise
+
+
+def _start(threads: int) -> None:
+    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once: a second one would not wait for the save
+    os.environ["TTY_COMPATIBLE"] = "0"  # bars of several processes would overwrite each other: print lines
+    torch.set_num_threads(threads)
+
+
+def _work(job: Job, config: CompareConfig, trials: bool) -> None:
+    from archlab.compare.trial import try_run
+
+    key = to_yaml(config)  # one worker does several jobs of one comparison
+    if key not in _setups:
+        _setups[key] = Setup.prepare(config.run)
+    setup = _setups[key]
+    run = train_run(job.plan, setup, job.folder, job.name)
+    if trials:
+        try_run(run, setup, config)
