@@ -21,7 +21,7 @@ from archlab.evaluate.encoder_probes import probe_encoder
 from archlab.models.mae import MaskedAutoencoder
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.train.checkpoint import fingerprint, save_checkpoint
-from archlab.train.folder import claim
+from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Resume, fit
 from archlab.train.optim import adamw
 from archlab.train.schedule import learning_rate
@@ -77,16 +77,18 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         UserError: a source cannot be read, or `folder` belongs to another configuration.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    claim(folder, config)
+    check_folder(folder, config)
     if (folder / "metrics.json").exists():
         return FrozenEncoder.load(str(folder))
+    stream = ImageStream(config)
+    claim(folder, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(vit_config(config), config.decoder)
         history = fit(
             model,
             MaskedReconstruction(config.mask_ratio),
-            ImageStream(config),
+            stream,
             adamw(model, config=config.optimizer),
             steps=config.optimizer.steps,
             schedule=lambda step: learning_rate(step, config.optimizer),
