@@ -23,6 +23,7 @@ from archlab.evaluate.measure import (
     measure_likelihood_retrieval,
     measure_retrieval,
     measure_vqa,
+    unit_of,
 )
 from archlab.evaluate.retrieval import LinearMap
 from archlab.train.setup import Setup
@@ -417,6 +418,17 @@ def test_items_are_the_first_questions_with_candidates_and_one_caption_of_each_i
     two, all_ = Items.first(split, 2), Items.first(split, 9)
     assert (two.vqa.tolist(), two.captions.tolist()) == ([1, 5], [0, 4])
     assert (all_.vqa.tolist(), all_.captions.tolist()) == ([1, 5, 6], [0, 4, 7])
+
+
+def test_every_metric_has_its_unit(collator: Collator, items: Items) -> None:
+    units: dict[str, set[str]] = {}
+    for metric in measured(Oracle(collator), collator, items).values:
+        units.setdefault(unit_of(metric), set()).add(metric)
+    assert units.keys() == {"accuracy", "recall", "CIDEr-D", "F1"}
+    assert units["CIDEr-D"] == {"caption/cider_d"}
+    assert units["F1"] == {"caption/slots"}
+    assert units["recall"] == set(RETRIEVAL)
+    assert unit_of("retrieval_pmi/image_to_text_r1") == "recall"
 
 
 def test_no_questions_give_no_metric(collator: Collator) -> None:
