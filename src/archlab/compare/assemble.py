@@ -22,7 +22,8 @@ from archlab import machine
 from archlab.compare.budgets import Budget
 from archlab.compare.cost import cost_per_1000_requests, parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
-from archlab.compare.probing import probe_trunks
+from archlab.compare.latency import paired_ratio
+from archlab.compare.probing import Right, probe_trunks
 from archlab.compare.trial import Trial
 from archlab.config import CompareConfig, to_dict
 from archlab.evaluate.collapse import diagnose
@@ -76,6 +77,9 @@ def assemble(
     finished = {arm: [run for run, _ in pairs] for arm, pairs in runs.arms.items()}
     curves = {arm: _curves(finished[arm], sizes, shapes, config) for arm in finished}
     splits = [name for name in setup.dataset.splits if name.startswith("test")]
+    right, probed_images = probe_trunks(finished, setup, config)
+    paired = {split: _paired(trials, split, config) for split in splits}
+    paired["test"] |= _paired_probes(right, probed_images, config)
     compared = [metric for metric in curves["token"] if metric in _EFFICIENCY and metric in curves["vljepa"]]
     return {
         "archlab": archlab.__version__,
@@ -110,7 +114,7 @@ def assemble(
                 "sweep": sweep[arm],
                 "curves": curves[arm],
                 "test": {split: _scores([trial[split] for trial in trials[arm]], config) for split in splits},
-                "inference": inference["inference"][arm],
+                "inference": _summary(inference["inference"][arm]),
                 "tokens_per_second": inference["tokens_per_second"].get(arm),
                 "embeddings_per_second": inference["embeddings_per_second"].get(arm),
                 "decode_steps": inference["decode_steps"].get(arm),
@@ -118,14 +122,18 @@ def assemble(
             }
             for arm in finished
         },
-        "x_encoder": {"inference": inference["inference"]["x_encoder"]},
+        "x_encoder": {"inference": _summary(inference["inference"]["x_encoder"])},
         "controls": _controls(runs, trials, setup, config),
-        "paired": {split: _paired(trials, split, config) for split in splits},
+        "paired": paired
+        | {
+            "curves": {metric: _paired_curves(finished, metric, config) for metric in compared},
+            "inference": _paired_inference(inference["inference"], config),
+        },
         "efficiency": [
             row for metric in compared for row in efficiency(metric, {arm: curves[arm][metric] for arm in curves})
         ],
         "convergence": {arm: {metric: converged_step(curves[arm][metric]) for metric in compared} for arm in curves},
-        "probes": _probes(finished, setup, config),
+        "probes": _probes(right, probed_images, config),
         "collapse": _collapse(finished["vljepa"][0], setup),
         "confusion": _confusion(trials, setup, config),
         "examples": _examples(trials, setup),
@@ -152,16 +160,65 @@ def _scores(measurements: Sequence[Measurement], config: CompareConfig) -> dict[
 def _paired(trials: Mapping[str, Sequence[Trial]], split: str, config: CompareConfig) -> dict[str, Any]:
     token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ("token", "vljepa"))
     return {
-        metric: paired_difference(
-            np.stack([one.values[metric] for one in token]),
-            np.stack([one.values[metric] for one in vljepa]),
-            clusters,
-            samples=config.bootstrap_samples,
-            seed=_BOOTSTRAP_SEED,
-        ).to_dict()
+        metric: _difference(
+            [one.values[metric] for one in token], [one.values[metric] for one in vljepa], clusters, config
+        )
         for metric, clusters in token[0].clusters.items()
         if metric in vljepa[0].values
     }
+
+
+def _paired_probes(right: Right, images: Mapping[str, np.ndarray], config: CompareConfig) -> dict[str, Any]:
+    return {
+        f"probe/{name}": _difference(sources["token"], sources["vljepa"], images[name.split("/", 1)[1]], config)
+        for name, sources in right.items()
+    }
+
+
+def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any]:
+    """The difference of the arms averaged over the scored checkpoints that both have: who learns faster."""
+    steps = set.intersection(*({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values()))
+    means: dict[str, list[np.ndarray]] = {}
+    clusters = np.zeros(0)
+    for arm, runs in finished.items():
+        for run in runs:
+            points = [Measurement.load(validation_file(run.folder, step)) for step in sorted(steps)]
+            means.setdefault(arm, []).append(np.mean([point.values[metric] for point in points], axis=0))
+            clusters = points[0].clusters[metric]
+    return _difference(means["token"], means["vljepa"], clusters, config)
+
+
+def _paired_inference(inference: Mapping[str, Any], config: CompareConfig) -> dict[str, Any]:
+    """Time of the token arm over that of VL-JEPA, mode by mode and batch by batch, from calls made in turns."""
+    ratios: dict[str, Any] = {}
+    for mode in inference["token"].keys() & inference["vljepa"].keys():
+        for size, token in inference["token"][mode].items():
+            ratio = paired_ratio(
+                token["seconds"],
+                inference["vljepa"][mode][size]["seconds"],
+                samples=config.bootstrap_samples,
+                seed=_BOOTSTRAP_SEED,
+            )
+            winner = {"first": "token", "second": "vljepa", "undecided": "undecided"}[ratio.pop("faster")]
+            why = "interval includes 1" if winner == "undecided" else "interval excludes 1"
+            ratios[f"{mode}/{size}"] = ratio | {"winner": winner, "why": f"{why}, calls made in turns"}
+    return ratios
+
+
+def _summary(modes: Mapping[str, Any]) -> dict[str, Any]:
+    """Latencies without the single calls."""
+    return {
+        mode: {size: {key: value for key, value in row.items() if key != "seconds"} for size, row in batches.items()}
+        for mode, batches in modes.items()
+    }
+
+
+def _difference(
+    token: Sequence[np.ndarray], vljepa: Sequence[np.ndarray], clusters: np.ndarray, config: CompareConfig
+) -> dict[str, Any]:
+    return paired_difference(
+        np.stack(token), np.stack(vljepa), clusters, samples=config.bootstrap_samples, seed=_BOOTSTRAP_SEED
+    ).to_dict()
 
 
 def _curves(
@@ -252,8 +309,7 @@ def _majority(setup: Setup, config: CompareConfig) -> Measurement:
     return result
 
 
-def _probes(finished: Mapping[str, Sequence[Run]], setup: Setup, config: CompareConfig) -> dict[str, Any]:
-    right, images = probe_trunks(finished, setup, config)
+def _probes(right: Right, images: Mapping[str, np.ndarray], config: CompareConfig) -> dict[str, Any]:
     probes: dict[str, Any] = {}
     for name, sources in right.items():
         method, kind = name.split("/", 1)

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def measure_latency(
     count: int,
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Time every function `count` times at every batch size, one call of each in turn.
 
     Args:
@@ -32,9 +33,10 @@ def measure_latency(
 
     Returns:
         name -> batch size as text (a key of JSON) -> `p50_ms`, `p95_ms`, `p99_ms` of one request and
-        `throughput_per_s`, samples per second of back-to-back requests.
+        `throughput_per_s`, samples per second of back-to-back requests; `seconds` of every call, in rounds, so that two
+        functions can be compared call by call (`paired_ratio`).
     """
-    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in requests}
+    results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in requests}
     for batch in batch_sizes:
         prepared = {name: prepare(batch) for name, prepare in requests.items()}
         for name, seconds in alternate(prepared, rounds=count, warmup=warmup, clock=clock).items():
@@ -44,8 +46,25 @@ def measure_latency(
                 "p95_ms": float(p95),
                 "p99_ms": float(p99),
                 "throughput_per_s": float(batch * count / seconds.sum()),
+                "seconds": seconds.tolist(),
             }
     return results
+
+
+def paired_ratio(first: Sequence[float], second: Sequence[float], *, samples: int, seed: int) -> dict[str, Any]:
+    """Median time of `first` over that of `second`, with a 95 % interval over the rounds that both were timed in.
+
+    Returns:
+        "ratio", "low", "high", and in "faster" which of the two it is: "first", "second", or "undecided" where the
+        interval includes 1.
+    """
+    times = np.stack([first, second])  # (2, rounds)
+    rounds = np.random.default_rng(seed).integers(0, times.shape[1], (samples, times.shape[1]))
+    medians = np.median(times[:, rounds], axis=-1)  # (2, samples)
+    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    ratio = float(np.median(times[0]) / np.median(times[1]))
+    faster = "first" if high < 1 else "second" if low > 1 else "undecided"
+    return {"ratio": ratio, "low": float(low), "high": float(high), "faster": faster}
 
 
 def alternate(

@@ -19,6 +19,7 @@ from archlab.data.scenes.world import SceneConfig, sample_scenes
 from archlab.data.sources import image_source
 from archlab.evaluate.encoder_probes import probe_encoder
 from archlab.models.mae import MaskedAutoencoder
+from archlab.models.vit import ViT
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
@@ -103,6 +104,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             resume=Resume(folder / "state.pt", fingerprint(config), config.resume_every),
             description="pretraining",
         )
+    standardise(model.encoder, stream(config.optimizer.steps).clean)
     metrics = {
         "steps": config.optimizer.steps,
         "images": config.optimizer.steps * config.optimizer.batch_size,
@@ -116,6 +118,22 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
     save_checkpoint(folder, model.encoder, config, None, metrics, _card(config, metrics))
     (folder / "state.pt").unlink(missing_ok=True)
     return FrozenEncoder.load(str(folder))
+
+
+@torch.no_grad()
+def standardise(vit: ViT, images: Tensor) -> None:
+    """Give every feature mean 0 and variance 1 over the patches of `images`, by folding both into the last norm.
+
+    The features of an autoencoder differ widely in scale (arXiv 2111.06377 puts a batch norm before its linear probes,
+    appendix A.1). A trunk that reads them raw learns the few large ones and hardly the rest.
+
+    Args:
+        images: training images as the encoder reads them, (B, 3, H, W).
+    """
+    states = vit(images).flatten(0, 1)  # (B * N, D)
+    mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
+    vit.norm.weight.div_(deviation)
+    vit.norm.bias.sub_(mean).div_(deviation)
 
 
 def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
