@@ -61,6 +61,11 @@ def test_rows_are_bos_tokens_eos_padding_and_the_mask_says_so(texts: list[str], 
         assert (row[length:] == TOKENIZER.pad_id).all()
 
 
+def test_a_word_is_the_same_token_at_the_beginning_and_inside_of_a_text() -> None:
+    alone, inside = (TOKENIZER.encode([text], 20)[0][0].tolist() for text in ("red", "a large red"))
+    assert inside[-1 - len(alone[1:-1]) : -1] == alone[1:-1]
+
+
 def test_no_text_is_no_token() -> None:
     ids, mask = TOKENIZER.encode(["", "red"], 8)
     assert ids[0].tolist()[:2] == [TOKENIZER.bos_id, TOKENIZER.eos_id]

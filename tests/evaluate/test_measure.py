@@ -233,6 +233,23 @@ def test_what_was_said_is_kept_by_the_row_of_its_example(collator: Collator, ite
         assert answers[row] == collator.split.examples[row].targets[0]
 
 
+def test_the_two_directions_of_retrieval_are_told_apart(collator: Collator, items: Items) -> None:
+    """Every image is nearest to its own text, but the text of the first is nearer to the image of the second."""
+
+    class Skewed(Oracle):
+        def image_vectors(self, batch: Batch) -> np.ndarray:
+            vectors = super().image_vectors(batch)
+            first, _, *others = vectors.copy()
+            vectors[1] += 0.99 * first
+            vectors[0] += 0.99 * np.sum(others, 0)
+            return vectors
+
+    result = Measurement()
+    measure_retrieval(result, Skewed(collator), collator, items.captions)
+    assert result.values["retrieval/image_to_text_r1"].tolist() == [1] * len(items.captions)
+    assert result.values["retrieval/text_to_image_r1"].tolist() == [0] + [1] * (len(items.captions) - 1)
+
+
 def test_equal_meanings_are_all_right_in_retrieval(collator: Collator, items: Items) -> None:
     """Two images of one caption: neither is a miss for the other's text."""
     split, rows = collator.split, items.captions

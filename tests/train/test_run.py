@@ -18,7 +18,7 @@ from torch import Tensor
 from archlab.config import EvaluationConfig, OptimizerConfig, RunConfig, load
 from archlab.data.batch import Batch, Collator
 from archlab.errors import UserError
-from archlab.evaluate.measure import Measurement
+from archlab.evaluate.measure import Items, Measurement, measure_vqa
 from archlab.evaluate.retrieval import LinearMap
 from archlab.objectives.classification import Classification
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
@@ -146,6 +146,20 @@ def test_validation_is_scored_at_the_scored_steps(tiny_run: Callable[[str], Run]
         assert retrieves == ("caption/cider_d" in point["scores"]) == (arm != "supervised")
         closed = len(measurement.values["vqa/accuracy"])
         assert closed + len(measurement.values.get("classification/accuracy", [])) == run.config.evaluation.items
+
+
+@ARMS
+def test_the_last_point_of_the_curve_is_the_score_of_the_trained_arm_on_validation(
+    tiny_run: Callable[[str], Run], tiny_setup: Setup, arm: Any
+) -> None:
+    run, result = tiny_run(arm), Measurement()
+    collate = tiny_setup.collator("validation")
+    items = Items.first(collate.split, run.config.evaluation.items)
+    measure_vqa(result, readout_of(run.arm, tiny_setup), collate, items.vqa)
+    scores = run.metrics["curve"][-1]["scores"]
+    assert result.means() == {metric: scores[metric] for metric in result.means()}
+    kept = Measurement.load(validation_file(run.folder, 6))
+    assert kept.answers.items() >= result.answers.items()
 
 
 @BOTH

@@ -26,20 +26,8 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def make(config: RunConfig) -> Callable[..., Any]:
-    """`make(arm, scale, **changes)`: that arm, untrained, its matrices enlarged.
-
-    At their usual scale so narrow an arm hardly moves what it reads: it would repeat the last token for ever.
-    """
-
-    def build(arm: str, scale: float = 20, **changes: Any) -> Any:
-        model = build_arm(replace(config, arm=arm, **changes), FEATURES, VOCABULARY, MEANINGS)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 2:
-                    parameter.mul_(scale)
-        return model
-
-    return build
+    """`make(arm, **changes)`: that arm, untrained."""
+    return lambda arm, **changes: build_arm(replace(config, arm=arm, **changes), FEATURES, VOCABULARY, MEANINGS)
 
 
 @pytest.fixture

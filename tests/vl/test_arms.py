@@ -241,7 +241,7 @@ def test_vljepa_learns_one_batch_by_heart_and_speaks_it(
     tiny_config: RunConfig, tiny_setup: Setup, distinct: tuple[Batch, list[str]]
 ) -> None:
     batch, texts = distinct
-    arm = overfit(replace(tiny_config, arm="vljepa"), tiny_setup, batch, 120)
+    arm = overfit(replace(tiny_config, arm="vljepa"), tiny_setup, batch, 300)
     readout = EmbeddingReadout(arm, tiny_setup.tokenizer, 64)
     assert readout.choose(batch, texts)["cosine"].argmax(1).tolist() == list(range(len(texts)))
     assert readout.decode(readout.text_vectors(texts)) == texts

@@ -39,7 +39,7 @@ def read(arm: TokenArm, batch: Batch) -> Prefix:
 
 @pytest.fixture
 def token_arm(make: Callable[..., Any], config: RunConfig) -> Callable[[Any], TokenArm]:
-    return lambda attention: make("token", 40, token=replace(config.token, attention=attention))
+    return lambda attention: make("token", token=replace(config.token, attention=attention))
 
 
 @ATTENTION

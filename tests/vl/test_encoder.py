@@ -42,7 +42,8 @@ def test_a_visual_token_is_the_states_of_its_square_of_patches(encoder: FrozenEn
 def test_pixels_are_centred_colours_first(encoder: FrozenEncoder) -> None:
     pixels = torch.tensor([[[[0, 255, 127]]]], dtype=torch.uint8)
     torch.testing.assert_close(normalise(pixels).flatten(), torch.tensor([-127.5, 127.5, -0.5]) / 60)
-    assert normalise(IMAGES).shape == (3, 3, 64, 64)
+    for row, column in ((0, 9), (50, 3)):
+        torch.testing.assert_close(normalise(IMAGES)[1, :, row, column], (IMAGES[1, row, column] - 127.5) / 60)
 
 
 def test_is_frozen(encoder: FrozenEncoder, tiny_setup: Setup) -> None:

@@ -71,7 +71,7 @@ class TransformerStack(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = RMSNorm(config.width)
-        initialize(self, config.depth)
+        initialize(self, config.depth, std=config.width**-0.5)  # 0.02, GPT-2's, is this at its width of 2500
 
     @property
     def depth(self) -> int:

@@ -1,4 +1,4 @@
-"""Images to sequences of patches and back.
+"""Images to sequences of patches and back; tokens to vectors and back.
 
 Shape legend: B samples, C channels, H x W pixels, p pixels per side of a patch, h x w = N patches, P = C * p * p values
 per patch in the order (channel, row, column). Patches come row by row.
@@ -6,7 +6,9 @@ per patch in the order (channel, row, column). Patches come row by row.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from archlab.errors import UserError
 
@@ -57,3 +59,30 @@ class PatchEmbedding(nn.Module):
 def take(x: Tensor, indices: Tensor) -> Tensor:
     """Each sample's rows at its own indices: (B, N, D) and (B, n) -> (B, n, D)."""
     return x.gather(1, indices[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+class TokenEmbedding(nn.Module):
+    """Token ids to vectors, and states to logits with the same table (arXiv 1706.03762, section 3.4).
+
+    The table has standard deviation 1 / sqrt(W) and is multiplied by sqrt(W) on the way in: vectors and logits both
+    have unit variance at the start. Without the factor, narrow models lose the tokens among the outputs of their first
+    block, and contrastive learning starts from embeddings that are all alike.
+
+    Args:
+        vocab_size: V.
+        width: W.
+    """
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.scale = width**0.5
+        self.weight = nn.Parameter(torch.empty(vocab_size, width))
+        nn.init.normal_(self.weight, std=1 / self.scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Vectors (..., W) of ids (...)."""
+        return F.embedding(ids, self.weight) * self.scale
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., W)."""
+        return F.linear(states, self.weight)

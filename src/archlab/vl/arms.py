@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
@@ -40,7 +39,7 @@ class TokenArm(nn.Module):
         mask = torch.cat([mask, batch.target_mask[:, :-1]], 1)  # (B, T)
         positions = positions_of(mask)
         states = self.backbone.trunk(embeddings, mask=self._attend(mask, positions, prefix), positions=positions)
-        return F.linear(states[:, prefix:], self.backbone.token_embedding.weight)
+        return self.backbone.token_embedding.logits(states[:, prefix:])
 
     def read(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Prefix:
         """Run image and query once; the result can be continued by any number of answers."""
@@ -58,12 +57,12 @@ class TokenArm(nn.Module):
             (B, C, L - 1), zero at padding.
         """
         return continuation_log_probs(
-            self.backbone.trunk, self.backbone.token_embedding.weight, prefix, candidates, candidate_mask
+            self.backbone.trunk, self.backbone.token_embedding, prefix, candidates, candidate_mask
         )
 
     def generate(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
         """Greedy answer ids (B, at most `max_tokens`), filled with [EOS] after the end."""
-        return greedy(self.backbone.trunk, self.backbone.token_embedding.weight, prefix, max_tokens, bos, eos)
+        return greedy(self.backbone.trunk, self.backbone.token_embedding, prefix, max_tokens, bos, eos)
 
     def _attend(self, mask: Tensor, positions: Tensor, prefix: int) -> Tensor:
         if self.causal:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from archlab.config import TransformerConfig
 from archlab.layers import masks
 from archlab.layers.block import TransformerStack
+from archlab.layers.embeddings import TokenEmbedding
 from archlab.layers.pooling import masked_mean
 
 
@@ -28,11 +29,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.width = config.width
         self.visual_projection = nn.Linear(feature_width, config.width)
-        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        self.token_embedding = TokenEmbedding(vocab_size, config.width)
         self.trunk = TransformerStack(config)
-        # Visual tokens enter at the scale of the token embeddings, so that neither side drowns the other at the start.
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.visual_projection.weight, std=0.02 / feature_width**0.5)
+        # The encoder's features have unit variance: so have the visual tokens, like the embedded query tokens.
+        nn.init.normal_(self.visual_projection.weight, std=feature_width**-0.5)
         nn.init.zeros_(self.visual_projection.bias)
 
     def embed(self, features: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from archlab.layers import masks
 from archlab.layers.block import TransformerStack
 from archlab.layers.cache import KVCache
+from archlab.layers.embeddings import TokenEmbedding
 
 _SCORED_TOKENS = 256  # candidate tokens scored at once; bounds the memory of the logits
 
@@ -42,11 +43,13 @@ class Prefix:
 
 
 @torch.no_grad()
-def greedy(stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
+def greedy(
+    stack: TransformerStack, embedding: TokenEmbedding, prefix: Prefix, max_tokens: int, bos: int, eos: int
+) -> Tensor:
     """Continue a prefix by the most likely token until every row has ended.
 
     Args:
-        vocabulary: token embedding (V, W), also the output projection.
+        embedding: of the tokens, also the output projection.
         prefix: its caches are extended and cropped back, so that it can be used again.
 
     Returns:
@@ -60,9 +63,9 @@ def greedy(stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, max_toke
     while len(answer) < max_tokens and not bool(ended.all()):
         mask = F.pad(mask, (0, 1), value=True)
         state = stack(
-            vocabulary[token][:, None], mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
+            embedding(token[:, None]), mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
         )
-        token = F.linear(state[:, -1], vocabulary).argmax(-1)
+        token = embedding.logits(state[:, -1]).argmax(-1)
         token = torch.where(ended, eos, token)
         ended |= token == eos
         answer.append(token)
@@ -74,7 +77,7 @@ def greedy(stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, max_toke
 
 @torch.no_grad()
 def continuation_log_probs(
-    stack: TransformerStack, vocabulary: Tensor, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
+    stack: TransformerStack, embedding: TokenEmbedding, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
 ) -> Tensor:
     """Log-probability of every candidate token after every prefix.
 
@@ -82,7 +85,7 @@ def continuation_log_probs(
     per candidate.
 
     Args:
-        vocabulary: token embedding (V, W), also the output projection.
+        embedding: of the tokens, also the output projection.
         candidates: ids (C, L), [BOS] first; candidate_mask: True at real tokens (C, L).
 
     Returns:
@@ -103,11 +106,11 @@ def continuation_log_probs(
             [prefix.mask[:, None].expand(-1, len(step), -1), own.expand(samples, -1, -1)], -1
         )  # (B, c * (L - 1), P + c * (L - 1))
         states = stack(
-            vocabulary[packed], mask=attend[:, None], positions=prefix.length[:, None] + step, caches=prefix.caches
+            embedding(packed), mask=attend[:, None], positions=prefix.length[:, None] + step, caches=prefix.caches
         )
         for cache in prefix.caches:
             cache.crop(start)
-        logits = F.linear(states, vocabulary).unflatten(1, (len(chunk), length))  # (B, c, L - 1, V)
+        logits = embedding.logits(states).unflatten(1, (len(chunk), length))  # (B, c, L - 1, V)
         wanted = labels[first : first + together].expand(samples, -1, -1)[..., None]
         scores.append(logits.log_softmax(-1).gather(-1, wanted)[..., 0])
     return torch.cat(scores, 1) * real

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from archlab.config import TransformerConfig
 from archlab.layers import masks
 from archlab.layers.block import TransformerStack
+from archlab.layers.embeddings import TokenEmbedding
 from archlab.layers.pooling import masked_mean
 from archlab.vl.backbone import positions_of
 
@@ -25,10 +26,9 @@ class TargetEncoder(nn.Module):
 
     def __init__(self, config: TransformerConfig, vocab_size: int, embedding: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        self.token_embedding = TokenEmbedding(vocab_size, config.width)
         self.trunk = TransformerStack(config)
         self.head = nn.Linear(config.width, embedding)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, target: Tensor, target_mask: Tensor) -> Tensor:
         """Embeddings (B, E), not normalised, of token ids (B, L) with mask (B, L), True at real tokens."""

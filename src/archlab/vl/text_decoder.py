@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from archlab.config import TransformerConfig
 from archlab.layers import masks
 from archlab.layers.block import TransformerStack
+from archlab.layers.embeddings import TokenEmbedding
 from archlab.vl.backbone import positions_of
 from archlab.vl.decoding import Prefix, greedy
 
@@ -31,9 +32,9 @@ class TextDecoder(nn.Module):
         super().__init__()
         self.prefix, self.width = prefix, config.width
         self.unfold = nn.Linear(embedding, prefix * config.width)
-        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        self.token_embedding = TokenEmbedding(vocab_size, config.width)
         self.trunk = TransformerStack(config)
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.unfold.weight)  # of a vector of length 1: the prefix tokens have unit variance
 
     def forward(self, embedding: Tensor, target: Tensor, target_mask: Tensor) -> Tensor:
         """Logits (B, L, vocabulary) of the token after each token of `target` (B, L), given embeddings (B, E)."""
@@ -43,7 +44,7 @@ class TextDecoder(nn.Module):
         positions = positions_of(mask)
         attend = masks.combine(masks.padding(mask), masks.causal(positions, positions))
         states = self.trunk(sequence, mask=attend, positions=positions)
-        return F.linear(states[:, self.prefix :], self.token_embedding.weight)
+        return self.token_embedding.logits(states[:, self.prefix :])
 
     def unfold_prefix(self, embedding: Tensor) -> Tensor:
         """Prefix tokens (B, P, W) of embeddings (B, E), which are normalised first: only directions carry meaning."""
@@ -56,4 +57,4 @@ class TextDecoder(nn.Module):
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         positions = positions_of(mask)
         prefix = Prefix.run(self.trunk, tokens, mask, masks.causal(positions, positions))
-        return greedy(self.trunk, self.token_embedding.weight, prefix, max_tokens, bos, eos)
+        return greedy(self.trunk, self.token_embedding, prefix, max_tokens, bos, eos)
