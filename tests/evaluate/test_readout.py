@@ -19,14 +19,13 @@ LONGEST = 20
 
 
 def arm(setup: Setup, name: Any) -> Any:
-    """An untrained arm with enlarged matrices, so that its answers differ from item to item; in training mode."""
+    """An untrained arm in training mode, its trunk enlarged: else it would only repeat the last token."""
     config = replace(setup.config, arm=name)
-    model = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    model = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers)).train()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(20)
-    return model.train()
+        for parameter in model.backbone.trunk.parameters():
+            parameter.mul_(3)
+    return model
 
 
 @pytest.fixture(scope="module")

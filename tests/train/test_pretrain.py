@@ -52,12 +52,8 @@ def test_a_batch_is_a_function_of_the_step_alone(tiny_pretraining: PretrainConfi
         assert torch.equal(batch.clean, again.clean)
     assert torch.equal(other(7).images, later.images)
     assert not torch.equal(stream(0).clean, stream(1).clean)
-    noise = [
-        batch.images - batch.clean
-        for batch in (
-            ImageStream(replace(tiny_pretraining, seed=seed))(step) for seed, step in ((0, 0), (1, 0), (0, 1))
-        )
-    ]
+    batches = [ImageStream(replace(tiny_pretraining, seed=seed))(step) for seed, step in ((0, 0), (1, 0), (0, 1))]
+    noise = [batch.images - batch.clean for batch in batches]
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[0], noise[2])
 
@@ -177,6 +173,16 @@ def test_pretraining_changes_the_encoder_and_says_what_it_gained(
     assert "16 visual tokens of 64 features" in card
     for name, before in metrics["probes"]["random initialisation"].items():
         assert f"| {name} | {before:.3f} | {metrics['probes']['pretrained'][name]:.3f} |" in card
+
+
+def test_features_have_mean_zero_and_variance_one_on_training_images(
+    tiny_encoder: Path, tiny_pretraining: PretrainConfig
+) -> None:
+    """A trunk that reads them raw would learn the few large ones and hardly the rest."""
+    encoder = FrozenEncoder.load(str(tiny_encoder))
+    states = encoder.vit(ImageStream(tiny_pretraining)(2).clean).flatten(0, 1)
+    torch.testing.assert_close(states.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(states.std(0), torch.ones(16), atol=1e-3, rtol=0)
 
 
 def test_the_encoder_alone_is_kept(tiny_encoder: Path) -> None:

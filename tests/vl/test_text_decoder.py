@@ -57,6 +57,9 @@ def test_only_the_direction_of_an_embedding_speaks(
 def test_cached_speech_equals_reading_everything_again_for_every_token(
     decoder: TextDecoder, embeddings: torch.Tensor
 ) -> None:
+    with torch.no_grad():
+        for parameter in decoder.trunk.parameters():
+            parameter.mul_(2)  # untrained, it would only repeat the last token
     said = torch.full((4, 1), BOS)
     for _ in range(8):
         logits = decoder(embeddings, said, torch.ones_like(said, dtype=torch.bool))
