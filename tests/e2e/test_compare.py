@@ -28,7 +28,8 @@ SMALL = [
     "latency_batches=[1,2]",
     "latency_requests=2",
     "machine_price_per_hour=3.6",
-    "run.data.scenes={train_images: 60, validation_images: 60, test_images: 60, questions_per_image: 8, paraphrases: 2}",
+    "run.data.scenes={train_images: 60, validation_images: 60, test_images: 60, questions_per_image: 8,"
+    " paraphrases: 2}",
     "run.tokenizer.vocab_size=300",
     "run.trunk={width: 16, depth: 1, heads: 2, feed_forward: 32}",
     "run.vljepa={embedding: 16, target: {width: 16, depth: 1, heads: 2, feed_forward: 32},"
@@ -82,10 +83,12 @@ def test_every_task_is_measured_on_both_arms_with_intervals(results: dict[str, A
         scores = results["arms"][arm]["test"]["test"]
         assert scores.keys() >= METRICS
         for score in scores.values():
-            assert score["low"] <= score["value"] <= score["high"] and score["seeds"] == 2
+            assert score["low"] <= score["value"] <= score["high"]
+            assert score["seeds"] == 2
     assert {"test", "test_combinations", "test_backgrounds", "test_forms"} <= results["arms"]["token"]["test"].keys()
-    assert {"vqa_normalised/accuracy", "retrieval_pmi/image_to_text_r1"} <= results["arms"]["token"]["test"]["test"].keys()
-    assert "retrieval_pmi/image_to_text_r1" not in results["arms"]["vljepa"]["test"]["test"]
+    token, vljepa = (results["arms"][arm]["test"]["test"] for arm in ("token", "vljepa"))
+    assert {"vqa_normalised/accuracy", "retrieval_pmi/image_to_text_r1"} <= token.keys()
+    assert "retrieval_pmi/image_to_text_r1" not in vljepa
 
 
 def test_controls_stand_beside_every_claim(results: dict[str, Any]) -> None:
@@ -102,9 +105,11 @@ def test_costs_are_counted_with_target_encoder_and_decoder(results: dict[str, An
     assert token["parameters"]["parts"]["backbone"] == vljepa["parameters"]["parts"]["backbone"]
     assert vljepa["training"]["flops_parts"].keys() == {"backbone", "head", "target_encoder", "decoder", "loss"}
     for arm in (token, vljepa):
-        assert arm["training"]["peak_memory_mib"] > 0 and arm["inference"].keys() == {"choose", "caption", "embed"}
+        assert arm["training"]["peak_memory_mib"] > 0
+        assert arm["inference"].keys() == {"choose", "caption", "embed"}
         row = arm["inference"]["choose"]["2"]
-        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["memory_mib"] > 0
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["memory_mib"] > 0
         # 3.6 an hour is a thousandth a second.
         cost = arm["cost"]["choose"]
         assert cost["cost_per_1000"] == pytest.approx(cost["seconds_per_1000"] / 1000)
@@ -114,7 +119,8 @@ def test_costs_are_counted_with_target_encoder_and_decoder(results: dict[str, An
 def test_curves_end_at_the_last_step_and_count_operations(results: dict[str, Any]) -> None:
     for arm in results["arms"].values():
         curve = arm["curves"]["vqa/accuracy"]
-        assert [point["step"] for point in curve] == [2, 4] and [point["samples"] for point in curve] == [32, 64]
+        assert [point["step"] for point in curve] == [2, 4]
+        assert [point["samples"] for point in curve] == [32, 64]
         assert curve[-1]["flops"] == arm["training"]["flops"] > curve[0]["flops"] > 0
         assert all(len(point["per_seed"]) == 2 for point in curve)
 
@@ -129,12 +135,14 @@ def test_the_sweep_gives_both_arms_equal_trials_and_takes_the_best(results: dict
 
 def test_provenance_names_everything_that_the_numbers_depend_on(results: dict[str, Any], out: Path) -> None:
     provenance = results["provenance"]
-    assert provenance["order_digest"].keys() == {"0", "1"} and len(set(provenance["order_digest"].values())) == 2
+    assert provenance["order_digest"].keys() == {"0", "1"}
+    assert len(set(provenance["order_digest"].values())) == 2
     for run in ("token-0", "vljepa-0"):
         metrics = json.loads((out / "runs" / run / "metrics.json").read_text(encoding="utf-8"))
         assert metrics["order_digest"] == provenance["order_digest"]["0"]
         assert metrics["data_digest"] == provenance["data_digest"]
-    assert results["config"]["run"]["optimizer"]["steps"] == 4 and results["seeds"] == [0, 1]
+    assert results["config"]["run"]["optimizer"]["steps"] == 4
+    assert results["seeds"] == [0, 1]
 
 
 def test_the_same_command_again_trains_nothing_and_keeps_every_number(out: Path, cache: Path, results: Any) -> None:
@@ -143,7 +151,8 @@ def test_the_same_command_again_trains_nothing_and_keeps_every_number(out: Path,
     assert archlab("compare", "--out", str(out), *SMALL, cache=cache).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
     again = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert again["arms"] == results["arms"] and again["paired"] == results["paired"]
+    assert again["arms"] == results["arms"]
+    assert again["paired"] == results["paired"]
 
 
 def test_interrupted_and_continued_equals_uninterrupted(out: Path, cache: Path, tmp_path: Path) -> None:
@@ -171,7 +180,8 @@ def test_evaluate_repeats_the_scores_of_a_run(out: Path, cache: Path, tmp_path: 
     done = archlab("evaluate", str(run), "--split", "test", "--out", str(scores), cache=cache)
     assert done.returncode == 0, done.stderr
     written = json.loads(scores.read_text(encoding="utf-8"))["scores"]
-    assert "vqa/accuracy" in done.stdout and written["caption/cider_d"]["n"] == 60
+    assert "vqa/accuracy" in done.stdout
+    assert written["caption/cider_d"]["n"] == 60
 
 
 @pytest.mark.parametrize("arm", ["token", "vljepa"])
@@ -203,7 +213,8 @@ def test_a_folder_of_captions_runs_end_to_end(cache: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     scores = results["arms"]["vljepa"]["test"]["test"]
-    assert {"caption/cider_d", "retrieval/image_to_text_r10"} <= scores.keys() and "vqa/accuracy" not in scores
+    assert {"caption/cider_d", "retrieval/image_to_text_r10"} <= scores.keys()
+    assert "vqa/accuracy" not in scores
     assert "question" in results["untested"]["questions"]
     assert "one seed: no winner" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -228,14 +239,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     done = archlab(*arguments, cache=cache)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("archlab: error: ") and named in lines[0]
+    assert len(lines) == 1
+    assert lines[0].startswith("archlab: error: ")
+    assert named in lines[0]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_comparison_is_never_overwritten(out: Path, cache: Path) -> None:
     before = (out / "report.html").read_bytes()
     done = archlab("compare", "--out", str(out), *SMALL, "run.optimizer.steps=5", cache=cache)
-    assert done.returncode == 2 and "run.optimizer.steps" in done.stderr
+    assert done.returncode == 2
+    assert "run.optimizer.steps" in done.stderr
     assert (out / "report.html").read_bytes() == before
     shutil.rmtree(out / "sweep")  # nothing else was touched: the finished comparison still opens
     assert (out / "runs" / "token-0" / "model.safetensors").exists()

@@ -20,6 +20,7 @@ from archlab.config import CompareConfig, RunConfig, to_yaml
 from archlab.train.run import train_run
 from archlab.train.setup import Setup
 
+_INTERRUPTED = 130
 _setups: dict[str, Setup] = {}
 
 
@@ -48,10 +49,10 @@ def train_all(jobs: Sequence[Job], config: CompareConfig, trials: bool) -> None:
             for future in [pool.submit(_work, job, config, trials) for job in jobs]:
                 future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 if worker.pid is not None:
                     os.kill(worker.pid, signal.SIGINT)
+            pool.shutdown(cancel_futures=True)
             raise
 
 
@@ -59,6 +60,7 @@ def _start(threads: int) -> None:
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once: a second one would not wait for the save
     os.environ["TTY_COMPATIBLE"] = "0"  # bars of several processes would overwrite each other: print lines
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))  # between runs; the training loop has its own
 
 
 def _work(job: Job, config: CompareConfig, trials: bool) -> None:
@@ -68,6 +70,9 @@ def _work(job: Job, config: CompareConfig, trials: bool) -> None:
     if key not in _setups:
         _setups[key] = Setup.prepare(config.run)
     setup = _setups[key]
-    run = train_run(job.plan, setup, job.folder, job.name)
+    try:
+        run = train_run(job.plan, setup, job.folder, job.name)
+    except KeyboardInterrupt:  # the state is saved: leave, before the pool hands out the next run
+        os._exit(_INTERRUPTED)
     if trials:
         try_run(run, setup, config)
