@@ -10,6 +10,7 @@ import pytest
 
 from archlab.cli import _parse
 from archlab.compare.readme import write_readme_block
+from archlab.config import CompareConfig, load, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,3 +46,11 @@ def test_no_committed_result_carries_images_of_third_parties() -> None:
     for path in RESULTS.glob("*/results.json"):
         text = path.read_text(encoding="utf-8")
         assert '"name": "scenes"' in text or "image_png_base64" not in text
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("0*/configs/*.yaml")), ids=lambda path: path.name)
+def test_every_committed_configuration_is_valid(path: Path) -> None:
+    if path.parts[-3] == "04-comparisons":
+        load(path, CompareConfig)
+    else:
+        load_recipe(path)
