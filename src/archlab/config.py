@@ -61,7 +61,7 @@ class PairsData(Section):
     test_fraction: float = 0.1
     max_pixels: int = 50_000_000
     """Larger images are refused before they are decoded (decompression bombs)."""
-    query: str = "describe the image"
+    query: str = "describe the picture"
     """The query of rows that have a text but no question."""
     limit: int = 0
     """Read at most this many rows of each split; 0 reads all."""

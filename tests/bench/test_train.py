@@ -23,7 +23,8 @@ def both() -> dict[str, Contender]:
 
 def test_both_compute_the_same_loss_and_the_same_gradients(both: dict[str, Contender]) -> None:
     losses = train.check_equal_work(both)
-    assert losses["archlab"] == pytest.approx(np.log(TINY.vocabulary), abs=0.5)
+    # Untrained logits are normal with variance 1: the expected cross-entropy is ln V + 1/2.
+    assert losses["archlab"] == pytest.approx(np.log(TINY.vocabulary) + 0.5, abs=0.3)
     norms = {}
     for name, contender in both.items():
         contender.loss().backward()

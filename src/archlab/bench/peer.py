@@ -69,6 +69,7 @@ def contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ours = TokenArm(Backbone(shape.stack, 1, shape.vocabulary), causal=True)
+        ours.backbone.token_embedding.scale = 1.0  # LLaMA does not scale what it embeds
         theirs = _llama(shape)
         tokens = torch.randint(shape.vocabulary, (shape.samples, shape.tokens + 1))
     copy_weights(ours, theirs)

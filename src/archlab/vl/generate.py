@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from archlab.config import PairsData, RunConfig
+from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.data.images import decode
 from archlab.errors import UserError
@@ -30,9 +30,9 @@ def generate(run: Path, image: Path, question: str | None) -> None:
     arm = build_arm(config, encoder.width, checkpoint.tokenizer.vocab_size, 0)
     checkpoint.load_into(arm)
     pixels = decode(image, encoder.image_size, max_pixels=config.data.pairs.max_pixels, name=str(image))
-    asked = question or PairsData().query
+    asked = question or config.data.pairs.query
     query, query_mask = checkpoint.tokenizer.encode([asked], config.tokenizer.max_query)
-    features = encoder.encode(torch.from_numpy(pixels)[None])
+    features = encoder.encode(torch.tensor(pixels)[None])
     batch = Batch.without_target(features, torch.from_numpy(query), torch.from_numpy(query_mask))
     assert isinstance(arm, TokenArm | EmbeddingArm)
     kind = TokenReadout if isinstance(arm, TokenArm) else EmbeddingReadout

@@ -52,7 +52,7 @@ def test_captions_are_read_with_their_images(tmp_path: Path, png: Png) -> None:
     for split in dataset.splits.values():
         for one in split.examples:
             number = int(one.targets[0].removeprefix("picture "))
-            assert (one.task, one.kind, one.queries) == ("caption", "caption", ("describe the image",))
+            assert (one.task, one.kind, one.queries) == ("caption", "caption", ("describe the picture",))
             assert split.images[one.image : one.image + 1][0, 0, 0].tolist() == [number, 0, 90]
 
 
