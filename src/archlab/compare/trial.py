@@ -15,13 +15,10 @@ from archlab.evaluate.measure import (
     Measurement,
     add_captions,
     batches_of,
-    measure_captions,
     measure_likelihood_retrieval,
-    measure_retrieval,
-    measure_vqa,
 )
 from archlab.evaluate.readout import EmbeddingReadout, SupervisedReadout, TokenReadout
-from archlab.train.run import Run, readout_of, retrieval_map
+from archlab.train.run import Run, measure_arm, readout_of
 from archlab.train.setup import Setup
 
 _CONTROL_SEED = 0
@@ -60,29 +57,17 @@ def try_run(run: Run, setup: Setup, config: CompareConfig) -> Trial:
 
 
 def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measurement:
-    result, readout, collator = Measurement(), readout_of(run.arm, setup), setup.collator(split)
-    items = Items.first(collator.split, config.test_items)
-    measure_vqa(result, readout, collator, items.vqa)
-    if isinstance(readout, SupervisedReadout) or not len(items.captions):
-        return result
-    measure_captions(result, readout, collator, items.captions)
-    measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, run.config))
-    if isinstance(readout, TokenReadout) and split == "test" and not run.config.blind:
-        gallery = items.captions[: config.pmi_gallery]
+    result = measure_arm(run.arm, setup, run.config, split, config.test_items)
+    readout, collator = readout_of(run.arm, setup), setup.collator(split)
+    captions = Items.first(collator.split, config.test_items).captions
+    if isinstance(readout, TokenReadout) and split == "test" and not run.config.blind and len(captions):
+        gallery = captions[: config.pmi_gallery]
         measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
     return result
 
 
 def _controlled(run: Run, setup: Setup, config: CompareConfig, condition: Condition) -> Measurement:
-    result, readout, collator = Measurement(), readout_of(run.arm, setup), setup.collator("test")
-    assert not isinstance(readout, SupervisedReadout)
-    items = Items.first(collator.split, config.test_items)
-    measure_vqa(result, readout, collator, items.vqa, condition)
-    if len(items.captions):
-        measure_captions(result, readout, collator, items.captions, condition)
-        linear_map = retrieval_map(readout, setup, run.config)
-        measure_retrieval(result, readout, collator, items.captions, linear_map, condition)
-    return result
+    return measure_arm(run.arm, setup, run.config, "test", config.test_items, condition)
 
 
 def _decoder_ceiling(readout: EmbeddingReadout, collator: Collator, config: CompareConfig) -> Measurement:

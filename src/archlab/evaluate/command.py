@@ -11,12 +11,11 @@ from rich.table import Table
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
-from archlab.evaluate.measure import Items, Measurement, measure_captions, measure_retrieval, measure_vqa, unit_of
-from archlab.evaluate.readout import SupervisedReadout
+from archlab.evaluate.measure import unit_of
 from archlab.evaluate.statistics import score
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.folder import write_text
-from archlab.train.run import load_run, readout_of, retrieval_map
+from archlab.train.run import load_run, measure_arm
 from archlab.train.setup import Setup
 
 _SAMPLES = 2000
@@ -39,14 +38,8 @@ def evaluate_run(run: Path, split: str, data: str | None, out: Path | None) -> N
     setup = Setup.prepare(trained, checkpoint.tokenizer)
     if split not in setup.dataset.splits:
         raise UserError(f"--split {split}: is not in the data; it has {', '.join(setup.dataset.splits)}")
-    readout = readout_of(load_run(run, setup).arm, setup)
-    collator = setup.collator(split)
-    items = Items.first(collator.split, len(collator.split.examples))
-    result = Measurement()
-    measure_vqa(result, readout, collator, items.vqa)
-    if not isinstance(readout, SupervisedReadout) and len(items.captions):
-        measure_captions(result, readout, collator, items.captions)
-        measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, config))
+    count = len(setup.dataset[split].examples)
+    result = measure_arm(load_run(run, setup).arm, setup, config, split, count)
     scores = {
         metric: score(
             values,

@@ -14,7 +14,7 @@ from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.data.order import Order
 from archlab.errors import UserError
-from archlab.evaluate.controls import derangement
+from archlab.evaluate.controls import Condition, derangement
 from archlab.evaluate.measure import (
     Items,
     Measurement,
@@ -182,16 +182,29 @@ def validation_file(folder: Path, step: int) -> Path:
 
 def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> dict[str, float]:
     """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`."""
-    readout = readout_of(arm, setup)
-    collator = setup.collator("validation")
-    items = Items.first(collator.split, config.evaluation.items)
-    result = Measurement()
-    measure_vqa(result, readout, collator, items.vqa)
-    if not isinstance(readout, SupervisedReadout) and len(items.captions):
-        measure_captions(result, readout, collator, items.captions)
-        measure_retrieval(result, readout, collator, items.captions, retrieval_map(readout, setup, config))
+    result = measure_arm(arm, setup, config, "validation", config.evaluation.items)
     result.save(path)
     return result.means()
+
+
+def measure_arm(
+    arm: Arm, setup: Setup, config: RunConfig, split: str, count: int, condition: Condition | None = None
+) -> Measurement:
+    """Everything that an arm can be asked on a split: questions, and captions and retrieval where it speaks.
+
+    Args:
+        config: of the arm's run.
+        count: the first so many questions, and as many captions at most.
+        condition: of a control.
+    """
+    result, readout, collator = Measurement(), readout_of(arm, setup), setup.collator(split)
+    items = Items.first(collator.split, count)
+    measure_vqa(result, readout, collator, items.vqa, condition)
+    if not isinstance(readout, SupervisedReadout) and len(items.captions):
+        measure_captions(result, readout, collator, items.captions, condition)
+        linear_map = retrieval_map(readout, setup, config)
+        measure_retrieval(result, readout, collator, items.captions, linear_map, condition)
+    return result
 
 
 def retrieval_map(readout: Readout, setup: Setup, config: RunConfig) -> Any:
