@@ -299,12 +299,13 @@ _NAMED: _Rule = (bool, "must not be empty")
 _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
+    (_at_least(1), "context key_value_heads channels original_context"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
     (_at_least(1), "test_items bootstrap_samples latency_requests workers"),
     (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
     (_one_of(1, 2, 4, 8, 32), "paraphrases"),
-    (_POSITIVE, "learning_rate temperature"),
+    (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
     ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
     ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share"),
     ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio"),
