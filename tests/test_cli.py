@@ -56,7 +56,7 @@ def raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     heavy = ["torch", "numpy", "transformers", "tokenizers", "matplotlib", "datasets", "yaml", "dacite", "rich"]
-    code = f"import sys, archlab.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, archlab.cli, archlab.models.registry; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
