@@ -17,7 +17,13 @@ from archlab.layers.positions import Rotation
 Implementation = Literal["fused", "readable"]
 
 
-class Attention(nn.Module):
+class Switchable(nn.Module):
+    """A layer in two implementations, equal in outputs and gradients: a fast one, and one that spells the idea out."""
+
+    implementation: Implementation = "fused"
+
+
+class Attention(Switchable):
     """softmax(Q K^T / sqrt(D)) V in H heads ("Attention is all you need", section 3.2).
 
     With fewer key-value heads than heads, each serves H / K neighbouring heads (GQA, arXiv 2305.13245, section 2.2).
@@ -51,7 +57,7 @@ class Attention(nn.Module):
             raise UserError(f"key_value_heads={key_value_heads}: must divide the number of heads, {heads}")
         self.head_width = width // heads
         self.group = heads // key_value_heads
-        self.implementation: Implementation = implementation
+        self.implementation = implementation
         self.q_proj = nn.Linear(width, width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
@@ -163,7 +169,7 @@ def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tens
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:
-    """Switch every attention layer of a model, at run time; see `Attention`."""
+    """Switch every layer of a model that has both implementations, at run time."""
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Switchable):
             module.implementation = implementation
