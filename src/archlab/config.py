@@ -306,6 +306,7 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
     (_one_of(1, 2, 4, 8, 32), "paraphrases"),
     (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
+    (_POSITIVE, "fast_turns slow_turns"),
     ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
     ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share"),
     ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio"),

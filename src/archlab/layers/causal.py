@@ -13,7 +13,7 @@ from torch import Tensor
 
 from archlab.errors import UserError
 from archlab.layers import masks
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,26 @@ class CausalContext:
     key_positions: Tensor
     mask: Tensor
 
+    def within(self, window: int, held: int) -> Tensor:
+        """The mask of a layer whose tokens see the last `window` ones at most, their own included.
 
-def causal_context(
-    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[KVCache] | None, limit: int
-) -> CausalContext:
+        The window counts places in the row: padding at the start of a row takes none away, but padding between real
+        tokens does, as in `transformers`; a cache that forgets by place could not do otherwise.
+
+        Args:
+            window: number of tokens.
+            held: tokens whose keys the layer's cache holds, the last ones of those before.
+
+        Returns:
+            (B or 1, 1, T, held + T).
+        """
+        new, total = self.mask.shape[-2:]
+        places = torch.arange(total, device=self.mask.device)[None]  # (1, Tk)
+        recent = masks.sliding_window(places[:, total - new :], places, window)
+        return masks.combine(self.mask, recent)[..., total - new - held :]
+
+
+def causal_context(tokens: Tensor, *, mask: Tensor | None, cache: Sequence[Cache] | None, limit: int) -> CausalContext:
     """Count positions over real tokens only, so that padding on either side changes nothing.
 
     Args:
