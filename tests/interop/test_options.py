@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, ViTConfig
+from transformers import GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -41,6 +41,30 @@ LLAMA_32_1B_RELEASED = {
     "use_cache": True,
     "vocab_size": 128256,
 }
+MIXTRAL_RELEASED = {
+    "architectures": ["MixtralForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +72,7 @@ LLAMA_32_1B_RELEASED = {
     [
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
+        (MixtralConfig(**MIXTRAL_RELEASED), "mixtral", "mixtral-8x7b"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -73,6 +98,9 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("llama", LlamaConfig(head_dim=64), "head_dim=64"),
         ("llama", LlamaConfig(rope_scaling={"rope_type": "proportional", "factor": 2.0}), "rope_type='proportional'"),
         ("llama", LlamaConfig(rope_scaling={"rope_type": "linear", "factor": 2.0, "bend": 1}), "bend=1"),
+        ("mixtral", MixtralConfig(sliding_window=4096), "sliding_window=4096: only None"),
+        ("mixtral", MixtralConfig(head_dim=64), "head_dim=64"),
+        ("mixtral", MixtralConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

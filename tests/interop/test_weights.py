@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.interop.transforms import Chained, Fused, Reshaped, Same, Transposed
+from archlab.interop.transforms import Chained, Fused, Reshaped, Same, Stacked, Transposed
 from archlab.interop.weights import Rule, WeightMap
 
 MAP = WeightMap(
@@ -73,6 +73,14 @@ def test_ours_must_be_complete_too():
     ours = MAP.from_hf(THEIRS, SHAPES)
     with pytest.raises(UserError, match="missing: table; unexpected: tabel"):
         MAP.to_hf({"tabel" if name == "table" else name: tensor for name, tensor in ours.items()})
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_several_tensors_are_stacked_and_taken_apart_again(count, rows, columns):
+    parts = tuple(torch.randn(count, rows, columns))
+    (whole,) = Stacked().to_ours(parts)
+    assert all(torch.equal(whole[i], part) for i, part in enumerate(parts))
+    assert all(torch.equal(one, other) for one, other in zip(Stacked().to_theirs((whole,)), parts, strict=True))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 4))

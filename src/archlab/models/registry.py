@@ -138,6 +138,7 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
+_MIXTRAL = "huggingface.co/mistralai, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
@@ -199,6 +200,34 @@ FAMILIES: dict[str, Family] = {
                 ),
                 "llama-3.2-3b": Size(
                     3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32
+                ),
+            },
+        ),
+        Family(
+            name="mixtral",
+            kind="decoder",
+            config_name="MixtralConfig",
+            model_name="Mixtral",
+            model_types=("mixtral",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "width": 32,
+                "depth": 3,
+                "heads": 4,
+                "key_value_heads": 2,
+                "feed_forward": 24,
+                "experts": 5,
+                "chosen_experts": 2,
+                "norm_eps": 1e-4,
+                "rotary_base": 100.0,
+            },
+            sizes={
+                "mixtral-8x7b": Size(46_702_792_704, _MIXTRAL, {}),
+                "mixtral-8x22b": Size(
+                    140_620_634_112,
+                    _MIXTRAL,
+                    {"context": 65536, "width": 6144, "depth": 56, "heads": 48, "feed_forward": 16384},
                 ),
             },
         ),
