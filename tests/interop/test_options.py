@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
+from transformers import DeepseekV3Config, GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -65,6 +65,75 @@ MIXTRAL_RELEASED = {
     "use_cache": True,
     "vocab_size": 32000,
 }
+DEEPSEEK_V3_RELEASED = {  # but for the quantisation
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_bias": False,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "pretraining_tp": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+MOONLIGHT_RELEASED = DEEPSEEK_V3_RELEASED | {
+    "first_k_dense_replace": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 11264,
+    "max_position_embeddings": 8192,
+    "moe_intermediate_size": 1408,
+    "n_group": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_attention_heads": 16,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 27,
+    "num_key_value_heads": 16,
+    "num_nextn_predict_layers": 0,
+    "q_lora_rank": None,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 50000.0,
+    "routed_scaling_factor": 2.446,
+    "topk_group": 1,
+    "vocab_size": 163840,
+}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +142,8 @@ MIXTRAL_RELEASED = {
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
         (MixtralConfig(**MIXTRAL_RELEASED), "mixtral", "mixtral-8x7b"),
+        (DeepseekV3Config(**DEEPSEEK_V3_RELEASED), "deepseek", "deepseek-v3"),
+        (DeepseekV3Config(**MOONLIGHT_RELEASED), "deepseek", "moonlight-16b-a3b"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -101,6 +172,11 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("mixtral", MixtralConfig(sliding_window=4096), "sliding_window=4096: only None"),
         ("mixtral", MixtralConfig(head_dim=64), "head_dim=64"),
         ("mixtral", MixtralConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
+        ("deepseek", DeepseekV3Config(attention_bias=True), "attention_bias=True: only False"),
+        ("deepseek", DeepseekV3Config(scoring_func="softmax"), "scoring_func='softmax': only 'sigmoid'"),
+        ("deepseek", DeepseekV3Config(topk_method="group_limited_greedy"), "topk_method='group_limited_greedy'"),
+        ("deepseek", DeepseekV3Config(num_key_value_heads=64), "num_key_value_heads=64: only num_attention_heads, 128"),
+        ("deepseek", DeepseekV3Config(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

@@ -31,6 +31,8 @@ def test_a_mask_without_the_cached_tokens_is_refused(decoder):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(decoder):
+    if decoder.config.__class__.__name__ == "DeepseekConfig":
+        pytest.skip("its heads have a width of their own")
     with pytest.raises(UserError, match="heads=5"):
         type(decoder)(dataclasses.replace(decoder.config, heads=5))
 

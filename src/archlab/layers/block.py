@@ -24,11 +24,12 @@ class Block(nn.Module):
     """Pre-norm residual block: attention, then feed-forward, each reading a normalised copy of the stream.
 
     Args:
-        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use.
+        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use; `attention` is
+            called as `Attention` is.
     """
 
     def __init__(
-        self, attention_norm: nn.Module, attention: Attention, feed_forward_norm: nn.Module, feed_forward: nn.Module
+        self, attention_norm: nn.Module, attention: nn.Module, feed_forward_norm: nn.Module, feed_forward: nn.Module
     ) -> None:
         super().__init__()
         self.attention_norm = attention_norm

@@ -170,6 +170,11 @@ class YarnScaling(RotaryScaling):
             return self._magnitude(1.0)
         return self._magnitude(self.magnitude) / self._magnitude(self.magnitude_all)
 
+    @property
+    def score_scale(self) -> float:
+        """Further factor of scores, where features that are not turned take part in them as well (DeepSeek)."""
+        return 1.0 if self.magnitude_all is None else self._magnitude(self.magnitude_all) ** 2
+
     def _magnitude(self, strength: float) -> float:
         return 0.1 * strength * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 

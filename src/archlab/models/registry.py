@@ -138,6 +138,8 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
+_DEEPSEEK = "huggingface.co/deepseek-ai, safetensors counts less scales and the module of multi-token prediction"
+_MOONLIGHT = "huggingface.co/moonshotai, safetensors count less the corrections of 26 routers with 64 experts"
 _MIXTRAL = "huggingface.co/mistralai, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
@@ -228,6 +230,84 @@ FAMILIES: dict[str, Family] = {
                     140_620_634_112,
                     _MIXTRAL,
                     {"context": 65536, "width": 6144, "depth": 56, "heads": 48, "feed_forward": 16384},
+                ),
+            },
+        ),
+        Family(
+            name="deepseek",
+            kind="decoder",
+            config_name="DeepseekConfig",
+            model_name="Deepseek",
+            model_types=("deepseek_v3",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "width": 32,
+                "depth": 3,
+                "heads": 3,
+                "query_latent": 20,
+                "key_value_latent": 12,
+                "head_width": 6,
+                "rotary_width": 8,
+                "value_width": 5,
+                "feed_forward": 40,
+                "dense_layers": 1,
+                "expert_feed_forward": 16,
+                "experts": 8,
+                "chosen_experts": 3,
+                "shared_experts": 2,
+                "groups": 4,
+                "chosen_groups": 2,
+                "routed_scale": 1.3,
+                "norm_eps": 1e-4,
+                "rotary_base": 100.0,
+                "rotary_scaling": {
+                    "factor": 4.0,
+                    "original_context": 8,
+                    "fast_turns": 1.0,
+                    "slow_turns": 0.1,
+                    "magnitude": 0.7,
+                    "magnitude_all": 1.1,
+                },
+            },
+            sizes={
+                "deepseek-v3": Size(
+                    680_571_043_840 + 3_918_786_560 - 11_610_067_968 - 2 * 129280 * 7168,
+                    _DEEPSEEK,
+                    {
+                        "context": 163840,
+                        "rotary_scaling": {
+                            "factor": 40.0,
+                            "original_context": 4096,
+                            "fast_turns": 32.0,
+                            "slow_turns": 1.0,
+                            "magnitude": 1.0,
+                            "magnitude_all": 1.0,
+                        },
+                    },
+                ),
+                "moonlight-16b-a3b": Size(
+                    15_960_110_208 - 26 * 64,
+                    _MOONLIGHT,
+                    {
+                        "vocab_size": 163840,
+                        "context": 8192,
+                        "width": 2048,
+                        "depth": 27,
+                        "heads": 16,
+                        "query_latent": 0,
+                        "feed_forward": 11264,
+                        "dense_layers": 1,
+                        "expert_feed_forward": 1408,
+                        "experts": 64,
+                        "chosen_experts": 6,
+                        "shared_experts": 2,
+                        "groups": 1,
+                        "chosen_groups": 1,
+                        "routed_scale": 2.446,
+                        "norm_eps": 1e-5,
+                        "rotary_base": 50000.0,
+                    },
                 ),
             },
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 
 from torch import Tensor, nn
 
@@ -35,45 +36,29 @@ def swapped_gate_and_up() -> Fault:
 
 def weighing_correction() -> Fault:
     """The correction takes part in the weights."""
+
+    def weigh(self: Router, experts: Tensor, _: Tensor, preference: Tensor) -> Tensor:
+        return Router.weigh(self, experts, preference, preference)
+
     cause = "the correction bias weights the experts; it may only choose them"
-    return Fault(cause, _become(_WeighingCorrection), _become(Router))
+    return Fault(cause, _use("weigh", weigh), _use("weigh", Router.weigh))
 
 
 def best_instead_of_two() -> Fault:
     """A group is as good as its best expert, as in DeepSeek-V2."""
-    cause = "groups of experts are scored by their best expert instead of the sum of their best two"
-    return Fault(cause, _become(_BestOfGroup), _become(Router))
 
-
-def missing_scale() -> Fault:
-    """The weights add up to one instead of the routed scaling factor."""
-
-    def plant(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for router in find(blocks, Router):
-            router.scale = 1.0
-
-    def repair(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for router in find(blocks, Router):
-            router.scale = model.config.routed_scale  # type: ignore[union-attr, assignment]
-
-    return Fault("the routed scaling factor is missing", plant, repair)
-
-
-class _WeighingCorrection(Router):
-    def weigh(self, experts: Tensor, scores: Tensor, preference: Tensor) -> Tensor:
-        return super().weigh(experts, preference, preference)
-
-
-class _BestOfGroup(Router):
-    def score_groups(self, preference: Tensor) -> Tensor:
+    def score_groups(_: Router, preference: Tensor) -> Tensor:
         return preference.amax(-1)
 
+    cause = "groups of experts are scored by their best expert instead of the sum of their best two"
+    return Fault(cause, _use("score_groups", score_groups), _use("score_groups", Router.score_groups))
 
-def _become(kind: type[Router]) -> Edit:
-    """Give every router the methods of this class; its state stays."""
+
+def _use(name: str, function: Callable[..., Tensor]) -> Edit:
+    """Give every router another method of this name."""
 
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
         for router in find(blocks, Router):
-            router.__class__ = kind
+            setattr(router, name, MethodType(function, router))
 
     return edit
