@@ -37,6 +37,15 @@ def test_a_point_gives_the_integral_of_its_distance() -> None:
     assert statistic(torch.zeros(50, 4)) == pytest.approx(expected, rel=1e-2)
 
 
+def test_off_centre_the_imaginary_part_counts() -> None:
+    """All samples at one: phi_n(t) = exp(it) along the only direction there is, up to its sign."""
+    knots = torch.linspace(0, 3, 3001, dtype=torch.float64)
+    phi = torch.exp(-knots.square() / 2)
+    distance = (knots.cos() - phi).square() + knots.sin().square()
+    expected = 2 * 50 * torch.trapezoid(distance * phi, knots).item()
+    assert statistic(torch.ones(50, 1)) == pytest.approx(expected, rel=1e-2)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
