@@ -31,7 +31,7 @@ from archlab.evaluate.efficiency import converged_step, efficiency
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.vqa import confusion, majority_answers
-from archlab.train.run import Run, validation_file
+from archlab.train.run import Run, retrieval_gap, validation_file
 from archlab.train.setup import Setup
 
 if TYPE_CHECKING:
@@ -175,9 +175,14 @@ def _paired_probes(right: Right, images: Mapping[str, np.ndarray], config: Compa
     }
 
 
-def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any]:
-    """The difference of the arms averaged over the scored checkpoints that both have: who learns faster."""
+def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any] | None:
+    """The difference of the arms averaged over the scored checkpoints that both have: who learns faster.
+
+    None where a budget gave the arms so different numbers of steps that no checkpoint is shared.
+    """
     steps = set.intersection(*({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values()))
+    if not steps:
+        return None
     means: dict[str, list[np.ndarray]] = {}
     clusters = np.zeros(0)
     for arm, runs in finished.items():
@@ -426,8 +431,17 @@ def _png(image: np.ndarray) -> str:
 def _untested(config: CompareConfig, setup: Setup) -> dict[str, str]:
     """What this comparison does not measure, and why."""
     reasons = {"text-only tasks": "both arms are trained on image-text pairs alone; no text-only task was run"}
+    test = Items.first(setup.dataset["test"], config.test_items)
     if not setup.answers:
         reasons["questions"] = reasons["probes"] = "the data have captions but no question-answer pairs"
+    elif not len(test.vqa):
+        reasons["questions"] = reasons["probes"] = "the test split has no questions"
+    if len(setup.uncaptioned) == len(setup.dataset.splits):
+        reasons["text generation"] = reasons["retrieval"] = "the data have question-answer pairs but no captions"
+    elif not len(test.captions):
+        reasons["text generation"] = reasons["retrieval"] = "the test split has no captions"
+    elif gap := retrieval_gap(setup):
+        reasons["retrieval"] = gap
     if setup.dataset.name != "scenes":
         reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"
         reasons["slots"] = "slot accuracy needs the ground truth of the built-in scenes"
