@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from archlab.compare import experiment, inference
+from archlab.compare.assemble import _untested
 from archlab.compare.experiment import batch_shapes, primary, run_compare
 from archlab.compare.flops import BatchShape
 from archlab.compare.report import render_report
@@ -161,6 +162,14 @@ def test_shapes_of_batches_are_those_of_training_and_need_no_features(
         BatchShape(*batch.features.shape[:2], batch.query.shape[1], batch.target.shape[1]) for batch in batches
     ]
     assert len({batch.target.shape[1] for batch in batches}) > 1  # or one length for all would do
+
+
+def test_probes_that_too_few_questions_allow_are_untested_with_the_reason(
+    tiny_config: RunConfig, tiny_setup: Setup
+) -> None:
+    reasons = {probed: _untested(CompareConfig(run=tiny_config), tiny_setup, probed=probed) for probed in (True, False)}
+    assert "50 items in each of train, validation and test" in reasons[False]["probes"]
+    assert "probes" not in reasons[True]
 
 
 def test_a_sweep_over_captions_too_few_to_retrieve_among_goes_by_their_wording() -> None:

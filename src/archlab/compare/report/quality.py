@@ -62,7 +62,7 @@ def efficiency(results: Results) -> Section:
         token, vljepa = (cost or {} for cost in costs)
         rows.append(
             [
-                f"{scores.metric_label(metric)}: {show.scalar(row['threshold'], unit_of(results, metric))}",
+                f"{scores.metric_label(metric)}: {show.threshold(row['threshold'], unit_of(results, metric))}",
                 *(_samples(cost) for cost in costs),
                 *(show.quantity(cost["flops"], "FLOP") if cost else "not reached" for cost in costs),
                 *(show.seconds(cost["seconds"]) if cost else "not reached" for cost in costs),
