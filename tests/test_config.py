@@ -52,6 +52,8 @@ def refused(overrides: list[str], kind: type = CompareConfig) -> str:
         ("sede=[1]", "did you mean 'seeds'?"),
         ("run.vljepa.loss.positive=text", "did you mean 'run.vljepa.loss.positives'?"),
         ("run.data.pairs.5=x", "did you mean 'run.data.pairs."),
+        ("data.pairs.on_error=skip", "did you mean 'run.data'?"),
+        ("steps=3", "did you mean 'run.optimizer.steps'?"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, suggestion: str) -> None:

@@ -333,7 +333,8 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every projector points"),
-    (_at_least(1), "test_items bootstrap_samples latency_requests workers"),
+    (_at_least(1), "test_items latency_requests workers"),
+    (_at_least(100), "bootstrap_samples"),  # fewer give no 95 % interval; see evaluate.statistics
     (_at_least(0), "seed limit views weight_decay reconstruction target_learning_rate_scale sweep_steps"),
     (_at_least(0), "machine_price_per_hour"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
@@ -435,8 +436,8 @@ def _construct(kind: type[Config], raw: dict[str, Any], prefix: str) -> Config:
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near[0]}'?")
+            near = _elsewhere(kind, key) or difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)[0]
+            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near}'?")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UserError(f"configuration key '{prefix}{key}': {value!r} must be a section of keys")
@@ -454,6 +455,23 @@ def _construct(kind: type[Config], raw: dict[str, Any], prefix: str) -> Config:
     except UserError as error:
         message = f"configuration key {prefix}{error}"
     raise UserError(message)
+
+
+def _elsewhere(kind: type, key: object) -> str:
+    """Dotted path of a key of that name in a section below, the nearest first; empty where there is none."""
+    level = [("", kind)]
+    while level:
+        inner = [
+            (f"{path}{name}.", hint)
+            for path, section in level
+            for name, hint in typing.get_type_hints(section).items()
+            if dataclasses.is_dataclass(hint)
+        ]
+        for path, section in inner:
+            if key in typing.get_type_hints(section):
+                return f"{path}{key}"
+        level = inner  # type: ignore[assignment]
+    return ""
 
 
 def _whole(value: object) -> object:

@@ -21,8 +21,8 @@ from archlab.train.run import Run
 from archlab.train.setup import Setup
 
 _PER_KIND = 1000  # training items of a probe
-_FEWEST = 50  # a kind with fewer test items is not probed
-_MOST_ANSWERS = 32
+FEWEST = 50  # a kind with fewer test items is not probed
+MOST_ANSWERS = 32
 
 States = Callable[[Batch], torch.Tensor]
 Right = dict[str, dict[str, list[np.ndarray]]]
@@ -64,7 +64,7 @@ def _rows(setup: Setup, test_items: int) -> dict[str, dict[str, np.ndarray]]:
     chosen = {}
     for kind, candidates in setup.dataset["train"].candidates.items():
         rows = {name: by_split[name].get(kind, np.zeros(0, np.int64))[:limit] for name, limit in limits.items()}
-        if len(candidates) <= _MOST_ANSWERS and min(map(len, rows.values())) >= _FEWEST:
+        if len(candidates) <= MOST_ANSWERS and min(map(len, rows.values())) >= FEWEST:
             chosen[kind] = rows
     return chosen
 
