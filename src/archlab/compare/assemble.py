@@ -23,13 +23,14 @@ from archlab.compare.budgets import Budget
 from archlab.compare.cost import cost_per_1000_requests, parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
-from archlab.compare.probing import FEWEST, MOST_ANSWERS, Right, probe_trunks
+from archlab.compare.probing import Right, probe_trunks
 from archlab.compare.trial import Trial
 from archlab.config import CompareConfig, to_dict
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
 from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion, majority_answers
 from archlab.train.run import Run, retrieval_gap, validation_file
 from archlab.train.setup import Setup
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _BOOTSTRAP_SEED = 0
 _EXAMPLES = 12
-_CURVES = ("vqa/", "classification/", "caption/", "retrieval/")
+_CURVES = ("vqa/", "classification/", "caption/", "retrieval/", "probe/")
 _EFFICIENCY = (
     "vqa/accuracy",
     "classification/accuracy",
@@ -180,12 +181,13 @@ def _paired_probes(right: Right, images: Mapping[str, np.ndarray], config: Compa
 
 
 def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any] | None:
-    """The difference of the arms averaged over the scored checkpoints that both have: who learns faster.
+    """The difference of the arms averaged over the scored checkpoints: who learns faster.
 
-    None where a budget gave the arms so different numbers of steps that no checkpoint is shared.
+    None where a budget gave the arms different numbers of steps: an average over equal steps would say nothing of what
+    the budget holds equal.
     """
-    steps = set.intersection(*({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values()))
-    if not steps:
+    steps, *others = ({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values())
+    if any(other != steps for other in others):
         return None
     means: dict[str, list[np.ndarray]] = {}
     clusters = np.zeros(0)

@@ -25,6 +25,7 @@ from archlab.evaluate.measure import (
     measure_vqa,
 )
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
+from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
 from archlab.objectives.next_token import NextToken
@@ -182,8 +183,13 @@ def validation_file(folder: Path, step: int) -> Path:
 
 
 def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> dict[str, float]:
-    """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`."""
-    result = measure_arm(arm, setup, config, "validation", config.evaluation.items)
+    """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`.
+
+    Of all metrics that test is scored with, and of the probes of the trunk, which test has in more detail.
+    """
+    count = config.evaluation.items
+    result = measure_arm(arm, setup, config, "validation", count)
+    measure_probes(result, arm, setup.collator("train"), setup.collator("validation"), count)
     result.save(path)
     return result.means()
 
@@ -226,7 +232,11 @@ def retrieval_gap(setup: Setup) -> str:
 
 
 def _inputs(setup: Setup) -> dict[str, Any]:
-    return {"data_digest": setup.dataset.digest(), "features_digest": setup.features("train").digest}
+    return {
+        "data_digest": setup.dataset.digest(),
+        "features_digest": setup.features("train").digest,
+        "encoder_digest": setup.encoder.digest,
+    }
 
 
 def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:

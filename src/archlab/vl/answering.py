@@ -40,7 +40,7 @@ class Answerer:
         """Load a finished run and its encoder; no data are needed.
 
         Raises:
-            UserError: the run or its encoder cannot be read, or its arm does not speak.
+            UserError: the run or its encoder cannot be read, the encoder is not the run's, or its arm does not speak.
         """
         checkpoint = load_checkpoint(run, RunConfig)
         config, tokenizer = checkpoint.config, checkpoint.tokenizer
@@ -49,6 +49,11 @@ class Answerer:
                 f"run {run}: the {config.arm} arm does not speak; give a run of the token or the vljepa arm"
             )
         encoder = FrozenEncoder.load(config.encoder.weights)
+        if encoder.digest != checkpoint.metrics.get("encoder_digest"):
+            raise UserError(
+                f"run {run}: its features came from other weights than encoder.weights={config.encoder.weights!r} has "
+                f"now; restore those, or train the run again"
+            )
         arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0)
         assert not isinstance(arm, SupervisedArm)
         checkpoint.load_into(arm)

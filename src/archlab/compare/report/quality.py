@@ -185,8 +185,8 @@ def retrieval(results: Results) -> Section:
     note = (
         "VL-JEPA compares embeddings by cosine. The token arm has two ways: the cosine of pooled trunk states through "
         "a linear map fitted on training captions, and the likelihood of the caption corrected for its prior (PMI), "
-        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right; "
-        "equal similarities count in expectation over a random order."
+        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right, "
+        "but where it says own item only; equal similarities count in expectation over a random order."
     )
     panels = plots.retrieval(results)
     return section(
