@@ -161,6 +161,43 @@ LOSSES = [
         "train/test_run.py::test_the_size_of_the_decoder_changes_nothing_else",
     ),
 ]
+PRETRAINING = [
+    Fault(
+        "SIGReg ignores the imaginary part",
+        "objectives/regularizers.py",
+        " + phases.sin().mean(0).square()",
+        "",
+        "objectives/test_regularizers.py::test_off_centre_the_imaginary_part_counts",
+    ),
+    Fault(
+        "SIGReg does not grow with the number of samples",
+        "objectives/regularizers.py",
+        "return 2 * count *",
+        "return 2 * 100 *",
+        "objectives/test_regularizers.py::test_normal_samples_give_its_expectation_whatever_their_number",
+    ),
+    Fault(
+        "points that one view does not show count",
+        "objectives/lejepa.py",
+        "local.embeddings[:, batch.visible]",
+        "local.embeddings.flatten(1, 2)",
+        "objectives/test_lejepa.py::test_points_that_a_view_does_not_show_do_not_count",
+    ),
+    Fault(
+        "points move the wrong way between views",
+        "data/views.py",
+        "torch.linalg.solve(linear, (spots - shift[:, None]).transpose(1, 2))",
+        "(linear @ (spots - shift[:, None]).transpose(1, 2))",
+        "data/test_views.py::test_a_point_is_the_same_spot_in_every_view",
+    ),
+    Fault(
+        "masked patches do not count, visible ones do",
+        "objectives/masked_autoencoder.py",
+        "return error[masked].mean()",
+        "return error[~masked].mean()",
+        "objectives/test_masked_autoencoder.py::test_loss_counts_masked_patches_only",
+    ),
+]
 ORDER = [
     Fault(
         "a batch mixes tasks",
@@ -374,7 +411,7 @@ STATISTICS = [
         "evaluate/test_statistics.py::test_winner_needs_three_seeds_and_an_interval_without_zero",
     ),
 ]
-FAULTS = [*MASKS, *LOSSES, *ORDER, *TRAINING, *DECODING, *METRICS, *STATISTICS]
+FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *DECODING, *METRICS, *STATISTICS]
 
 
 @contextmanager

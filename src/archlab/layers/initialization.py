@@ -13,12 +13,15 @@ def initialize(model: nn.Module, depth: int, std: float = 0.02) -> None:
 
     Matrices and tables are normal with standard deviation `std`. The two layers of a block that write to the residual
     stream get `std / sqrt(2 * depth)`, so that the stream's variance does not grow with depth. Biases are zero and
-    gains of norms are one.
+    gains of norms are one. Convolutions keep PyTorch's own initialisation, which follows their fan-in.
 
     Args:
         depth: number of blocks whose outputs add up.
     """
+    convolutions = {id(p) for one in model.modules() if isinstance(one, nn.Conv2d) for p in one.parameters()}
     for name, parameter in model.named_parameters():
+        if id(parameter) in convolutions:
+            continue
         if parameter.dim() > 1:
             residual = name.endswith(tuple(f"{layer}.weight" for layer in RESIDUAL_OUTPUTS))
             nn.init.normal_(parameter, std=std / (2 * depth) ** 0.5 if residual else std)
