@@ -413,8 +413,8 @@ EXPERTS = [
     Fault(
         "latents that are read as they are have other scores",
         "layers/mla.py",
-        "            scale=self.scale,\n            enable_gqa",
-        "            enable_gqa",
+        "latent, mask, scale=self.scale",
+        "latent, mask",
         "layers/test_mla.py::test_any_chunking_equals_the_whole_sequence_and_keeps_one_narrow_vector_per_token",
     ),
     Fault(
