@@ -203,6 +203,21 @@ def test_the_balancing_loss_of_equal_scores_is_the_number_of_chosen_experts(scal
     torch.testing.assert_close(load_balancing_loss([routing]), torch.tensor(2.0))
 
 
+@pytest.mark.parametrize("implementation", ["fused", "readable"])
+def test_half_precision_rounds_neither_scores_nor_corrections(implementation):
+    torch.manual_seed(0)
+    layer = MixtureOfExperts(WIDTH, 4, Router(WIDTH, 8, 2, scores="sigmoid", corrected=True), shared_hidden=4)
+    set_implementation(layer, implementation)
+    correction = torch.randn(8)
+    layer.router.correction.copy_(correction)
+    x = torch.randn(50, WIDTH).bfloat16()
+    expected = layer.bfloat16().float()(x.float())  # the weights are rounded, the arithmetic is not
+    out = layer.bfloat16()(x)
+    assert torch.equal(layer.router.correction, correction)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
+
+
 def test_rebalancing_follows_the_sign_of_the_missing_load():
     router = Router(WIDTH, 4, 1, corrected=True)
     router.rebalance(torch.tensor([4, 0, 2, 2]), 0.1)

@@ -165,7 +165,10 @@ def weights(config: DeepseekConfig) -> WeightMap:
             "mlp": _MLP,
         },
         prefix="model.",
-        ignored=(rf"layers\.{config.depth}\..*",),  # the module that predicts one token more
+        ignored=(
+            rf"layers\.{config.depth}\..*",  # the module that predicts one token more
+            r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",  # a buffer in files of Moonlight
+        ),
     )
 
 

@@ -154,12 +154,11 @@ class LatentAttention(Switchable):
         """Mixed values (B, H, Tq, S): q (M c) = (q M) c, and a mixture of V c is V times the mixture of c."""
         matrices = self.kv_proj.weight.unflatten(0, (self.heads, -1))  # (H, D + S, R)
         to_keys, to_values = matrices.split([self.head_width, self.value_width], 1)  # (H, D, R), (H, S, R)
+        queries = cat([content @ to_keys, turned], -1)  # (B, H, Tq, R + P)
+        if mask is not None:
+            mask = mask.expand(*queries.shape[:3], latent.shape[2]).flatten(1, 2)[:, None]  # (B, 1, H * Tq, Tk)
+        # All heads read the same keys, and so count as further queries of one head: nothing is repeated per head.
         mixed = F.scaled_dot_product_attention(
-            cat([content @ to_keys, turned], -1),  # (B, H, Tq, R + P)
-            cat([latent, shared_key], -1),  # (B, 1, Tk, R + P): one key-value head for all
-            latent,
-            mask,
-            scale=self.scale,
-            enable_gqa=True,
-        )
-        return mixed @ to_values.transpose(-2, -1)
+            queries.flatten(1, 2)[:, None], cat([latent, shared_key], -1), latent, mask, scale=self.scale
+        )  # (B, 1, H * Tq, R)
+        return mixed[:, 0].unflatten(1, queries.shape[1:3]) @ to_values.transpose(-2, -1)

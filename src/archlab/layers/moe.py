@@ -6,10 +6,10 @@ an expert, G groups of neighbouring experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,14 @@ class Router(nn.Module):
         best = self.score_groups(grouped).topk(self.chosen_groups, -1).indices  # (N, chosen_groups)
         closed = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, False)  # (N, G)
         return grouped.masked_fill(closed[..., None], -torch.inf).flatten(1)  # (N, E)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """Move and convert, but leave the correction in float32: rounded, it would choose other experts."""
+        kept = self.correction
+        super()._apply(fn, recurse)
+        if kept is not None and self.correction is not None and self.correction.dtype != kept.dtype:
+            self.correction = kept.to(self.correction.device)
+        return self
 
     @torch.no_grad()
     def rebalance(self, load: Tensor, rate: float) -> None:

@@ -139,7 +139,7 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _DEEPSEEK = "huggingface.co/deepseek-ai, safetensors counts less scales and the module of multi-token prediction"
-_MOONLIGHT = "huggingface.co/moonshotai, safetensors count less the corrections of 26 routers with 64 experts"
+_MOONLIGHT = "huggingface.co/moonshotai, safetensors count less buffers: 26 corrections and 27 tables of frequencies"
 _MIXTRAL = "huggingface.co/mistralai, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
@@ -287,7 +287,7 @@ FAMILIES: dict[str, Family] = {
                     },
                 ),
                 "moonlight-16b-a3b": Size(
-                    15_960_110_208 - 26 * 64,
+                    15_960_111_936 - (26 + 27) * 64,
                     _MOONLIGHT,
                     {
                         "vocab_size": 163840,
