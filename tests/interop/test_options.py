@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, ViTConfig
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -41,6 +41,47 @@ LLAMA_32_1B_RELEASED = {
     "use_cache": True,
     "vocab_size": 128256,
 }
+GEMMA_3_1B_RELEASED = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": [1, 106],
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
+    "_sliding_window_pattern": 6,
+    "architectures": ["Gemma3TextModel"],
+    "hidden_size": 768,
+    "intermediate_size": 1152,
+    "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(24)],
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 24,
+    "use_bidirectional_attention": True,
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +89,8 @@ LLAMA_32_1B_RELEASED = {
     [
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
+        (Gemma3TextConfig(**GEMMA_3_1B_RELEASED), "gemma", "gemma-3-1b"),
+        (Gemma3TextConfig(**EMBEDDINGGEMMA_RELEASED), "gemma", "embeddinggemma-300m"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -73,6 +116,14 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("llama", LlamaConfig(head_dim=64), "head_dim=64"),
         ("llama", LlamaConfig(rope_scaling={"rope_type": "proportional", "factor": 2.0}), "rope_type='proportional'"),
         ("llama", LlamaConfig(rope_scaling={"rope_type": "linear", "factor": 2.0, "bend": 1}), "bend=1"),
+        ("gemma", Gemma3TextConfig(final_logit_softcapping=30.0), "final_logit_softcapping=30.0: only None"),
+        ("gemma", Gemma3TextConfig(sliding_window=None), "sliding_window=None"),
+        ("gemma", Gemma3TextConfig(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "rope_type='yarn'"),
+        (
+            "gemma",
+            Gemma3TextConfig(num_hidden_layers=3, layer_types=["sliding_attention", *["full_attention"] * 2]),
+            "layer_types: only a full_attention at every n-th layer",
+        ),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

@@ -139,6 +139,16 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
+_GEMMA3 = "huggingface.co/google, safetensors parameter counts"
+_GEMMA3_TEXT = f"{_GEMMA3}, less vision tower and projector"
+# The three larger models read images too; these are the parameters of the tower, the projector is (W + 1) x 1152.
+_GEMMA3_VISION = 416_866_032
+_GEMMA3_LARGE = {
+    "vocab_size": 262208,
+    "context": 131072,
+    "window": 1024,
+    "rotary_scaling": {"factor": 8.0},
+}
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
 
@@ -199,6 +209,65 @@ FAMILIES: dict[str, Family] = {
                 ),
                 "llama-3.2-3b": Size(
                     3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32
+                ),
+            },
+        ),
+        Family(
+            name="gemma",
+            kind="decoder",
+            config_name="GemmaConfig",
+            model_name="Gemma",
+            model_types=("gemma3_text",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "width": 32,
+                "depth": 3,
+                "heads": 4,
+                "key_value_heads": 2,
+                "head_width": 6,
+                "score_width": 10,
+                "feed_forward": 40,
+                "norm_eps": 1e-3,
+                "window": 4,
+                "global_every": 3,
+                "rotary_base": 100.0,
+                "local_rotary_base": 10.0,
+                "rotary_scaling": {"factor": 2.0},
+            },
+            sizes={
+                "gemma-3-270m": Size(268_098_176, _GEMMA3, {"width": 640, "depth": 18, "feed_forward": 2048}),
+                "gemma-3-1b": Size(999_885_952, _GEMMA3, {}),
+                "gemma-3-4b": Size(
+                    4_300_079_472 - _GEMMA3_VISION - 2561 * 1152,
+                    _GEMMA3_TEXT,
+                    _GEMMA3_LARGE
+                    | {"width": 2560, "depth": 34, "heads": 8, "key_value_heads": 4, "feed_forward": 10240},
+                ),
+                "gemma-3-12b": Size(
+                    12_187_325_040 - _GEMMA3_VISION - 3841 * 1152,
+                    _GEMMA3_TEXT,
+                    _GEMMA3_LARGE
+                    | {"width": 3840, "depth": 48, "heads": 16, "key_value_heads": 8, "feed_forward": 15360},
+                ),
+                "gemma-3-27b": Size(
+                    27_432_406_640 - _GEMMA3_VISION - 5377 * 1152,
+                    _GEMMA3_TEXT,
+                    _GEMMA3_LARGE
+                    | {"width": 5376, "depth": 62, "heads": 32, "key_value_heads": 16, "feed_forward": 21504}
+                    | {"head_width": 128, "score_width": 168},
+                ),
+                "embeddinggemma-300m": Size(
+                    302_863_104,
+                    f"{_GEMMA3}, without the layers after pooling",
+                    {
+                        "context": 2048,
+                        "width": 768,
+                        "depth": 24,
+                        "heads": 3,
+                        "feed_forward": 1152,
+                        "bidirectional": True,
+                    },
                 ),
             },
         ),
