@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, ViTConfig
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, MambaConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -82,6 +82,27 @@ EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
     "num_hidden_layers": 24,
     "use_bidirectional_attention": True,
 }
+MAMBA_370M_RELEASED = {
+    "architectures": ["MambaForCausalLM"],
+    "conv_kernel": 4,
+    "d_inner": 2048,
+    "d_model": 1024,
+    "expand": 2,
+    "fused_add_norm": True,
+    "hidden_size": 1024,
+    "intermediate_size": 2048,
+    "layer_norm_epsilon": 1e-05,
+    "n_layer": 48,
+    "num_hidden_layers": 48,
+    "pad_vocab_size_multiple": 8,
+    "residual_in_fp32": True,
+    "rms_norm": True,
+    "ssm_cfg": {},
+    "state_size": 16,
+    "time_step_rank": 64,
+    "torch_dtype": "float32",
+    "vocab_size": 50280,
+}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +112,7 @@ EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
         (Gemma3TextConfig(**GEMMA_3_1B_RELEASED), "gemma", "gemma-3-1b"),
         (Gemma3TextConfig(**EMBEDDINGGEMMA_RELEASED), "gemma", "embeddinggemma-300m"),
+        (MambaConfig(**MAMBA_370M_RELEASED), "mamba", "mamba-370m"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -124,6 +146,10 @@ def test_every_published_configuration_goes_there_and_back(family, size):
             Gemma3TextConfig(num_hidden_layers=3, layer_types=["sliding_attention", *["full_attention"] * 2]),
             "layer_types: only a full_attention at every n-th layer",
         ),
+        ("mamba", MambaConfig(use_bias=True), "use_bias=True: only False"),
+        ("mamba", MambaConfig(residual_in_fp32=False), "residual_in_fp32=False: only True"),
+        ("mamba", MambaConfig(intermediate_size=1000), "intermediate_size=1000: only 1536"),
+        ("mamba", MambaConfig(ssm_cfg={"layer": "Mamba2"}), "ssm_cfg="),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

@@ -17,7 +17,17 @@ from archlab.layers.positions import Rotation
 Implementation = Literal["fused", "readable"]
 
 
-class Attention(nn.Module):
+class Switchable(nn.Module):
+    """A layer with two implementations that give the same outputs and gradients; `set_implementation` switches them.
+
+    Attributes:
+        implementation: "readable" follows the paper step by step; "fused" is the fast one.
+    """
+
+    implementation: Implementation
+
+
+class Attention(Switchable):
     """softmax(Q K^T / sqrt(D)) V in H heads ("Attention is all you need", section 3.2).
 
     With fewer key-value heads than heads, each serves H / K neighbouring heads (GQA, arXiv 2305.13245, section 2.2).
@@ -59,7 +69,7 @@ class Attention(nn.Module):
         self.head_width = head_width or width // heads
         self.group = heads // key_value_heads
         self.scale = scale
-        self.implementation: Implementation = implementation
+        self.implementation = implementation
         self.q_proj = nn.Linear(width, heads * self.head_width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
@@ -183,7 +193,7 @@ def readable_attention(
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:
-    """Switch every attention layer of a model, at run time; see `Attention`."""
+    """Switch every layer of a model that has two implementations, at run time; see `Switchable`."""
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Switchable):
             module.implementation = implementation

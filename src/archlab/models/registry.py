@@ -149,6 +149,7 @@ _GEMMA3_LARGE = {
     "window": 1024,
     "rotary_scaling": {"factor": 8.0},
 }
+_MAMBA = "huggingface.co/state-spaces, safetensors parameter counts"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
 
@@ -269,6 +270,30 @@ FAMILIES: dict[str, Family] = {
                         "bidirectional": True,
                     },
                 ),
+            },
+        ),
+        Family(
+            name="mamba",
+            kind="decoder",
+            config_name="MambaConfig",
+            model_name="Mamba",
+            model_types=("mamba",),
+            tiny={
+                "vocab_size": 61,
+                "width": 24,
+                "depth": 3,
+                "expand": 3,
+                "state_size": 4,
+                "kernel": 3,
+                "step_rank": 5,
+                "norm_eps": 1e-3,
+            },
+            sizes={
+                "mamba-130m": Size(129_135_360, _MAMBA, {}),
+                "mamba-370m": Size(371_516_416, _MAMBA, {"width": 1024, "depth": 48, "step_rank": 64}),
+                "mamba-790m": Size(793_204_224, _MAMBA, {"width": 1536, "depth": 48, "step_rank": 96}),
+                "mamba-1.4b": Size(1_372_178_432, _MAMBA, {"width": 2048, "depth": 48, "step_rank": 128}),
+                "mamba-2.8b": Size(2_768_345_600, _MAMBA, {"width": 2560, "depth": 64, "step_rank": 160}),
             },
         ),
         Family(
