@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, MambaConfig, ViTConfig
+from transformers import Gemma3Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MambaConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -82,6 +82,19 @@ EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
     "num_hidden_layers": 24,
     "use_bidirectional_attention": True,
 }
+GEMMA_3_4B_RELEASED = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "mm_tokens_per_image": 256,
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"},
+}
 MAMBA_370M_RELEASED = {
     "architectures": ["MambaForCausalLM"],
     "conv_kernel": 4,
@@ -111,6 +124,7 @@ MAMBA_370M_RELEASED = {
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
         (Gemma3TextConfig(**GEMMA_3_1B_RELEASED), "gemma", "gemma-3-1b"),
+        (Gemma3Config(**GEMMA_3_4B_RELEASED), "gemma", "gemma-3-4b"),
         (Gemma3TextConfig(**EMBEDDINGGEMMA_RELEASED), "gemma", "embeddinggemma-300m"),
         (MambaConfig(**MAMBA_370M_RELEASED), "mamba", "mamba-370m"),
     ],

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import Gemma3TextModel
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextModel
 
 from archlab.errors import UserError
+from archlab.interop.checkpoint import load_pretrained
 from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
 from archlab.interop.parity.decoding import padding_invariance
 from archlab.interop.parity.states import blocks, states
-from archlab.interop.parity.twin import build
+from archlab.interop.parity.twin import build, randomise
 from archlab.layers.cache import KVCache
 from archlab.layers.pooling import masked_mean
 from archlab.models.gemma import GemmaConfig
@@ -45,6 +46,21 @@ def test_pooled_states_are_those_of_embeddinggemma():
         found = masked_mean(twin.model.states(TOKENS, mask=mask), mask)
         expected = theirs(input_ids=TOKENS, attention_mask=mask.long()).last_hidden_state
     torch.testing.assert_close(found, masked_mean(expected, mask), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_text_model_is_read_from_a_checkpoint_for_images_and_text(tmp_path):
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    options = Gemma3Config(
+        text_config=GEMMA.interop.config_to_hf(GEMMA.config()).to_dict(),
+        vision_config=tower | {"image_size": 8, "patch_size": 4},
+        mm_tokens_per_image=1,
+    )
+    theirs = Gemma3ForConditionalGeneration(options).eval()
+    randomise(theirs, torch.Generator().manual_seed(0))
+    theirs.save_pretrained(tmp_path)
+    expected = theirs(input_ids=TOKENS, use_cache=False).logits
+    torch.testing.assert_close(load_pretrained(tmp_path)(TOKENS), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_in_bfloat16_the_scale_of_the_embeddings_is_rounded_first():

@@ -1,6 +1,6 @@
 """Gemma 3 text in `transformers`: the same matrices under other names; a pattern of layers is written as a list.
 
-The text models inside checkpoints for images and text (`gemma3`) are the same, but are not read from there.
+Of checkpoints for images and text (`gemma3`), the text model is read and the rest left out; it is written alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import Gemma3ForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import Gemma3Config, Gemma3ForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import Gemma3TextConfig as TheirConfig
 
 from archlab.errors import UserError
@@ -55,6 +55,8 @@ _OPTIONS = Options(
 
 def config_from_hf(theirs: PretrainedConfig) -> GemmaConfig:
     """See `interop.family.Interop`."""
+    if isinstance(theirs, Gemma3Config):
+        theirs = theirs.text_config
     options = _OPTIONS.read(theirs)
     if options["window"] is None:
         raise UserError("gemma3_text option sliding_window=None: local layers need a window; use another checkpoint")
@@ -113,7 +115,9 @@ def weights(config: GemmaConfig) -> WeightMap:
             "mlp": ("gate_proj", "up_proj", "down_proj"),
         },
         prefix="model.",
+        parent="language_model.",
         tied={"lm_head.weight": "model.embed_tokens.weight"},
+        ignored=(r"vision_tower\..*", r"multi_modal_projector\..*"),
     )
 
 

@@ -218,7 +218,7 @@ FAMILIES: dict[str, Family] = {
             kind="decoder",
             config_name="GemmaConfig",
             model_name="Gemma",
-            model_types=("gemma3_text",),
+            model_types=("gemma3_text", "gemma3"),
             tiny={
                 "vocab_size": 61,
                 "context": 32,
