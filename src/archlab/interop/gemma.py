@@ -56,6 +56,7 @@ _OPTIONS = Options(
 def config_from_hf(theirs: PretrainedConfig) -> GemmaConfig:
     """See `interop.family.Interop`."""
     if isinstance(theirs, Gemma3Config):
+        assert isinstance(theirs.text_config, PretrainedConfig)
         theirs = theirs.text_config
     options = _OPTIONS.read(theirs)
     if options["window"] is None:
