@@ -335,6 +335,7 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "context key_value_heads channels original_context"),
     (_at_least(1), "experts chosen_experts shared_experts expert_feed_forward groups chosen_groups"),
     (_at_least(1), "key_value_latent head_width rotary_width value_width"),
+    (_at_least(1), "score_width window global_every expand state_size kernel step_rank"),
     (_at_least(0), "query_latent dense_layers"),
     (_POSITIVE, "routed_scale"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every projector points"),
@@ -345,7 +346,7 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
     (_one_of(1, 2, 4, 8, 32), "paraphrases"),
     (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
-    (_POSITIVE, "fast_turns slow_turns"),
+    (_POSITIVE, "local_rotary_base fast_turns slow_turns"),
     ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
     ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share recoloured"),
     ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio regularization"),

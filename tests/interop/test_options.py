@@ -1,7 +1,16 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import DeepseekV3Config, GPT2Config, LlamaConfig, MixtralConfig, ViTConfig
+from transformers import (
+    DeepseekV3Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    ViTConfig,
+)
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -134,6 +143,81 @@ MOONLIGHT_RELEASED = DEEPSEEK_V3_RELEASED | {
     "topk_group": 1,
     "vocab_size": 163840,
 }
+GEMMA_3_1B_RELEASED = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": [1, 106],
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
+    "_sliding_window_pattern": 6,
+    "architectures": ["Gemma3TextModel"],
+    "hidden_size": 768,
+    "intermediate_size": 1152,
+    "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(24)],
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 24,
+    "use_bidirectional_attention": True,
+}
+GEMMA_3_4B_RELEASED = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "mm_tokens_per_image": 256,
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"},
+}
+MAMBA_370M_RELEASED = {
+    "architectures": ["MambaForCausalLM"],
+    "conv_kernel": 4,
+    "d_inner": 2048,
+    "d_model": 1024,
+    "expand": 2,
+    "fused_add_norm": True,
+    "hidden_size": 1024,
+    "intermediate_size": 2048,
+    "layer_norm_epsilon": 1e-05,
+    "n_layer": 48,
+    "num_hidden_layers": 48,
+    "pad_vocab_size_multiple": 8,
+    "residual_in_fp32": True,
+    "rms_norm": True,
+    "ssm_cfg": {},
+    "state_size": 16,
+    "time_step_rank": 64,
+    "torch_dtype": "float32",
+    "vocab_size": 50280,
+}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +228,10 @@ MOONLIGHT_RELEASED = DEEPSEEK_V3_RELEASED | {
         (MixtralConfig(**MIXTRAL_RELEASED), "mixtral", "mixtral-8x7b"),
         (DeepseekV3Config(**DEEPSEEK_V3_RELEASED), "deepseek", "deepseek-v3"),
         (DeepseekV3Config(**MOONLIGHT_RELEASED), "deepseek", "moonlight-16b-a3b"),
+        (Gemma3TextConfig(**GEMMA_3_1B_RELEASED), "gemma", "gemma-3-1b"),
+        (Gemma3Config(**GEMMA_3_4B_RELEASED), "gemma", "gemma-3-4b"),
+        (Gemma3TextConfig(**EMBEDDINGGEMMA_RELEASED), "gemma", "embeddinggemma-300m"),
+        (MambaConfig(**MAMBA_370M_RELEASED), "mamba", "mamba-370m"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -177,6 +265,18 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("deepseek", DeepseekV3Config(topk_method="group_limited_greedy"), "topk_method='group_limited_greedy'"),
         ("deepseek", DeepseekV3Config(num_key_value_heads=64), "num_key_value_heads=64: only num_attention_heads, 128"),
         ("deepseek", DeepseekV3Config(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
+        ("gemma", Gemma3TextConfig(final_logit_softcapping=30.0), "final_logit_softcapping=30.0: only None"),
+        ("gemma", Gemma3TextConfig(sliding_window=None), "sliding_window=None"),
+        ("gemma", Gemma3TextConfig(rope_scaling={"rope_type": "yarn", "factor": 2.0}), "rope_type='yarn'"),
+        (
+            "gemma",
+            Gemma3TextConfig(num_hidden_layers=3, layer_types=["sliding_attention", *["full_attention"] * 2]),
+            "layer_types: only a full_attention at every n-th layer",
+        ),
+        ("mamba", MambaConfig(use_bias=True), "use_bias=True: only False"),
+        ("mamba", MambaConfig(residual_in_fp32=False), "residual_in_fp32=False: only True"),
+        ("mamba", MambaConfig(intermediate_size=1000), "intermediate_size=1000: only 1536"),
+        ("mamba", MambaConfig(ssm_cfg={"layer": "Mamba2"}), "ssm_cfg="),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

@@ -46,6 +46,9 @@ def test_a_prefix_may_be_missing_tables_repeated_and_buffers_present():
     bare = {name.removeprefix("base."): tensor for name, tensor in THEIRS.items()}
     given = bare | {"head": THEIRS["base.wte"].clone(), "h.0.mask": torch.ones(1)}
     assert same(MAP.from_hf(given, SHAPES), MAP.from_hf(THEIRS, SHAPES))
+    inside = {f"text.{name}": tensor for name, tensor in THEIRS.items()} | {"image.mask": torch.ones(1)}
+    within = dataclasses.replace(MAP, parent="text.", ignored=(r"image\..*",))
+    assert same(within.from_hf(inside, SHAPES), MAP.from_hf(THEIRS, SHAPES))
     unprefixed = dataclasses.replace(MAP, rules=(Rule("table", "wte"),), tied={})
     assert same(unprefixed.from_hf({"base.wte": THEIRS["base.wte"]}, SHAPES), {"table": THEIRS["base.wte"]})
 

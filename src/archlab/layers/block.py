@@ -50,6 +50,41 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
+class SandwichBlock(Block):
+    """Residual block with a norm before and after attention, and before and after feed-forward (Gemma 2, section 2).
+
+    Args:
+        attention_norm, attention, attention_post_norm, feed_forward_norm, feed_forward, feed_forward_post_norm: the
+            parts, in the order of use.
+    """
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: Attention,
+        attention_post_norm: nn.Module,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+        feed_forward_post_norm: nn.Module,
+    ) -> None:
+        super().__init__(attention_norm, attention, feed_forward_norm, feed_forward)
+        self.attention_post_norm = attention_post_norm
+        self.feed_forward_post_norm = feed_forward_post_norm
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """See `Block`."""
+        mixed = self.attention(self.attention_norm(x), mask=mask, rotation=rotation, cache=cache)
+        x = x + self.attention_post_norm(mixed)
+        return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
+
+
 class TransformerStack(nn.Module):
     """Blocks in the manner of LLaMA (arXiv 2302.13971, section 2.2): RMSNorm, rotary attention, SwiGLU, no biases.
 

@@ -67,14 +67,23 @@ def causal_context(tokens: Tensor, *, mask: Tensor | None, cache: Sequence[Cache
         raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
     if mask is None:
         key_positions = torch.arange(length, device=tokens.device)[None]  # (1, Tk)
-    elif mask.shape != (samples, length):
-        raise UserError(
-            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
-        )
     else:
+        check_mask(mask, samples, length)
         key_positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # (B, Tk); padding repeats its neighbour's
     positions = key_positions[:, length - new :]
     may_attend = masks.causal(positions, key_positions)
     if mask is not None:
         may_attend = masks.combine(may_attend, masks.padding(mask))
     return CausalContext(positions, key_positions, may_attend)
+
+
+def check_mask(mask: Tensor, samples: int, length: int) -> None:
+    """Refuse a mask of real tokens that is not (samples, length).
+
+    Raises:
+        UserError: it has another shape.
+    """
+    if mask.shape != (samples, length):
+        raise UserError(
+            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
+        )

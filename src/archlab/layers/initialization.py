@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from archlab.layers.norms import RMSNorm
+
 RESIDUAL_OUTPUTS = ("out_proj", "down_proj")
 """Linear layers whose result is added to the residual stream."""
 
@@ -13,7 +15,8 @@ def initialize(model: nn.Module, depth: int, std: float = 0.02) -> None:
 
     Matrices and tables are normal with standard deviation `std`. The two layers of a block that write to the residual
     stream get `std / sqrt(2 * depth)`, so that the stream's variance does not grow with depth. Biases are zero and
-    gains of norms are one. Convolutions keep PyTorch's own initialisation, which follows their fan-in.
+    gains of norms are one, which is a weight of zero where the norm adds one to it. Convolutions keep PyTorch's own
+    initialisation, which follows their fan-in.
 
     Args:
         depth: number of blocks whose outputs add up.
@@ -29,3 +32,6 @@ def initialize(model: nn.Module, depth: int, std: float = 0.02) -> None:
             nn.init.zeros_(parameter)
         else:
             nn.init.ones_(parameter)
+    for module in model.modules():
+        if isinstance(module, RMSNorm) and module.unit_offset:
+            nn.init.zeros_(module.weight)

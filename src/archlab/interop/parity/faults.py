@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from archlab.layers.attention import Attention
-from archlab.layers.feedforward import MLP
+from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Activation = Literal["gelu", "gelu-tanh", "relu"]
+Activation = Literal["gelu", "gelu-tanh"]
 Edit = Callable[[nn.Module, Sequence[nn.Module]], None]
 """Changes a model in place: the model, and those of its layers that are to be changed."""
 
@@ -99,7 +99,8 @@ def activation(wrong: Activation, right: Activation, cause: str) -> Fault:
 
     def use(name: Activation) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for layer in find(blocks, MLP):
+            layers: list[MLP | GatedMLP] = [*find(blocks, MLP), *find(blocks, GatedMLP)]
+            for layer in layers:
                 layer.activation = name
 
         return edit
@@ -119,6 +120,16 @@ def epsilon() -> Fault:
         return edit
 
     return Fault("the epsilon of the norms is ten times too large", scale(10.0), scale(0.1))
+
+
+def unit_offset() -> Fault:
+    """Norms multiply by their weight where they must add one to it, or the reverse."""
+
+    def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        for norm in find(blocks, RMSNorm):
+            norm.unit_offset = not norm.unit_offset
+
+    return Fault("norms multiply by their weight instead of 1 + weight, or the reverse", edit, edit)
 
 
 def untransposed(name: str, cause: str) -> Fault:
