@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, ViTConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -9,6 +9,24 @@ from archlab.models.registry import FAMILIES, find
 SIZES = [(family, size) for family in FAMILIES.values() for size in family.sizes]
 
 # config.json as released, shortened by what every version writes.
+BERT_LARGE_CASED_RELEASED = {
+    "architectures": ["BertForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "directionality": "bidi",
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-12,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "pooler_fc_size": 768,
+    "pooler_num_attention_heads": 12,
+    "pooler_num_fc_layers": 3,
+    "pooler_size_per_head": 128,
+    "pooler_type": "first_token_transform",
+    "position_embedding_type": "absolute",
+    "vocab_size": 28996,
+}
 GPT2_RELEASED = {
     "n_ctx": 1024,
     "n_embd": 768,
@@ -46,6 +64,7 @@ LLAMA_32_1B_RELEASED = {
 @pytest.mark.parametrize(
     ("theirs", "family", "size"),
     [
+        (BertConfig(**BERT_LARGE_CASED_RELEASED), "bert", "bert-large-cased"),
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
     ],
@@ -63,6 +82,9 @@ def test_every_published_configuration_goes_there_and_back(family, size):
 @pytest.mark.parametrize(
     ("family", "theirs", "message"),
     [
+        ("bert", BertConfig(hidden_act="relu"), "hidden_act='relu': only 'gelu'"),
+        ("bert", BertConfig(is_decoder=True), "is_decoder=True"),
+        ("bert", BertConfig(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         ("gpt2", GPT2Config(activation_function="relu"), "activation_function='relu': only 'gelu_new'"),
         ("gpt2", GPT2Config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
         ("gpt2", GPT2Config(tie_word_embeddings=False), "tie_word_embeddings=False"),

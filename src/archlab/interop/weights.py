@@ -50,6 +50,7 @@ class WeightMap:
         prefix: files may lack it, or have it in addition, depending on the class that wrote them.
         tied: names in files -> names of the tensors that they repeat; they may be missing, and are never written.
         ignored: patterns of names that are left out on purpose, such as heads that we do not have.
+        renamed: ends of names in old files -> what they are now.
     """
 
     rules: tuple[Rule, ...]
@@ -57,6 +58,7 @@ class WeightMap:
     prefix: str = ""
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Each of our names, and the names in files that it is made of."""
@@ -129,10 +131,14 @@ class WeightMap:
         known = {name for names in self.names().values() for name in names} | self.tied.keys()
         source: dict[str, str] = {}
         for name in theirs:
-            bare = name.removeprefix(self.prefix)
+            now = name
+            for old, new in self.renamed.items():
+                if name.endswith(old):
+                    now = name.removesuffix(old) + new
+            bare = now.removeprefix(self.prefix)
             if any(re.fullmatch(pattern, bare) for pattern in self.ignored):
                 continue
-            canonical = next((form for form in (name, self.prefix + name, bare) if form in known), name)
+            canonical = next((form for form in (now, self.prefix + now, bare) if form in known), name)
             if canonical in source:
                 raise UserError(f"weights: {name} and {source[canonical]} are the same tensor; remove one of them")
             source[canonical] = name

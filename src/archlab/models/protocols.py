@@ -38,3 +38,33 @@ class Decoder(Protocol):
     def new_cache(self) -> list[KVCache]:
         """Empty caches for one batch of sequences, one per layer."""
         ...
+
+
+class Encoder(Protocol):
+    """A model that reads whole token sequences in both directions.
+
+    Attributes:
+        blocks: as of a `Decoder`.
+    """
+
+    blocks: nn.ModuleList
+
+    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, token_types: Tensor | None = None) -> Tensor:
+        """A state for each token.
+
+        Args:
+            tokens: ids (B, T).
+            mask: True at real tokens, (B, T); None: all are real.
+            token_types: (B, T); None: all are of the first type.
+
+        Returns:
+            (B, T, W); undefined at padding.
+
+        Raises:
+            UserError: there are more tokens than the model reads, or the mask has another shape.
+        """
+        ...
+
+    def pool(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One state (B, W) of the sequence from those of its tokens, (B, T, W), made with this mask."""
+        ...

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "vision"]
-"""decoder: tokens to next-token logits; vision: images to hidden states."""
+Kind = Literal["decoder", "encoder", "vision"]
+"""decoder: tokens to next-token logits; encoder: tokens to hidden states; vision: images to hidden states."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
     return f"{what} {name!r} is unknown; did you mean {near[0]!r}? (known: {', '.join(known)})"
 
 
+_BERT = "huggingface.co, safetensors parameter counts less the heads of pretraining"
+_LARGE = {"width": 1024, "depth": 24, "heads": 16, "feed_forward": 4096}
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
@@ -145,6 +147,34 @@ _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        Family(
+            name="bert",
+            kind="encoder",
+            config_name="BertConfig",
+            model_name="Bert",
+            model_types=("bert",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "token_types": 3,
+                "width": 24,
+                "depth": 3,
+                "heads": 3,
+                "feed_forward": 40,
+                "norm_eps": 1e-4,
+            },
+            sizes={
+                "bert-base-uncased": Size(109_482_240, _BERT, {}),
+                "bert-base-cased": Size(108_310_272, _BERT, {"vocab_size": 28996}),
+                "bert-large-uncased": Size(335_141_888, _BERT, _LARGE),
+                "bert-large-cased": Size(333_579_264, _BERT, {"vocab_size": 28996} | _LARGE),
+                "minilm-l6": Size(
+                    22_713_216,
+                    "huggingface.co/sentence-transformers/all-MiniLM-L6-v2, its weights",
+                    {"width": 384, "depth": 6, "feed_forward": 1536},
+                ),
+            },
+        ),
         Family(
             name="gpt2",
             kind="decoder",

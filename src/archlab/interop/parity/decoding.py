@@ -29,7 +29,7 @@ def cached_decoding(twin: Twin) -> Outcome:
     tokens, chance = questions(twin), random.Random(0)
     expected = _expected(twin.reference, tokens)
     padding = torch.tensor([3, 0])  # of each sample
-    padded, mask = _padded(tokens, padding, left=True)
+    padded, mask = padded_batch(tokens, padding, left=True)
     pairs = {}
     for split in range(_SPLITS):
         chunks = _chunks(tokens.shape[1], chance)
@@ -50,7 +50,7 @@ def padding_invariance(twin: Twin) -> Outcome:
     pairs = {}
     for left in (True, False):
         padding = torch.tensor([4, 1])
-        padded, mask = _padded(tokens, padding, left=left)
+        padded, mask = padded_batch(tokens, padding, left=left)
         found = model(padded, mask=mask)
         for sample in range(len(tokens)):
             side = "left" if left else "right"
@@ -97,7 +97,7 @@ def _chunks(length: int, chance: random.Random) -> list[int]:
     return [end - start for start, end in zip([0, *cuts], [*cuts, length], strict=True)]
 
 
-def _padded(tokens: Tensor, padding: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
+def padded_batch(tokens: Tensor, padding: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
     """Tokens with as much padding (B) as asked for on one side, the rest on the other, and which of them are real.
 
     Padding holds a real id, so that a model which looks at it is noticed.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from archlab import __version__
-from archlab.interop.parity import checks, decoding
+from archlab.interop.parity import checks, decoding, encoding
 from archlab.interop.parity.checks import Outcome
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import Check, Control, FamilyResult
@@ -40,6 +40,7 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
         "padding invariance": decoding.padding_invariance,
         "generation": decoding.generation,
     },
+    "encoder": _COMMON | {"padding invariance": encoding.padding_invariance},
     "vision": _COMMON,
 }
 """The comparisons of each kind of model by name."""
