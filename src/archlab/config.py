@@ -300,6 +300,7 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
     (_at_least(1), "context key_value_heads channels original_context token_types"),
+    (_at_least(1), "decoder_depth head_width buckets farthest"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
     (_at_least(1), "test_items bootstrap_samples latency_requests workers"),
     (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),

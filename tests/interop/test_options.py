@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import BertConfig, GPT2Config, LlamaConfig, ViTConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -59,6 +59,28 @@ LLAMA_32_1B_RELEASED = {
     "use_cache": True,
     "vocab_size": 128256,
 }
+T5_BASE_RELEASED = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "d_ff": 3072,
+    "d_model": 768,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "n_positions": 512,
+    "num_heads": 12,
+    "num_layers": 12,
+    "output_past": True,
+    "task_specific_params": {"summarization": {"prefix": "summarize: "}},
+}
+T5_V11_SMALL_RELEASED = {
+    "d_ff": 1024,
+    "decoder_start_token_id": 0,
+    "feed_forward_proj": "gated-gelu",
+    "num_decoder_layers": 8,
+    "num_heads": 6,
+    "num_layers": 8,
+    "output_past": True,
+    "tie_word_embeddings": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +89,8 @@ LLAMA_32_1B_RELEASED = {
         (BertConfig(**BERT_LARGE_CASED_RELEASED), "bert", "bert-large-cased"),
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
+        (T5Config(**T5_BASE_RELEASED), "t5", "t5-base"),
+        (T5Config(**T5_V11_SMALL_RELEASED), "t5", "t5-v1.1-small"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -94,6 +118,8 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("llama", LlamaConfig(attention_bias=True), "attention_bias=True"),
         ("llama", LlamaConfig(head_dim=64), "head_dim=64"),
         ("llama", LlamaConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
+        ("t5", T5Config(feed_forward_proj="gated-silu"), "feed_forward_proj='gated-silu'"),
+        ("t5", T5Config(is_encoder_decoder=False), "is_encoder_decoder=False"),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
     ],

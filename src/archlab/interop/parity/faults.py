@@ -11,7 +11,7 @@ from torch import nn
 
 from archlab.layers.attention import Attention
 from archlab.layers.block import Block, CrossBlock
-from archlab.layers.feedforward import MLP
+from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
@@ -50,6 +50,19 @@ def missing_root() -> Fault:
         return edit
 
     return Fault("attention scores are not divided by the root of the head's width", scale(0.5), scale(-0.5))
+
+
+def extra_root() -> Fault:
+    """Scores are divided by sqrt(D) in a family that has the factor in its initialisation instead."""
+
+    def edit(divided: bool) -> Edit:
+        def scale(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
+            for attention in _find(blocks, Attention):
+                attention.scale = attention.head_width**-0.5 if divided else 1.0
+
+        return scale
+
+    return Fault("attention scores are divided by the root of the head's width", edit(True), edit(False))
 
 
 def swapped_queries_and_keys() -> Fault:
@@ -114,7 +127,8 @@ def activation(wrong: Activation, right: Activation, cause: str) -> Fault:
 
     def use(name: Activation) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for layer in _find(blocks, MLP):
+            layers: list[MLP | GatedMLP] = [*_find(blocks, MLP), *_find(blocks, GatedMLP)]
+            for layer in layers:
                 layer.activation = name
 
         return edit

@@ -1,6 +1,6 @@
 """How models of each kind are asked and answer: one probe per kind.
 
-Shape legend: B samples, T tokens, V vocabulary, W or D width, C channels, H x W pixels, N patches.
+Shape legend: B samples, S source tokens, T tokens, V vocabulary, W or D width, C channels, H x W pixels, N patches.
 """
 
 from __future__ import annotations
@@ -76,6 +76,33 @@ class EncoderProbe(Probe):
         return torch.cat([found.last_hidden_state, found.pooler_output[:, None]], 1)  # (B, T + 1, W)
 
 
+class EncoderDecoderProbe(Probe):
+    """Source and target tokens, one after the other (B, S + T), to logits of the target (B, T, V)."""
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
+        """See `Probe`."""
+        return torch.randint(config.vocab_size, (2, _SOURCE + 9), generator=generator)
+
+    def ours(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """See `Probe`."""
+        return model(*source_and_target(inputs))
+
+    def theirs(self, reference: PreTrainedModel, inputs: Tensor) -> Tensor:
+        """See `Probe`."""
+        source, target = source_and_target(inputs)
+        return reference(input_ids=source, decoder_input_ids=target, use_cache=False).logits
+
+
+_SOURCE = 12  # S
+
+
+def source_and_target(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S) and (B, T) of the inputs of an encoder-decoder."""
+    return inputs[:, :_SOURCE], inputs[:, _SOURCE:]
+
+
 def encode(model: Encoder, tokens: Tensor, mask: Tensor | None, types: Tensor) -> Tensor:
     """States and, after them, the pooled one, (B, T + 1, W)."""
     states = model(tokens, mask=mask, token_types=types)
@@ -105,7 +132,12 @@ class VisionProbe(Probe):
         return reference(pixel_values=inputs).last_hidden_state
 
 
-PROBES: dict[Kind, Probe] = {"decoder": DecoderProbe(), "encoder": EncoderProbe(), "vision": VisionProbe()}
+PROBES: dict[Kind, Probe] = {
+    "decoder": DecoderProbe(),
+    "encoder": EncoderProbe(),
+    "encoder-decoder": EncoderDecoderProbe(),
+    "vision": VisionProbe(),
+}
 
 
 def questions(twin: Twin, seed: int = 0) -> Tensor:
