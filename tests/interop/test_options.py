@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config, ViTConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, MarianConfig, T5Config, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -82,6 +82,8 @@ T5_V11_SMALL_RELEASED = {
     "tie_word_embeddings": False,
 }
 
+MARIAN = {"activation_function": "relu", "scale_embedding": True}
+
 
 @pytest.mark.parametrize(
     ("theirs", "family", "size"),
@@ -109,6 +111,9 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("bert", BertConfig(hidden_act="relu"), "hidden_act='relu': only 'gelu'"),
         ("bert", BertConfig(is_decoder=True), "is_decoder=True"),
         ("bert", BertConfig(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
+        ("encoder_decoder", MarianConfig(activation_function="swish"), "activation_function='swish': only 'relu'"),
+        ("encoder_decoder", MarianConfig(**MARIAN, normalize_before=True), "normalize_before=True"),
+        ("encoder_decoder", MarianConfig(**MARIAN, decoder_ffn_dim=8), "decoder_ffn_dim=8: only encoder_ffn_dim=4096"),
         ("gpt2", GPT2Config(activation_function="relu"), "activation_function='relu': only 'gelu_new'"),
         ("gpt2", GPT2Config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
         ("gpt2", GPT2Config(tie_word_embeddings=False), "tie_word_embeddings=False"),
@@ -129,8 +134,11 @@ def test_an_option_that_is_not_implemented_is_refused(family, theirs, message):
         find(family).interop.config_from_hf(theirs)
 
 
-def test_what_transformers_cannot_express_is_refused():
-    family = find("vit")
-    config = family.config_class(class_token=False)
-    with pytest.raises(UserError, match="class_token=False"):
-        family.interop.config_to_hf(config)
+@pytest.mark.parametrize(
+    ("family", "option", "value"),
+    [("vit", "class_token", False), ("encoder_decoder", "pre_norm", True), ("encoder_decoder", "norm_eps", 1e-3)],
+)
+def test_what_transformers_cannot_express_is_refused(family, option, value):
+    config = find(family).config_class(**{option: value})
+    with pytest.raises(UserError, match=f"{option}={value}"):
+        find(family).interop.config_to_hf(config)

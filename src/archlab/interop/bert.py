@@ -35,11 +35,11 @@ _OPTIONS = Options(
     },
     fixed={
         "hidden_act": "gelu",
-        "position_embedding_type": "absolute",  # in files of older versions
         "is_decoder": False,
         "add_cross_attention": False,
         "tie_word_embeddings": True,
     },
+    obsolete={"position_embedding_type": "absolute"},
     ignored=(
         "attention_probs_dropout_prob",
         "hidden_dropout_prob",
@@ -63,9 +63,7 @@ def config_from_hf(theirs: PretrainedConfig) -> BertConfig:
 
 def config_to_hf(config: BertConfig) -> TheirConfig:
     """See `interop.family.Interop`."""
-    options = _OPTIONS.write(config)
-    options.pop("position_embedding_type")
-    return TheirConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **options)
+    return TheirConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **_OPTIONS.write(config))
 
 
 def weights(config: BertConfig) -> WeightMap:

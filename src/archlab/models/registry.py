@@ -142,6 +142,10 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 
 _BERT = "huggingface.co, safetensors parameter counts less the heads of pretraining"
 _LARGE = {"width": 1024, "depth": 24, "heads": 16, "feed_forward": 4096}
+_VASWANI = (
+    "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
+    "the exact count is that of torch.nn.Transformer and one table"
+)
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _T5 = "huggingface.co/google-t5 and google, counts of the released weights"
@@ -179,6 +183,26 @@ FAMILIES: dict[str, Family] = {
                     "huggingface.co/sentence-transformers/all-MiniLM-L6-v2, its weights",
                     {"width": 384, "depth": 6, "feed_forward": 1536},
                 ),
+            },
+        ),
+        Family(
+            name="encoder_decoder",
+            kind="encoder-decoder",
+            config_name="EncoderDecoderConfig",
+            model_name="EncoderDecoderTransformer",
+            model_types=("marian",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "width": 24,
+                "depth": 3,
+                "decoder_depth": 2,
+                "heads": 3,
+                "feed_forward": 40,
+            },
+            sizes={
+                "base": Size(63_082_496, _VASWANI, {}),
+                "big": Size(214_245_376, _VASWANI, {"width": 1024, "heads": 16, "feed_forward": 4096}),
             },
         ),
         Family(
