@@ -71,6 +71,11 @@ def weights(config: BertConfig) -> WeightMap:
     return _map(config, "", pooler=True, ignored=(r"(cls|classifier|qa_outputs)\..*",))  # heads, which `Bert` has not
 
 
+def reference(theirs: TheirConfig) -> PreTrainedModel:
+    """See `interop.family.Interop`."""
+    return BertModel(theirs)
+
+
 def masked_lm_weights(config: BertConfig) -> WeightMap:
     """Of `BertMaskedLM`."""
     head = (
@@ -133,8 +138,3 @@ def _map(
         ignored=(r"embeddings\.position_ids", *ignored),  # a buffer, saved by old versions
         renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     )
-
-
-def reference(theirs: TheirConfig) -> PreTrainedModel:
-    """See `interop.family.Interop`."""
-    return BertModel(theirs)
