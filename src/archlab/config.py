@@ -332,10 +332,11 @@ _NAMED: _Rule = (bool, "must not be empty")
 _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
-    (_at_least(1), "context key_value_heads channels original_context"),
+    (_at_least(1), "context key_value_heads channels original_context token_types"),
     (_at_least(1), "experts chosen_experts shared_experts expert_feed_forward groups chosen_groups"),
     (_at_least(1), "key_value_latent head_width rotary_width value_width"),
     (_at_least(1), "score_width window global_every expand state_size kernel step_rank"),
+    (_at_least(1), "decoder_depth buckets farthest"),
     (_at_least(0), "query_latent dense_layers"),
     (_POSITIVE, "routed_scale"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every projector points"),

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from archlab.errors import UserError
 from archlab.interop.checkpoint import load_pretrained, save_pretrained
+from archlab.interop.parity import encoder_decoding
 from archlab.interop.parity.decoding import greedy
 from archlab.interop.parity.probes import PROBES
 from archlab.interop.parity.twin import build, randomise
@@ -85,6 +86,17 @@ def test_an_export_generates_the_same_tokens(family, tmp_path):
     settings = GenerationConfig(do_sample=False, max_new_tokens=10, pad_token_id=0)
     expected = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
     assert torch.equal(greedy(model, tokens, 10), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.kind == "encoder-decoder"])
+def test_an_export_translates_to_the_same_tokens(name, tmp_path):
+    model = made(FAMILIES[name])
+    save_pretrained(model, tmp_path)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    source = torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
+    settings = GenerationConfig(do_sample=False, max_new_tokens=10, pad_token_id=0, decoder_start_token_id=5)
+    expected = theirs.generate(source, attention_mask=torch.ones_like(source), generation_config=settings)
+    assert torch.equal(encoder_decoding.greedy(model, source, 5, 10), expected)
 
 
 def test_the_older_format_is_read_without_running_what_it_holds(copied):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor, finfo, nn
 from torch.nn import functional as F
 
@@ -80,6 +81,7 @@ class Attention(Switchable):
         *,
         memory: Tensor | None = ...,
         mask: Tensor | None = ...,
+        bias: Tensor | None = ...,
         rotation: Rotation | None = ...,
         cache: KVCache | None = ...,
         return_weights: Literal[False] = ...,
@@ -92,6 +94,7 @@ class Attention(Switchable):
         *,
         memory: Tensor | None = ...,
         mask: Tensor | None = ...,
+        bias: Tensor | None = ...,
         rotation: Rotation | None = ...,
         cache: KVCache | None = ...,
         return_weights: Literal[True],
@@ -103,6 +106,7 @@ class Attention(Switchable):
         *,
         memory: Tensor | None = None,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         rotation: Rotation | None = None,
         cache: KVCache | None = None,
         return_weights: bool = False,
@@ -114,6 +118,7 @@ class Attention(Switchable):
             memory: source of keys and values for cross-attention, (B, Tk, W).
             mask: boolean, True = may attend; (Tq, Tk), (B, Tq, Tk) or (B, H, Tq, Tk), where any axis may be 1 instead.
                 Tk counts what the cache holds. A query that may attend nowhere gets zeros before `out_proj`.
+            bias: added to the scores, (B, H, Tq, Tk), where any axis may be 1 instead; see `layers.position_bias`.
             rotation: rotary turn of the positions of `x`; for self-attention only.
             cache: keys and values of earlier tokens, extended by this call. With `memory` it holds keys and values of
                 the memory, which the first call computes and the later ones reuse.
@@ -149,11 +154,12 @@ class Attention(Switchable):
             mask = mask[:, None]  # (B, 1, Tq, Tk)
 
         if self.implementation == "fused":
+            added = mask if bias is None else _masked(bias.to(queries.dtype), mask)
             mixed = F.scaled_dot_product_attention(
-                queries, keys, values, mask, scale=self.scale, enable_gqa=self.group > 1
+                queries, keys, values, added, scale=self.scale, enable_gqa=self.group > 1
             )
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
-        mixed, weights = readable_attention(queries, keys, values, mask, self.scale)
+        mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
@@ -162,7 +168,13 @@ class Attention(Switchable):
 
 
 def readable_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None = None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention step by step.
 
@@ -170,6 +182,7 @@ def readable_attention(
         queries: (B, H, Tq, D).
         keys, values: (B, K, Tk, D); K divides H.
         mask: True = may attend, broadcasting to (B, H, Tq, Tk).
+        bias: added to the scores, broadcasting likewise.
         scale: of the scores, by default 1 / sqrt(D).
 
     Returns:
@@ -179,6 +192,8 @@ def readable_attention(
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)  # (B, H, Tk, D)
     scores = queries @ keys.transpose(-2, -1)  # (B, H, Tq, Tk)
     scores = scores / queries.shape[-1] ** 0.5 if scale is None else scores * scale
+    if bias is not None:
+        scores = scores + bias
     if mask is None:
         weights = scores.softmax(-1)
     else:
@@ -186,6 +201,10 @@ def readable_attention(
         # weights and zero gradients where -inf would give NaN.
         weights = scores.masked_fill(~mask, finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
     return weights.to(values.dtype) @ values, weights
+
+
+def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
+    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:

@@ -12,6 +12,7 @@ Shape legend: B samples, K key-value heads, T tokens, D width of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, cat
@@ -198,3 +199,16 @@ class StaticCache(KVCache):
         twin = StaticCache(self.capacity)
         twin._length = self._length
         return twin
+
+
+@dataclass(frozen=True)
+class DecoderCache:
+    """What one block of an encoder-decoder's decoder keeps.
+
+    Attributes:
+        tokens: grows with every call.
+        memory: filled by the first call and reused by the later ones.
+    """
+
+    tokens: KVCache = field(default_factory=KVCache)
+    memory: KVCache = field(default_factory=KVCache)

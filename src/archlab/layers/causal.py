@@ -49,27 +49,23 @@ class CausalContext:
         return masks.combine(self.mask, recent)[..., total - new - held :]
 
 
-def causal_context(tokens: Tensor, *, mask: Tensor | None, cache: Sequence[Cache] | None, limit: int) -> CausalContext:
+def causal_context(
+    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[Cache] | None, limit: int | None
+) -> CausalContext:
     """Count positions over real tokens only, so that padding on either side changes nothing.
 
     Args:
         tokens: new tokens (B, T); only the shape and the device are read.
         mask: True at real tokens, of the cache and new, (B, Tk); None: all are real.
         cache: of the layers; None: there is none.
-        limit: most tokens that the model reads.
+        limit: most tokens that the model reads; None: any number.
 
     Raises:
         UserError: there are more tokens than `limit`, or the mask has another shape.
     """
-    samples, new = tokens.shape
+    new = tokens.shape[1]
     length = (cache[0].length if cache else 0) + new
-    if length > limit:
-        raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
-    if mask is None:
-        key_positions = torch.arange(length, device=tokens.device)[None]  # (1, Tk)
-    else:
-        check_mask(mask, samples, length)
-        key_positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # (B, Tk); padding repeats its neighbour's
+    key_positions = real_positions(tokens, mask, length, limit)  # (B or 1, Tk)
     positions = key_positions[:, length - new :]
     may_attend = masks.causal(positions, key_positions)
     if mask is not None:
@@ -87,3 +83,26 @@ def check_mask(mask: Tensor, samples: int, length: int) -> None:
         raise UserError(
             f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
         )
+
+
+def real_positions(tokens: Tensor, mask: Tensor | None, length: int, limit: int | None) -> Tensor:
+    """Positions counted over real tokens; padding repeats its neighbour's.
+
+    Args:
+        tokens: new tokens (B, T); only the batch and the device are read.
+        mask: True at real tokens, (B, length); None: all are real.
+        length: of the sequence, what the cache holds included.
+        limit: most tokens that the model reads; None: any number.
+
+    Returns:
+        (B or 1, length).
+
+    Raises:
+        UserError: there are more tokens than `limit`, or the mask has another shape.
+    """
+    if limit is not None and length > limit:
+        raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
+    if mask is None:
+        return torch.arange(length, device=tokens.device)[None]
+    check_mask(mask, len(tokens), length)
+    return (mask.long().cumsum(1) - 1).clamp(min=0)

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 
 from archlab.errors import UserError
 from archlab.models.families.decoders import DECODERS
+from archlab.models.families.encoder_decoders import ENCODER_DECODERS
+from archlab.models.families.encoders import ENCODERS
 from archlab.models.families.family import Family, unknown
 from archlab.models.families.vision import VISION
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *VISION)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS, *VISION)}
 
 
 def find(name: str) -> Family:

@@ -50,10 +50,13 @@ def build(family: Family, seed: int = 0) -> Twin:
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every parameter of a new model anew, gains and biases of norms too: as they start, they would hide mistakes.
 
-    Gains stay near where they start: at 1, or at 0 where the norm adds one.
+    Gains stay near where they start: at 1, or at 0 where the norm adds one. Fixed tables, parameters without a
+    gradient in some references, stay.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             gain = parameter.dim() == 1 and name.endswith("weight")
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_((parameter.mean() if gain else 0.0) + 0.2 * noise)

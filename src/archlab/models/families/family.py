@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "vision"]
-"""decoder: tokens to next-token logits; vision: images to hidden states."""
+Kind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
+"""What is read and given.
+
+decoder: tokens to next-token logits; encoder: tokens to hidden states; encoder-decoder: source tokens and target tokens
+to next-token logits of the target; vision: images to hidden states.
+"""
 
 
 @dataclass(frozen=True)
