@@ -1,7 +1,7 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, ViTConfig
+from transformers import CLIPConfig, GPT2Config, LlamaConfig, SiglipConfig, ViTConfig
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -41,6 +41,48 @@ LLAMA_32_1B_RELEASED = {
     "use_cache": True,
     "vocab_size": 128256,
 }
+# What versions before 5 wrote into every configuration, those of towers too.
+LEGACY = {
+    "add_cross_attention": False,
+    "bad_words_ids": None,
+    "cross_attention_hidden_size": None,
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "dropout": 0.0,
+    "early_stopping": False,
+    "finetuning_task": None,
+    "is_decoder": False,
+    "max_length": 20,
+    "num_beam_groups": 1,
+    "num_beams": 1,
+    "prefix": None,
+    "pruned_heads": {},
+    "remove_invalid_values": False,
+    "return_dict_in_generate": False,
+    "sep_token_id": None,
+    "temperature": 1.0,
+    "tie_encoder_decoder": False,
+    "tie_word_embeddings": True,
+    "tokenizer_class": None,
+    "torchscript": False,
+    "use_bfloat16": False,
+}
+CLIP_B32_RELEASED = {
+    "architectures": ["CLIPModel"],
+    "projection_dim": 512,
+    "text_config": LEGACY | {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "projection_dim": 512},
+    "text_config_dict": None,
+    "vision_config": LEGACY | {"bos_token_id": None, "eos_token_id": None, "patch_size": 32},
+    "vision_config_dict": None,
+}
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+SIGLIP_SO400M_RELEASED = {
+    "architectures": ["SiglipModel"],
+    "initializer_factor": 1.0,
+    "text_config": SO400M | {"model_type": "siglip_text_model"},
+    "vision_config": SO400M | {"image_size": 384, "patch_size": 14, "model_type": "siglip_vision_model"},
+    "torch_dtype": "float32",
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +90,8 @@ LLAMA_32_1B_RELEASED = {
     [
         (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
+        (CLIPConfig(**CLIP_B32_RELEASED), "clip", "clip-vit-b-32"),
+        (SiglipConfig(**SIGLIP_SO400M_RELEASED), "siglip", "siglip-so400m-patch14-384"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -74,6 +118,17 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("llama", LlamaConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
+        ("clip", CLIPConfig(text_config={"hidden_act": "relu"}), "hidden_act='quick_gelu' and 'relu'"),
+        ("clip", CLIPConfig(text_config={"eos_token_id": None}), "eos_token_id=None: must be one id"),
+        ("clip", CLIPConfig(text_config={"shiny": 3}), "clip_text_model option shiny=3: is not implemented"),
+        (
+            "clip",
+            CLIPConfig(vision_config={"image_size": [224, 112]}),
+            "clip_vision_model option .*only squares",
+        ),
+        ("clip", CLIPConfig(vision_config={"pruned_heads": {"0": [1]}}), "pruned_heads="),
+        ("siglip", SiglipConfig(vision_config={"vision_use_head": False}), "vision_use_head=False: only True"),
+        ("siglip", SiglipConfig(text_config={"projection_size": 512}), "projection_size=512: must be the hidden_size"),
     ],
 )
 def test_an_option_that_is_not_implemented_is_refused(family, theirs, message):
@@ -86,3 +141,5 @@ def test_what_transformers_cannot_express_is_refused():
     config = family.config_class(class_token=False)
     with pytest.raises(UserError, match="class_token=False"):
         family.interop.config_to_hf(config)
+    with pytest.raises(UserError, match="end_token=2"):
+        find("clip").interop.config_to_hf(find("clip").config_class(end_token=2))

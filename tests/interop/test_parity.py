@@ -13,7 +13,7 @@ from archlab.interop.parity.checks import gradients, hidden_states, output, roun
 from archlab.interop.parity.decoding import cached_decoding, generation, padding_invariance
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import STATES, within
-from archlab.interop.parity.states import blocks
+from archlab.interop.parity.states import blocks, states
 from archlab.interop.parity.twin import build
 from archlab.layers import causal
 from archlab.layers.attention import set_implementation
@@ -45,12 +45,11 @@ def test_a_planted_bug_is_noticed_and_explained(name, index):
     twin = twin_of(name)
     fault, layers = twin.family.interop.FAULTS[index], blocks(twin)
     fault.plant(twin.model, layers[1:2])
-    assert not hidden_states(twin)[1]
     assert not output(twin)[1]
     found = explain(twin)
     assert found.cause == fault.cause
-    changed = "output of blocks.0" if "layout" in fault.cause else "output of blocks.1"
-    assert found.first == changed
+    first = next(state.place for state in states(twin) if not state.equal)
+    assert found.first == (first if fault.whole else f"output of {twin.family.interop.BLOCKS[0][0]}.1")
 
 
 @pytest.mark.parametrize(("name", "index"), FAULTS)

@@ -23,6 +23,22 @@ _HARMLESS = {
     "initializer_range",
     "task_specific_params",
 }
+# Written into every configuration by versions before 5; they change nothing with these values.
+_LEGACY: dict[str, Any] = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "diversity_penalty": 0.0,
+    "finetuning_task": None,
+    "is_decoder": False,
+    "num_beam_groups": 1,
+    "prefix": None,
+    "pruned_heads": {},
+    "sep_token_id": None,
+    "tie_encoder_decoder": False,
+    "tokenizer_class": None,
+    "torchscript": False,
+    "use_bfloat16": False,
+}
 _TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id"}
 
 
@@ -58,6 +74,8 @@ class Options:
         known = {*self.copied.values(), *self.fixed, *self.handled, *self.ignored, *_HARMLESS, *_TOKENS}
         for name, value in given.items():
             if name in known or (name in _common() and (name not in _ESSENTIAL or value == _common()[name])):
+                continue
+            if name in _LEGACY and value == _LEGACY[name]:
                 continue
             raise UserError(
                 f"{theirs.model_type} option {name}={value!r}: is not implemented; "

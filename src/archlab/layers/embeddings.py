@@ -41,12 +41,13 @@ class PatchEmbedding(nn.Module):
         channels: C.
         patch: p.
         width: features per patch.
+        bias: whether the map has one.
     """
 
-    def __init__(self, channels: int, patch: int, width: int) -> None:
+    def __init__(self, channels: int, patch: int, width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.patch = patch
-        self.projection = nn.Linear(channels * patch * patch, width)
+        self.projection = nn.Linear(channels * patch * patch, width, bias=bias)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embed images (B, C, H, W), or only their patches with the indices `keep` (B, n): (B, N or n, width)."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "vision"]
-"""decoder: tokens to next-token logits; vision: images to hidden states."""
+Kind = Literal["decoder", "vision", "image-text"]
+"""decoder: tokens to next-token logits; vision: images to hidden states; image-text: both to logits of matches."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,38 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
+_CLIP = "github.com/openai/CLIP, counts of the released weights"
+_SIGLIP = "huggingface.co/google, safetensors parameter counts"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
+
+
+def _size(width: int, depth: int, heads: int, feed_forward: int) -> dict[str, Any]:
+    """Options of a Transformer."""
+    return {"width": width, "depth": depth, "heads": heads, "feed_forward": feed_forward}
+
+
+def _clip_large(image_size: int) -> dict[str, Any]:
+    """Options of the CLIP that reads patches of 14 pixels."""
+    return {
+        "image": {
+            "image_size": image_size,
+            "patch_size": 14,
+            "transformer": _size(1024, 24, 16, 4096),
+            "norm_eps": 1e-5,
+        },
+        "text": {"vocab_size": 49408, "context": 77, "transformer": _size(768, 12, 12, 3072), "norm_eps": 1e-5},
+        "embedding": 768,
+    }
+
+
+def _siglip(image_size: int, patch_size: int, size: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Options of a SigLIP, whose towers are alike."""
+    return {
+        "image": {"image_size": image_size, "patch_size": patch_size, "transformer": size, "norm_eps": 1e-6},
+        "text": {"vocab_size": vocab_size, "context": 64, "transformer": size, "norm_eps": 1e-6},
+    }
+
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -241,6 +271,69 @@ FAMILIES: dict[str, Family] = {
                         "patch_size": 14,
                         "transformer": {"width": 1280, "depth": 32, "heads": 16, "feed_forward": 5120},
                     },
+                ),
+            },
+        ),
+        Family(
+            name="clip",
+            kind="image-text",
+            config_name="CLIPConfig",
+            model_name="CLIP",
+            model_types=("clip",),
+            tiny={
+                "image": {
+                    "image_size": 14,  # the last two pixels belong to no patch
+                    "patch_size": 4,
+                    "transformer": _size(24, 3, 3, 40),
+                    "norm_eps": 1e-4,
+                },
+                "text": {"vocab_size": 13, "context": 24, "transformer": _size(16, 2, 2, 24), "norm_eps": 2e-4},
+                "embedding": 10,
+                "end_token": 7,
+            },
+            sizes={
+                "clip-vit-b-32": Size(151_277_313, _CLIP, {}),
+                "clip-vit-b-16": Size(
+                    149_620_737,
+                    _CLIP,
+                    {
+                        "image": {
+                            "image_size": 224,
+                            "patch_size": 16,
+                            "transformer": _size(768, 12, 12, 3072),
+                            "norm_eps": 1e-5,
+                        }
+                    },
+                ),
+                "clip-vit-l-14": Size(427_616_513, _CLIP, _clip_large(224)),
+                "clip-vit-l-14-336": Size(427_944_193, _CLIP, _clip_large(336)),
+            },
+        ),
+        Family(
+            name="siglip",
+            kind="image-text",
+            config_name="SigLIPConfig",
+            model_name="SigLIP",
+            model_types=("siglip",),
+            tiny={
+                "image": {
+                    "image_size": 14,  # the last two pixels belong to no patch
+                    "patch_size": 4,
+                    "transformer": _size(24, 3, 3, 40),
+                    "norm_eps": 1e-4,
+                },
+                "text": {"vocab_size": 13, "context": 24, "transformer": _size(16, 2, 2, 24), "norm_eps": 2e-4},
+            },
+            sizes={
+                "siglip-base-patch16-224": Size(203_155_970, _SIGLIP, {}),
+                "siglip-so400m-patch14-384": Size(
+                    877_960_498, _SIGLIP, _siglip(384, 14, _size(1152, 27, 16, 4304), 32000)
+                ),
+                "siglip2-base-patch16-224": Size(
+                    375_187_970, _SIGLIP, _siglip(224, 16, _size(768, 12, 12, 3072), 256000)
+                ),
+                "siglip2-so400m-patch14-384": Size(
+                    1_136_008_498, _SIGLIP, _siglip(384, 14, _size(1152, 27, 16, 4304), 256000)
                 ),
             },
         ),

@@ -15,7 +15,7 @@ from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Activation = Literal["gelu", "gelu-tanh", "relu"]
+Activation = Literal["gelu", "gelu-tanh", "gelu-quick", "relu"]
 Edit = Callable[[nn.Module, Sequence[nn.Module]], None]
 """Changes a model in place: the model, and those of its layers that are to be changed."""
 
@@ -28,11 +28,13 @@ class Fault:
         cause: what is wrong, in words that finish "likely cause: ...".
         plant: makes it.
         repair: undoes it.
+        whole: whether it changes the model as a whole instead of chosen layers.
     """
 
     cause: str
     plant: Edit
     repair: Edit
+    whole: bool = False
 
 
 def missing_root() -> Fault:
@@ -67,7 +69,8 @@ def rotary_layout() -> Fault:
             half_split = rotary.layout is RotaryLayout.HALF_SPLIT
             rotary.layout = RotaryLayout.INTERLEAVED if half_split else RotaryLayout.HALF_SPLIT
 
-    return Fault("the rotary layout is wrong: half-split and interleaved weights need a permutation", edit, edit)
+    cause = "the rotary layout is wrong: half-split and interleaved weights need a permutation"
+    return Fault(cause, edit, edit, whole=True)
 
 
 def head_mapping() -> Fault:
@@ -136,6 +139,21 @@ def untransposed(name: str, cause: str) -> Fault:
             linear.weight.data = linear.weight.data.T.contiguous()
 
     return Fault(cause, edit, edit)
+
+
+def transposed_grid(path: str) -> Fault:
+    """Positions of patches are read column by column.
+
+    Args:
+        path: of the table (N, W) of a square grid, N patches without class token.
+    """
+
+    def edit(model: nn.Module, _: Sequence[nn.Module]) -> None:
+        table = model.get_parameter(path)
+        side = round(len(table) ** 0.5)
+        table.data = table.data.unflatten(0, (side, side)).transpose(0, 1).flatten(0, 1)
+
+    return Fault("positions of patches are read column by column instead of row by row", edit, edit, whole=True)
 
 
 def _find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:

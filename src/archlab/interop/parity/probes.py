@@ -1,19 +1,23 @@
 """How models of each kind are asked and answer: one probe per kind.
 
-Shape legend: B samples, T tokens, V vocabulary, C channels, H x W pixels, N patches, D width.
+Shape legend: B samples, T tokens, V vocabulary, C channels, H x W pixels, N patches, D width, E embedding.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from archlab.interop.parity.twin import Twin
+from archlab.models.protocols import ImageTextModel
 from archlab.models.registry import Kind
+
+Inputs: TypeAlias = Any
+"""What a model reads: one tensor, or a tuple of them where it reads several."""
 
 
 class Probe(ABC):
@@ -26,15 +30,15 @@ class Probe(ABC):
     causal: bool
 
     @abstractmethod
-    def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
+    def inputs(self, config: Any, generator: torch.Generator) -> Inputs:
         """Random inputs for a model with this configuration."""
 
     @abstractmethod
-    def ours(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def ours(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """The answer of our model."""
 
     @abstractmethod
-    def theirs(self, reference: PreTrainedModel, inputs: Tensor) -> Tensor:
+    def theirs(self, reference: PreTrainedModel, inputs: Inputs) -> Tensor:
         """The answer of the reference, of the same shape."""
 
 
@@ -74,9 +78,35 @@ class VisionProbe(Probe):
         return reference(pixel_values=inputs).last_hidden_state
 
 
-PROBES: dict[Kind, Probe] = {"decoder": DecoderProbe(), "vision": VisionProbe()}
+class ImageTextProbe(Probe):
+    """Images (B, C, H, W) and texts (B, T) to logits and both embeddings side by side, (B, B + 2 E)."""
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Probe`; a text repeats the shuffled vocabulary, so that it has every id, and most of them twice."""
+        side, text = config.image.image_size, config.text
+        images = torch.randn(2, config.image.channels, side, side, generator=generator)
+        shuffled = [torch.randperm(text.vocab_size, generator=generator) for _ in range(4)]
+        return images, torch.stack([torch.cat(shuffled[:2]), torch.cat(shuffled[2:])])[:, : text.context]
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, tokens = inputs
+        both = cast(ImageTextModel, model)
+        of_images, of_texts = both.embed_images(images), both.embed_texts(tokens)
+        return torch.cat([both.logits(of_images, of_texts), of_images, of_texts], 1)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, tokens = inputs
+        out = reference(pixel_values=images, input_ids=tokens)
+        return torch.cat([out.logits_per_image, out.image_embeds, out.text_embeds], 1)
 
 
-def questions(twin: Twin, seed: int = 0) -> Tensor:
+PROBES: dict[Kind, Probe] = {"decoder": DecoderProbe(), "vision": VisionProbe(), "image-text": ImageTextProbe()}
+
+
+def questions(twin: Twin, seed: int = 0) -> Inputs:
     """The inputs on which a twin is compared."""
     return PROBES[twin.family.kind].inputs(twin.config, torch.Generator().manual_seed(seed))

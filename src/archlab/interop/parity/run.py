@@ -20,7 +20,7 @@ from archlab.interop.parity import checks, decoding
 from archlab.interop.parity.checks import Outcome
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import Check, Control, FamilyResult
-from archlab.interop.parity.states import blocks
+from archlab.interop.parity.states import blocks, states
 from archlab.interop.parity.twin import Twin, build
 from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.registry import FAMILIES, Family, Kind, find
@@ -41,6 +41,7 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
         "generation": decoding.generation,
     },
     "vision": _COMMON,
+    "image-text": _COMMON,
 }
 """The comparisons of each kind of model by name."""
 
@@ -108,7 +109,7 @@ def controls(twin: Twin) -> list[Control]:
         layers = blocks(faulty)
         middle = len(layers) // 2
         fault.plant(faulty.model, layers[middle : middle + 1])
-        noticed = not checks.hidden_states(faulty)[1]
+        noticed = not all(state.equal for state in states(faulty))
         why = explain(faulty)
         found.append(Control(fault=fault.cause, noticed=noticed, first=why.first, cause=why.cause))
     return found
