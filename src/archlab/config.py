@@ -299,6 +299,8 @@ _NAMED: _Rule = (bool, "must not be empty")
 _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
+    (_at_least(1), "tubelet mask_tokens"),
+    (_at_least(0), "registers"),
     (_at_least(1), "context key_value_heads channels original_context"),
     (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
     (_at_least(1), "test_items bootstrap_samples latency_requests workers"),

@@ -1,7 +1,18 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
+import dataclasses
+
 import pytest
-from transformers import CLIPConfig, GPT2Config, LlamaConfig, SiglipConfig, ViTConfig
+from transformers import (
+    CLIPConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    GPT2Config,
+    LlamaConfig,
+    SiglipConfig,
+    ViTConfig,
+    VJEPA2Config,
+)
 
 from archlab.errors import UserError
 from archlab.models.registry import FAMILIES, find
@@ -83,6 +94,30 @@ SIGLIP_SO400M_RELEASED = {
     "vision_config": SO400M | {"image_size": 384, "patch_size": 14, "model_type": "siglip_vision_model"},
     "torch_dtype": "float32",
 }
+DINOV2_GIANT_RELEASED = {
+    "architectures": ["Dinov2Model"],
+    "drop_path_rate": 0.0,
+    "hidden_size": 1536,
+    "image_size": 518,
+    "layerscale_value": 1.0,
+    "mlp_ratio": 4,
+    "num_attention_heads": 24,
+    "num_hidden_layers": 40,
+    "patch_size": 14,
+    "torch_dtype": "float32",
+    "use_swiglu_ffn": True,
+}
+REGISTERS = {"num_register_tokens": 4, "architectures": ["Dinov2WithRegistersModel"]}
+VJEPA_GIANT_RELEASED = {
+    "architectures": ["VJEPA2Model"],
+    "crop_size": 384,
+    "frames_per_clip": 64,
+    "hidden_size": 1408,
+    "image_size": 384,
+    "mlp_ratio": 4.363636363636363,
+    "num_attention_heads": 22,
+    "num_hidden_layers": 40,
+}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +127,9 @@ SIGLIP_SO400M_RELEASED = {
         (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
         (CLIPConfig(**CLIP_B32_RELEASED), "clip", "clip-vit-b-32"),
         (SiglipConfig(**SIGLIP_SO400M_RELEASED), "siglip", "siglip-so400m-patch14-384"),
+        (Dinov2Config(**DINOV2_GIANT_RELEASED), "dinov2", "dinov2-giant"),
+        (Dinov2WithRegistersConfig(**DINOV2_GIANT_RELEASED | REGISTERS), "dinov2", "dinov2-giant-with-registers"),
+        (VJEPA2Config(**VJEPA_GIANT_RELEASED), "vjepa", "vjepa2-vitg-fpc64-384"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -129,6 +167,11 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("clip", CLIPConfig(vision_config={"pruned_heads": {"0": [1]}}), "pruned_heads="),
         ("siglip", SiglipConfig(vision_config={"vision_use_head": False}), "vision_use_head=False: only True"),
         ("siglip", SiglipConfig(text_config={"projection_size": 512}), "projection_size=512: must be the hidden_size"),
+        ("dinov2", Dinov2Config(use_mask_token=False), "use_mask_token=False"),
+        ("dinov2", Dinov2Config(image_size=[518, 224]), "dinov2 option .*only squares"),
+        ("dinov2", Dinov2WithRegistersConfig(hidden_act="relu"), "dinov2_with_registers option hidden_act='relu'"),
+        ("vjepa", VJEPA2Config(qkv_bias=False), "qkv_bias=False"),
+        ("vjepa", VJEPA2Config(patch_size=[16, 8]), "patch_size=.*only squares"),
     ],
 )
 def test_an_option_that_is_not_implemented_is_refused(family, theirs, message):
@@ -141,5 +184,9 @@ def test_what_transformers_cannot_express_is_refused():
     config = family.config_class(class_token=False)
     with pytest.raises(UserError, match="class_token=False"):
         family.interop.config_to_hf(config)
+    dinov2 = find("dinov2").config_class
+    size = dataclasses.replace(dinov2().transformer, feed_forward=3000)
+    with pytest.raises(UserError, match="feed_forward=3000: transformers has only"):
+        find("dinov2").interop.config_to_hf(dinov2(transformer=size))
     with pytest.raises(UserError, match="end_token=2"):
         find("clip").interop.config_to_hf(find("clip").config_class(end_token=2))

@@ -45,12 +45,13 @@ def test_a_seed_fixes_the_model_and_its_weights_reload(family):
 def test_a_model_that_sees_has_one_state_per_patch(family):
     model = made(family)
     images = PROBES[family.kind].inputs(model.config, torch.Generator().manual_seed(0))
-    while isinstance(images, tuple):
-        images = images[0]
-    states = model.patch_states(images)
-    assert states.dim() == 3
+    images = images[0] if isinstance(images, tuple) else images
     shape = getattr(model.config, "image", model.config)
-    assert states.shape == (len(images), shape.patches, shape.transformer.width)
+    patches = images.shape[-2] // shape.patch_size * (images.shape[-1] // shape.patch_size)
+    if images.dim() == 5:
+        assert model.patch_states(images[:, 0]).shape == (len(images), patches, shape.transformer.width)
+        patches *= images.shape[1] // shape.tubelet
+    assert model.patch_states(images).shape == (len(images), patches, shape.transformer.width)
 
 
 @every_family

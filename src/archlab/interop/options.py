@@ -93,6 +93,20 @@ class Options:
         return copied | dict(self.fixed) | dict.fromkeys(sorted(_TOKENS))
 
 
+def require_squares(theirs: PretrainedConfig, *names: str) -> None:
+    """Check that sizes of images or patches are given by one number, for both sides.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        value = getattr(theirs, name)
+        if not isinstance(value, int):
+            raise UserError(
+                f"{theirs.model_type} option {name}={value!r}: only squares, given by one number, are implemented"
+            )
+
+
 @cache
 def _common() -> dict[str, Any]:
     return PretrainedConfig().to_dict()

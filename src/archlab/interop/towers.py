@@ -8,8 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from archlab.config import TransformerConfig
-from archlab.errors import UserError
-from archlab.interop.options import Options
+from archlab.interop.options import Options, require_squares
 from archlab.interop.transforms import Reshaped
 from archlab.interop.weights import Rule
 from archlab.models.towers import ImageTowerConfig, TextTowerConfig
@@ -65,13 +64,8 @@ def read_image(options: Options, theirs: PretrainedConfig) -> ImageTowerConfig:
     Raises:
         UserError: see `Options.read`; or images or patches are no squares.
     """
-    read = options.read(theirs)
-    for name in ("image_size", "patch_size"):
-        if not isinstance(read[name], int):
-            raise UserError(
-                f"{theirs.model_type} option {name}={read[name]!r}: only squares, given by one number, are implemented"
-            )
-    return ImageTowerConfig(transformer=_size(theirs), **read)
+    require_squares(theirs, "image_size", "patch_size")
+    return ImageTowerConfig(transformer=_size(theirs), **options.read(theirs))
 
 
 def write(options: Options, tower: TextTowerConfig | ImageTowerConfig) -> dict[str, Any]:

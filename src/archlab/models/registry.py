@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "vision", "image-text"]
-"""decoder: tokens to next-token logits; vision: images to hidden states; image-text: both to logits of matches."""
+Kind = Literal["decoder", "vision", "masked-vision", "image-text", "clip"]
+"""decoder: tokens to next-token logits; vision: images to hidden states; masked-vision: images of any size, of which
+patches may be masked, to hidden states; image-text: both to logits of matches; clip: frames to hidden states, and those
+of some patches to those of others."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _CLIP = "github.com/openai/CLIP, counts of the released weights"
+_META = "huggingface.co/facebook, safetensors parameter counts"
 _SIGLIP = "huggingface.co/google, safetensors parameter counts"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
@@ -334,6 +337,59 @@ FAMILIES: dict[str, Family] = {
                 ),
                 "siglip2-so400m-patch14-384": Size(
                     1_136_008_498, _SIGLIP, _siglip(384, 14, _size(1152, 27, 16, 4304), 256000)
+                ),
+            },
+        ),
+        Family(
+            name="dinov2",
+            kind="masked-vision",
+            config_name="DINOv2Config",
+            model_name="DINOv2",
+            model_types=("dinov2", "dinov2_with_registers"),
+            tiny={
+                "image_size": 20,
+                "patch_size": 4,
+                "transformer": _size(24, 3, 3, 32),
+                "gated": True,
+                "registers": 2,
+                "norm_eps": 1e-4,
+            },
+            sizes={
+                f"dinov2-{name}{'-with-registers' if registers else ''}": Size(
+                    parameters + registers * size["width"],
+                    _META,
+                    {"transformer": size, "gated": name == "giant", "registers": registers},
+                )
+                for name, parameters, size in (
+                    ("small", 22_056_576, _size(384, 12, 6, 1536)),
+                    ("base", 86_580_480, _size(768, 12, 12, 3072)),
+                    ("large", 304_368_640, _size(1024, 24, 16, 4096)),
+                    ("giant", 1_136_480_768, _size(1536, 40, 24, 4096)),
+                )
+                for registers in (0, 4)
+            },
+        ),
+        Family(
+            name="vjepa",
+            kind="clip",
+            config_name="VJEPAConfig",
+            model_name="VJEPA",
+            model_types=("vjepa2",),
+            tiny={
+                "image_size": 12,
+                "patch_size": 4,
+                "tubelet": 2,
+                "transformer": _size(52, 3, 2, 72),  # 26 features per head: four pairs per axis and two that stay
+                "predictor": _size(28, 2, 2, 40),
+                "mask_tokens": 3,
+                "norm_eps": 1e-4,
+            },
+            sizes={
+                "vjepa2-vitl-fpc64-256": Size(325_971_328, _META, {}),
+                "vjepa2-vith-fpc64-256": Size(653_930_880, _META, {"transformer": _size(1280, 32, 16, 5120)}),
+                "vjepa2-vitg-fpc64-256": Size(1_034_555_264, _META, {"transformer": _size(1408, 40, 22, 6144)}),
+                "vjepa2-vitg-fpc64-384": Size(
+                    1_034_555_264, _META, {"image_size": 384, "transformer": _size(1408, 40, 22, 6144)}
                 ),
             },
         ),

@@ -42,7 +42,7 @@ def missing_root() -> Fault:
 
     def scale(power: float) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for attention in _find(blocks, Attention):
+            for attention in find(blocks, Attention):
                 for parameter in attention.q_proj.parameters():
                     parameter.data *= attention.head_width**power
 
@@ -55,7 +55,7 @@ def swapped_queries_and_keys() -> Fault:
     """Queries are made by the key projection and the reverse."""
 
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for attention in _find(blocks, Attention):
+        for attention in find(blocks, Attention):
             attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
 
     return Fault("queries and keys are swapped", edit, edit)
@@ -65,7 +65,7 @@ def rotary_layout() -> Fault:
     """Neighbouring features are turned instead of the two halves: queries and keys were not permuted."""
 
     def edit(model: nn.Module, _: Sequence[nn.Module]) -> None:
-        for rotary in _find([model], RotaryEmbedding):
+        for rotary in find([model], RotaryEmbedding):
             half_split = rotary.layout is RotaryLayout.HALF_SPLIT
             rotary.layout = RotaryLayout.INTERLEAVED if half_split else RotaryLayout.HALF_SPLIT
 
@@ -78,7 +78,7 @@ def head_mapping() -> Fault:
 
     def edit(back: bool) -> Edit:
         def reorder(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for attention in _find(blocks, Attention):
+            for attention in find(blocks, Attention):
                 heads = attention.q_proj.out_features // attention.head_width
                 order = torch.arange(heads).view(attention.group, -1).T.flatten()  # position -> original head
                 order = order.argsort() if back else order
@@ -102,7 +102,7 @@ def activation(wrong: Activation, right: Activation, cause: str) -> Fault:
 
     def use(name: Activation) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for layer in _find(blocks, MLP):
+            for layer in find(blocks, MLP):
                 layer.activation = name
 
         return edit
@@ -115,7 +115,7 @@ def epsilon() -> Fault:
 
     def scale(factor: float) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            norms: list[nn.LayerNorm | RMSNorm] = [*_find(blocks, nn.LayerNorm), *_find(blocks, RMSNorm)]
+            norms: list[nn.LayerNorm | RMSNorm] = [*find(blocks, nn.LayerNorm), *find(blocks, RMSNorm)]
             for norm in norms:
                 norm.eps *= factor
 
@@ -133,7 +133,7 @@ def untransposed(name: str, cause: str) -> Fault:
     """
 
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for attention in _find(blocks, Attention):
+        for attention in find(blocks, Attention):
             linear = attention.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             linear.weight.data = linear.weight.data.T.contiguous()
@@ -156,6 +156,6 @@ def transposed_grid(path: str) -> Fault:
     return Fault("positions of patches are read column by column instead of row by row", edit, edit, whole=True)
 
 
-def _find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:
+def find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:
     """Every module of this kind."""
     return (module for root in roots for module in root.modules() if isinstance(module, kind))

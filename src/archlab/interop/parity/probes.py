@@ -1,6 +1,6 @@
 """How models of each kind are asked and answer: one probe per kind.
 
-Shape legend: B samples, T tokens, V vocabulary, C channels, H x W pixels, N patches, D width, E embedding.
+Shape legend: B samples, T tokens, V vocabulary, C channels, F frames, H x W pixels, N patches, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -104,7 +104,70 @@ class ImageTextProbe(Probe):
         return torch.cat([out.logits_per_image, out.image_embeds, out.text_embeds], 1)
 
 
-PROBES: dict[Kind, Probe] = {"decoder": DecoderProbe(), "vision": VisionProbe(), "image-text": ImageTextProbe()}
+class MaskedVisionProbe(Probe):
+    """Images (B, C, H, W) and masked patches (B, N) to states (B, 1 + R + N, D).
+
+    The images are higher and narrower than those of the table of positions, which must be interpolated.
+    """
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Probe`."""
+        rows, columns = (config.image_size // config.patch_size + more for more in (2, -2))
+        images = torch.randn(
+            2, config.channels, rows * config.patch_size, columns * config.patch_size, generator=generator
+        )
+        return images, torch.rand(2, rows * columns, generator=generator) < 0.3
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        return model(*inputs)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, masked = inputs
+        return reference(pixel_values=images, bool_masked_pos=masked).last_hidden_state
+
+
+class ClipProbe(Probe):
+    """Clips (B, F, C, H, W), given and wanted patches to states of all and predicted states of the wanted, in a row.
+
+    The wanted patches come after the given ones, since the reference sorts them: so every layer can be compared.
+    """
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Probe`."""
+        side, frames = config.image_size, 3 * config.tubelet
+        clips = torch.randn(2, frames, config.channels, side, side, generator=generator)
+        count = 3 * config.grid[0] * config.grid[1]
+        chosen = torch.rand(2, count, generator=generator).argsort(1)[:, : count * 3 // 4].sort(1).values
+        given, wanted = chosen.tensor_split([count // 2], 1)
+        return clips, given, wanted
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        clips, given, wanted = inputs
+        both: Any = model
+        states = both.patch_states(clips)
+        return torch.cat([states, both.predictor(states, given, wanted)], 1)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        clips, given, wanted = inputs
+        out = reference(pixel_values_videos=clips, context_mask=[given], target_mask=[wanted])
+        return torch.cat([out.last_hidden_state, out.predictor_output.last_hidden_state], 1)
+
+
+PROBES: dict[Kind, Probe] = {
+    "decoder": DecoderProbe(),
+    "vision": VisionProbe(),
+    "masked-vision": MaskedVisionProbe(),
+    "image-text": ImageTextProbe(),
+    "clip": ClipProbe(),
+}
 
 
 def questions(twin: Twin, seed: int = 0) -> Inputs:

@@ -41,7 +41,9 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
         "generation": decoding.generation,
     },
     "vision": _COMMON,
+    "masked-vision": _COMMON,
     "image-text": _COMMON,
+    "clip": _COMMON,
 }
 """The comparisons of each kind of model by name."""
 
