@@ -57,6 +57,12 @@ def test_tiled_products_do_not():
     assert (here - there).abs() > 0.01
 
 
+def test_half_precision_does_not_round_the_angles():
+    expected, found = Rotary3D(26, GRID)(index(4, 2, 4)), Rotary3D(26, GRID).to(torch.bfloat16)(index(4, 2, 4))
+    assert torch.equal(found.cos, expected.cos)
+    assert torch.equal(found.sin, expected.sin)
+
+
 def test_a_head_too_narrow_for_three_axes_is_refused():
     with pytest.raises(UserError, match="head_width=4: must be at least 6"):
         Rotary3D(4, GRID)

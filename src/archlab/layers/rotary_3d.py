@@ -32,17 +32,14 @@ class Rotary3D(nn.Module):
         UserError: there is no pair of features for each axis.
     """
 
-    frequencies: Tensor
-
     def __init__(self, head_width: int, grid: tuple[int, int], *, base: float = 10000.0, tiled: bool = True) -> None:
         super().__init__()
         if head_width < 6:
             raise UserError(f"head_width={head_width}: must be at least 6, a pair for frame, row and column each")
         self.head_width = head_width
         self.grid = grid
+        self.base = base
         self.tiled = tiled
-        pairs = head_width // 6
-        self.register_buffer("frequencies", base ** (-torch.arange(pairs) / pairs), persistent=False)  # (S / 2)
 
     def forward(self, indices: Tensor) -> Rotation:
         """The turn of tokens (B, T), counted frame by frame and row by row."""
@@ -50,9 +47,12 @@ class Rotary3D(nn.Module):
         places = torch.stack(
             [indices // (height * width), indices // width % height, indices % width], -1
         )  # (B, T, 3), frame, row, column
-        angles = places[..., None] * self.frequencies  # (B, T, 3, S / 2)
+        pairs = self.head_width // 6
+        # Made here and not kept as a buffer, which a model in half precision would round.
+        frequencies = self.base ** (-torch.arange(pairs, device=indices.device) / pairs)  # (S / 2)
+        angles = places[..., None] * frequencies  # (B, T, 3, S / 2)
         angles = torch.cat([angles, angles], -1) if self.tiled else angles.repeat_interleave(2, -1)  # (B, T, 3, S)
-        sign = angles.new_tensor([-1.0, 1.0]).repeat(len(self.frequencies))  # of the partner's share
+        sign = angles.new_tensor([-1.0, 1.0]).repeat(pairs)  # of the partner's share
         rest = (0, self.head_width - 3 * len(sign))
         cos = F.pad(angles.cos().flatten(-2), rest, value=1.0)  # (B, T, D)
         sin = F.pad((angles.sin() * sign).flatten(-2), rest)
