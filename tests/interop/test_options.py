@@ -1,9 +1,15 @@
 """Configurations of released checkpoints are read; what our models do not do is refused by name."""
 
+import dataclasses
+
 import pytest
+from tests.interop import released
 from transformers import (
     BertConfig,
+    CLIPConfig,
     DeepseekV3Config,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
     Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -11,8 +17,10 @@ from transformers import (
     MambaConfig,
     MarianConfig,
     MixtralConfig,
+    SiglipConfig,
     T5Config,
     ViTConfig,
+    VJEPA2Config,
 )
 
 from archlab.errors import UserError
@@ -20,266 +28,33 @@ from archlab.models.registry import FAMILIES, find
 
 SIZES = [(family, size) for family in FAMILIES.values() for size in family.sizes]
 
-# config.json as released, shortened by what every version writes.
-BERT_LARGE_CASED_RELEASED = {
-    "architectures": ["BertForMaskedLM"],
-    "attention_probs_dropout_prob": 0.1,
-    "directionality": "bidi",
-    "hidden_act": "gelu",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "layer_norm_eps": 1e-12,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 24,
-    "pooler_fc_size": 768,
-    "pooler_num_attention_heads": 12,
-    "pooler_num_fc_layers": 3,
-    "pooler_size_per_head": 128,
-    "pooler_type": "first_token_transform",
-    "position_embedding_type": "absolute",
-    "vocab_size": 28996,
-}
-GPT2_RELEASED = {
-    "n_ctx": 1024,
-    "n_embd": 768,
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
-    "architectures": ["GPT2LMHeadModel"],
-}
-LLAMA_32_1B_RELEASED = {
-    "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 128000,
-    "eos_token_id": 128001,
-    "head_dim": 64,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 16,
-    "num_key_value_heads": 8,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": {
-        "factor": 32.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
-    "vocab_size": 128256,
-}
-MIXTRAL_RELEASED = {
-    "architectures": ["MixtralForCausalLM"],
-    "attention_dropout": 0.0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 32,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "num_local_experts": 8,
-    "output_router_logits": False,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 1000000.0,
-    "router_aux_loss_coef": 0.02,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
-    "vocab_size": 32000,
-}
-DEEPSEEK_V3_RELEASED = {  # but for the quantisation
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "attention_bias": False,
-    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
-    "aux_loss_alpha": 0.001,
-    "ep_size": 1,
-    "first_k_dense_replace": 3,
-    "hidden_act": "silu",
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "kv_lora_rank": 512,
-    "max_position_embeddings": 163840,
-    "moe_intermediate_size": 2048,
-    "moe_layer_freq": 1,
-    "n_group": 8,
-    "n_routed_experts": 256,
-    "n_shared_experts": 1,
-    "norm_topk_prob": True,
-    "num_attention_heads": 128,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 61,
-    "num_key_value_heads": 128,
-    "num_nextn_predict_layers": 1,
-    "pretraining_tp": 1,
-    "q_lora_rank": 1536,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": {
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "factor": 40,
-        "mscale": 1.0,
-        "mscale_all_dim": 1.0,
-        "original_max_position_embeddings": 4096,
-        "type": "yarn",
-    },
-    "rope_theta": 10000,
-    "routed_scaling_factor": 2.5,
-    "scoring_func": "sigmoid",
-    "seq_aux": True,
-    "tie_word_embeddings": False,
-    "topk_group": 4,
-    "topk_method": "noaux_tc",
-    "v_head_dim": 128,
-    "vocab_size": 129280,
-}
-MOONLIGHT_RELEASED = DEEPSEEK_V3_RELEASED | {
-    "first_k_dense_replace": 1,
-    "hidden_size": 2048,
-    "intermediate_size": 11264,
-    "max_position_embeddings": 8192,
-    "moe_intermediate_size": 1408,
-    "n_group": 1,
-    "n_routed_experts": 64,
-    "n_shared_experts": 2,
-    "num_attention_heads": 16,
-    "num_experts_per_tok": 6,
-    "num_hidden_layers": 27,
-    "num_key_value_heads": 16,
-    "num_nextn_predict_layers": 0,
-    "q_lora_rank": None,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": None,
-    "rope_theta": 50000.0,
-    "routed_scaling_factor": 2.446,
-    "topk_group": 1,
-    "vocab_size": 163840,
-}
-GEMMA_3_1B_RELEASED = {
-    "architectures": ["Gemma3ForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "attn_logit_softcapping": None,
-    "bos_token_id": 2,
-    "cache_implementation": "hybrid",
-    "eos_token_id": [1, 106],
-    "final_logit_softcapping": None,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 1152,
-    "initializer_range": 0.02,
-    "intermediate_size": 6912,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 26,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-    "query_pre_attn_scalar": 256,
-    "rms_norm_eps": 1e-06,
-    "rope_local_base_freq": 10000,
-    "rope_scaling": None,
-    "rope_theta": 1000000,
-    "sliding_window": 512,
-    "sliding_window_pattern": 6,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
-    "vocab_size": 262144,
-}
-EMBEDDINGGEMMA_RELEASED = GEMMA_3_1B_RELEASED | {
-    "_sliding_window_pattern": 6,
-    "architectures": ["Gemma3TextModel"],
-    "hidden_size": 768,
-    "intermediate_size": 1152,
-    "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(24)],
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 3,
-    "num_hidden_layers": 24,
-    "use_bidirectional_attention": True,
-}
-GEMMA_3_4B_RELEASED = {
-    "architectures": ["Gemma3ForConditionalGeneration"],
-    "mm_tokens_per_image": 256,
-    "text_config": {
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "model_type": "gemma3_text",
-        "num_hidden_layers": 34,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "sliding_window": 1024,
-    },
-    "vision_config": {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"},
-}
-MAMBA_370M_RELEASED = {
-    "architectures": ["MambaForCausalLM"],
-    "conv_kernel": 4,
-    "d_inner": 2048,
-    "d_model": 1024,
-    "expand": 2,
-    "fused_add_norm": True,
-    "hidden_size": 1024,
-    "intermediate_size": 2048,
-    "layer_norm_epsilon": 1e-05,
-    "n_layer": 48,
-    "num_hidden_layers": 48,
-    "pad_vocab_size_multiple": 8,
-    "residual_in_fp32": True,
-    "rms_norm": True,
-    "ssm_cfg": {},
-    "state_size": 16,
-    "time_step_rank": 64,
-    "torch_dtype": "float32",
-    "vocab_size": 50280,
-}
-T5_BASE_RELEASED = {
-    "architectures": ["T5ForConditionalGeneration"],
-    "d_ff": 3072,
-    "d_model": 768,
-    "decoder_start_token_id": 0,
-    "eos_token_id": 1,
-    "n_positions": 512,
-    "num_heads": 12,
-    "num_layers": 12,
-    "output_past": True,
-    "task_specific_params": {"summarization": {"prefix": "summarize: "}},
-}
-T5_V11_SMALL_RELEASED = {
-    "d_ff": 1024,
-    "decoder_start_token_id": 0,
-    "feed_forward_proj": "gated-gelu",
-    "num_decoder_layers": 8,
-    "num_heads": 6,
-    "num_layers": 8,
-    "output_past": True,
-    "tie_word_embeddings": False,
-}
-
 MARIAN = {"activation_function": "relu", "scale_embedding": True}
 
 
 @pytest.mark.parametrize(
     ("theirs", "family", "size"),
     [
-        (BertConfig(**BERT_LARGE_CASED_RELEASED), "bert", "bert-large-cased"),
-        (GPT2Config(**GPT2_RELEASED), "gpt2", "gpt2"),
-        (LlamaConfig(**LLAMA_32_1B_RELEASED), "llama", "llama-3.2-1b"),
-        (MixtralConfig(**MIXTRAL_RELEASED), "mixtral", "mixtral-8x7b"),
-        (DeepseekV3Config(**DEEPSEEK_V3_RELEASED), "deepseek", "deepseek-v3"),
-        (DeepseekV3Config(**MOONLIGHT_RELEASED), "deepseek", "moonlight-16b-a3b"),
-        (Gemma3TextConfig(**GEMMA_3_1B_RELEASED), "gemma", "gemma-3-1b"),
-        (Gemma3Config(**GEMMA_3_4B_RELEASED), "gemma", "gemma-3-4b"),
-        (Gemma3TextConfig(**EMBEDDINGGEMMA_RELEASED), "gemma", "embeddinggemma-300m"),
-        (MambaConfig(**MAMBA_370M_RELEASED), "mamba", "mamba-370m"),
-        (T5Config(**T5_BASE_RELEASED), "t5", "t5-base"),
-        (T5Config(**T5_V11_SMALL_RELEASED), "t5", "t5-v1.1-small"),
+        (BertConfig(**released.BERT_LARGE_CASED), "bert", "bert-large-cased"),
+        (GPT2Config(**released.GPT2), "gpt2", "gpt2"),
+        (LlamaConfig(**released.LLAMA_32_1B), "llama", "llama-3.2-1b"),
+        (MixtralConfig(**released.MIXTRAL), "mixtral", "mixtral-8x7b"),
+        (DeepseekV3Config(**released.DEEPSEEK_V3), "deepseek", "deepseek-v3"),
+        (DeepseekV3Config(**released.MOONLIGHT), "deepseek", "moonlight-16b-a3b"),
+        (Gemma3TextConfig(**released.GEMMA_3_1B), "gemma", "gemma-3-1b"),
+        (Gemma3Config(**released.GEMMA_3_4B), "gemma", "gemma-3-4b"),
+        (Gemma3TextConfig(**released.EMBEDDINGGEMMA), "gemma", "embeddinggemma-300m"),
+        (MambaConfig(**released.MAMBA_370M), "mamba", "mamba-370m"),
+        (T5Config(**released.T5_BASE), "t5", "t5-base"),
+        (T5Config(**released.T5_V11_SMALL), "t5", "t5-v1.1-small"),
+        (CLIPConfig(**released.CLIP_B32), "clip", "clip-vit-b-32"),
+        (SiglipConfig(**released.SIGLIP_SO400M), "siglip", "siglip-so400m-patch14-384"),
+        (Dinov2Config(**released.DINOV2_GIANT), "dinov2", "dinov2-giant"),
+        (
+            Dinov2WithRegistersConfig(**released.DINOV2_GIANT | released.REGISTERS),
+            "dinov2",
+            "dinov2-giant-with-registers",
+        ),
+        (VJEPA2Config(**released.VJEPA_GIANT), "vjepa", "vjepa2-vitg-fpc64-384"),
     ],
 )
 def test_a_released_configuration_is_the_published_size(theirs, family, size):
@@ -298,7 +73,7 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("bert", BertConfig(hidden_act="relu"), "hidden_act='relu': only 'gelu'"),
         ("bert", BertConfig(is_decoder=True), "is_decoder=True"),
         ("bert", BertConfig(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
-        ("encoder_decoder", MarianConfig(activation_function="swish"), "activation_function='swish': only 'relu'"),
+        ("encoder_decoder", MarianConfig(**MARIAN | {"activation_function": "tanh"}), "only relu, swish, silu are"),
         ("encoder_decoder", MarianConfig(**MARIAN, normalize_before=True), "normalize_before=True"),
         ("encoder_decoder", MarianConfig(**MARIAN, decoder_ffn_dim=8), "decoder_ffn_dim=8: only encoder_ffn_dim=4096"),
         ("gpt2", GPT2Config(activation_function="relu"), "activation_function='relu': only 'gelu_new'"),
@@ -331,11 +106,26 @@ def test_every_published_configuration_goes_there_and_back(family, size):
         ("mamba", MambaConfig(residual_in_fp32=False), "residual_in_fp32=False: only True"),
         ("mamba", MambaConfig(intermediate_size=1000), "intermediate_size=1000: only 1536"),
         ("mamba", MambaConfig(ssm_cfg={"layer": "Mamba2"}), "ssm_cfg="),
-        ("llama", LlamaConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_type='linear'"),
         ("t5", T5Config(feed_forward_proj="gated-silu"), "feed_forward_proj='gated-silu'"),
         ("t5", T5Config(is_encoder_decoder=False), "is_encoder_decoder=False"),
         ("vit", ViTConfig(image_size=[224, 112]), "only squares"),
         ("vit", ViTConfig(qkv_bias=False), "qkv_bias=False"),
+        ("clip", CLIPConfig(text_config={"hidden_act": "relu"}), "hidden_act='quick_gelu' and 'relu'"),
+        ("clip", CLIPConfig(text_config={"eos_token_id": None}), "eos_token_id=None: must be one id"),
+        ("clip", CLIPConfig(text_config={"shiny": 3}), "clip_text_model option shiny=3: is not implemented"),
+        (
+            "clip",
+            CLIPConfig(vision_config={"image_size": [224, 112]}),
+            "clip_vision_model option .*only squares",
+        ),
+        ("clip", CLIPConfig(vision_config={"pruned_heads": {"0": [1]}}), "pruned_heads="),
+        ("siglip", SiglipConfig(vision_config={"vision_use_head": False}), "vision_use_head=False: only True"),
+        ("siglip", SiglipConfig(text_config={"projection_size": 512}), "projection_size=512: must be the hidden_size"),
+        ("dinov2", Dinov2Config(use_mask_token=False), "use_mask_token=False"),
+        ("dinov2", Dinov2Config(image_size=[518, 224]), "dinov2 option .*only squares"),
+        ("dinov2", Dinov2WithRegistersConfig(hidden_act="relu"), "dinov2_with_registers option hidden_act='relu'"),
+        ("vjepa", VJEPA2Config(qkv_bias=False), "qkv_bias=False"),
+        ("vjepa", VJEPA2Config(patch_size=[16, 8]), "patch_size=.*only squares"),
     ],
 )
 def test_an_option_that_is_not_implemented_is_refused(family, theirs, message):
@@ -345,9 +135,23 @@ def test_an_option_that_is_not_implemented_is_refused(family, theirs, message):
 
 @pytest.mark.parametrize(
     ("family", "option", "value"),
-    [("vit", "class_token", False), ("encoder_decoder", "pre_norm", True), ("encoder_decoder", "norm_eps", 1e-3)],
+    [
+        ("vit", "class_token", False),
+        ("vit", "stem", "convolutional"),
+        ("encoder_decoder", "pre_norm", True),
+        ("encoder_decoder", "norm_eps", 1e-3),
+    ],
 )
 def test_what_transformers_cannot_express_is_refused(family, option, value):
     config = find(family).config_class(**{option: value})
-    with pytest.raises(UserError, match=f"{option}={value}"):
+    with pytest.raises(UserError, match=f"{option}={value!r}"):
         find(family).interop.config_to_hf(config)
+
+
+def test_shapes_and_tokens_that_transformers_cannot_express_are_refused():
+    dinov2 = find("dinov2").config_class
+    size = dataclasses.replace(dinov2().transformer, feed_forward=3000)
+    with pytest.raises(UserError, match="feed_forward=3000: transformers has only"):
+        find("dinov2").interop.config_to_hf(dinov2(transformer=size))
+    with pytest.raises(UserError, match="end_token=2"):
+        find("clip").interop.config_to_hf(find("clip").config_class(end_token=2))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.layers.embeddings import PatchEmbedding, patchify, take, unpatchify
+from archlab.layers.embeddings import PatchEmbedding, TubeletEmbedding, patchify, take, unpatchify
 
 sizes = st.integers(1, 4)
 
@@ -24,6 +24,14 @@ def test_patches_come_row_by_row_and_hold_channel_row_column():
         for column in range(3):
             square = images[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
             assert torch.equal(patches[:, 3 * row + column], square.flatten(1))
+
+
+def test_embedding_of_tubelets_is_a_strided_convolution():
+    embedding, clips = TubeletEmbedding(3, 2, 4, 10), torch.randn(2, 6, 3, 8, 12)
+    linear = embedding.patches.projection
+    kernel = linear.weight.view(10, 3, 2, 4, 4)
+    expected = torch.nn.functional.conv3d(clips.transpose(1, 2), kernel, linear.bias, stride=(2, 4, 4))
+    torch.testing.assert_close(embedding(clips), expected.flatten(2).transpose(1, 2))
 
 
 def test_embedding_is_a_strided_convolution():

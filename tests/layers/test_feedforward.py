@@ -19,7 +19,13 @@ def silu(x):
 
 
 @pytest.mark.parametrize(
-    ("name", "activation"), [("gelu", gelu), ("gelu-tanh", gelu_tanh), ("relu", lambda x: x.clamp(min=0))]
+    ("name", "activation"),
+    [
+        ("gelu", gelu),
+        ("gelu-tanh", gelu_tanh),
+        ("gelu-quick", lambda x: x / (1 + (-1.702 * x).exp())),
+        ("relu", lambda x: x.clamp(min=0)),
+    ],
 )
 def test_mlp_is_its_formula(name, activation):
     mlp, x = MLP(6, 10, activation=name), torch.randn(2, 3, 6)

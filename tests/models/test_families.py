@@ -8,6 +8,7 @@ from archlab.interop.parity.probes import PROBES
 from archlab.models.registry import FAMILIES, family_of, find, find_by_model_type
 
 SIZES = [(family, size) for family in FAMILIES.values() for size in family.sizes]
+SEEING = [family for family in FAMILIES.values() if "vision" in family.kind or family.kind in ("clip", "image-text")]
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
@@ -38,6 +39,19 @@ def test_a_seed_fixes_the_model_and_its_weights_reload(family):
     assert not torch.equal(ask(family, other), expected)
     other.load_state_dict(one.state_dict(), strict=True)
     assert torch.equal(ask(family, other), expected)
+
+
+@pytest.mark.parametrize("family", SEEING, ids=[family.name for family in SEEING])
+def test_a_model_that_sees_has_one_state_per_patch(family):
+    model = made(family)
+    images = PROBES[family.kind].inputs(model.config, torch.Generator().manual_seed(0))
+    images = images[0] if isinstance(images, tuple) else images
+    shape = getattr(model.config, "image", model.config)
+    patches = images.shape[-2] // shape.patch_size * (images.shape[-1] // shape.patch_size)
+    if images.dim() == 5:
+        assert model.patch_states(images[:, 0]).shape == (len(images), patches, shape.transformer.width)
+        patches *= images.shape[1] // shape.tubelet
+    assert model.patch_states(images).shape == (len(images), patches, shape.transformer.width)
 
 
 @every_family

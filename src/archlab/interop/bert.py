@@ -44,7 +44,6 @@ _OPTIONS = Options(
         "attention_probs_dropout_prob",
         "hidden_dropout_prob",
         "classifier_dropout",
-        "gradient_checkpointing",
         # of the pooler of an experiment that never had code
         "directionality",
         "pooler_fc_size",

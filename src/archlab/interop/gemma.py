@@ -17,6 +17,7 @@ from archlab.interop.options import Options
 from archlab.interop.parity import faults
 from archlab.interop.rotary import rope_to_hf, scaling_from_hf
 from archlab.interop.weights import Rule, WeightMap
+from archlab.layers.attention import Attention
 from archlab.layers.rotary_scaling import LinearScaling
 from archlab.models.gemma import Gemma, GemmaBlock, GemmaConfig
 
@@ -104,10 +105,10 @@ def weights(config: GemmaConfig) -> WeightMap:
             Rule(f"{ours}.attention.query_norm.weight", f"{theirs}.self_attn.q_norm.weight"),
             Rule(f"{ours}.attention.key_norm.weight", f"{theirs}.self_attn.k_norm.weight"),
             Rule(f"{ours}.attention.out_proj.weight", f"{theirs}.self_attn.o_proj.weight"),
-            Rule(f"{ours}.attention_post_norm.weight", f"{theirs}.post_attention_layernorm.weight"),
+            Rule(f"{ours}.after_attention.weight", f"{theirs}.post_attention_layernorm.weight"),
             Rule(f"{ours}.feed_forward_norm.weight", f"{theirs}.pre_feedforward_layernorm.weight"),
             Rule(f"{ours}.feed_forward.{{mlp}}.weight", f"{theirs}.mlp.{{mlp}}.weight"),
-            Rule(f"{ours}.feed_forward_post_norm.weight", f"{theirs}.post_feedforward_layernorm.weight"),
+            Rule(f"{ours}.after_feed_forward.weight", f"{theirs}.post_feedforward_layernorm.weight"),
             Rule("norm.weight", "model.norm.weight"),
         ),
         values={
@@ -171,12 +172,12 @@ def _wide_window() -> faults.Fault:
 
 def _score_scale() -> faults.Fault:
     def plant(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for block in _blocks(blocks):
-            block.attention.scale = None
+        for attention in faults.find(blocks, Attention):
+            attention.scale = None
 
     def repair(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for block in _blocks(blocks):
-            block.attention.scale = _config(model).score_width ** -0.5
+        for attention in faults.find(blocks, Attention):
+            attention.scale = _config(model).score_width ** -0.5
 
     return faults.Fault(
         "scores are divided by the root of the head's width, not by query_pre_attn_scalar", plant, repair
@@ -186,7 +187,7 @@ def _score_scale() -> faults.Fault:
 def _swapped_norms() -> faults.Fault:
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
         for block in _blocks(blocks):
-            block.attention_post_norm, block.feed_forward_norm = block.feed_forward_norm, block.attention_post_norm
+            block.after_attention, block.feed_forward_norm = block.feed_forward_norm, block.after_attention
 
     return faults.Fault("post_attention_layernorm is taken for the norm before feed-forward, as in LLaMA", edit, edit)
 

@@ -144,9 +144,13 @@ FAULTS = (
         _edit(_take_logarithm),
     ),
     faults.Fault(
-        "B and C, what is written to the state and read from it, are swapped", *[_edit(_swap_write_and_read)] * 2
+        "B and C, what is written to the state and read from it, are swapped",
+        _edit(_swap_write_and_read),
+        _edit(_swap_write_and_read),
     ),
-    faults.Fault("the gate is taken for the input of the convolution, or the reverse", *[_edit(_swap_gate)] * 2),
-    faults.Fault("the taps of the convolution are in the reverse order", *[_edit(_reverse)] * 2),
+    faults.Fault(
+        "the gate is taken for the input of the convolution, or the reverse", _edit(_swap_gate), _edit(_swap_gate)
+    ),
+    faults.Fault("the taps of the convolution are in the reverse order", _edit(_reverse), _edit(_reverse)),
     faults.epsilon(),
 )

@@ -22,6 +22,24 @@ _HARMLESS = {
     "use_cache",
     "initializer_range",
     "task_specific_params",
+    "gradient_checkpointing",
+    "_num_labels",
+}
+# Written into every configuration by versions before 5; they change nothing with these values.
+_LEGACY: dict[str, Any] = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "diversity_penalty": 0.0,
+    "finetuning_task": None,
+    "is_decoder": False,
+    "num_beam_groups": 1,
+    "prefix": None,
+    "pruned_heads": {},
+    "sep_token_id": None,
+    "tie_encoder_decoder": False,
+    "tokenizer_class": None,
+    "torchscript": False,
+    "use_bfloat16": False,
 }
 _TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id"}
 
@@ -62,6 +80,8 @@ class Options:
         for name, value in given.items():
             if name in known or (name in _common() and (name not in _ESSENTIAL or value == _common()[name])):
                 continue
+            if name in _LEGACY and value == _LEGACY[name]:
+                continue
             raise UserError(
                 f"{theirs.model_type} option {name}={value!r}: is not implemented; "
                 f"remove it from config.json only if it changes nothing"
@@ -76,6 +96,20 @@ class Options:
         """
         copied = {name: getattr(config, ours) for ours, name in self.copied.items()}
         return copied | dict(self.fixed) | dict.fromkeys(sorted(_TOKENS))
+
+
+def require_squares(theirs: PretrainedConfig, *names: str) -> None:
+    """Check that sizes of images or patches are given by one number, for both sides.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        value = getattr(theirs, name)
+        if not isinstance(value, int):
+            raise UserError(
+                f"{theirs.model_type} option {name}={value!r}: only squares, given by one number, are implemented"
+            )
 
 
 @cache

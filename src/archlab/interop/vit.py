@@ -7,7 +7,7 @@ from transformers import ViTConfig as TheirConfig
 
 from archlab.config import TransformerConfig
 from archlab.errors import UserError
-from archlab.interop.options import Options
+from archlab.interop.options import Options, require_squares
 from archlab.interop.parity import faults
 from archlab.interop.transforms import Reshaped
 from archlab.interop.weights import Rule, WeightMap
@@ -51,9 +51,7 @@ _OPTIONS = Options(
 def config_from_hf(theirs: PretrainedConfig) -> ViTConfig:
     """See `interop.family.Interop`."""
     options = _OPTIONS.read(theirs)
-    for name in ("image_size", "patch_size"):
-        if not isinstance(options[name], int):
-            raise UserError(f"vit option {name}={options[name]!r}: only squares, given by one number, are implemented")
+    require_squares(theirs, "image_size", "patch_size")
     given = theirs.to_dict()
     size = TransformerConfig(**{ours: given[name] for ours, name in _SIZE.copied.items()})
     return ViTConfig(transformer=size, **options)

@@ -124,31 +124,32 @@ def _add(x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], post_norm
 
 
 class SandwichBlock(Block):
-    """Residual block with a norm before and after attention, and before and after feed-forward (Gemma 2, section 2).
+    """Pre-norm residual block in which something follows attention and feed-forward before they are added.
+
+    It is a second norm (Gemma 2, section 2), or a learned gain per feature (`layers.layer_scale`).
 
     Args:
-        attention_norm, attention, attention_post_norm, feed_forward_norm, feed_forward, feed_forward_post_norm: the
-            parts, in the order of use.
+        attention_norm, attention, after_attention, feed_forward_norm, feed_forward, after_feed_forward: the parts, in
+            the order of use.
     """
 
     def __init__(
         self,
         attention_norm: nn.Module,
         attention: nn.Module,
-        attention_post_norm: nn.Module,
+        after_attention: nn.Module,
         feed_forward_norm: nn.Module,
         feed_forward: nn.Module,
-        feed_forward_post_norm: nn.Module,
+        after_feed_forward: nn.Module,
     ) -> None:
         super().__init__(attention_norm, attention, feed_forward_norm, feed_forward)
-        self.attention_post_norm = attention_post_norm
-        self.feed_forward_post_norm = feed_forward_post_norm
+        self.after_attention = after_attention
+        self.after_feed_forward = after_feed_forward
 
     def forward(self, x: Tensor, **given: Any) -> Tensor:
         """See `Block`."""
-        mixed = self.attention(self.attention_norm(x), **given)
-        x = x + self.attention_post_norm(mixed)
-        return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.after_attention(self.attention(self.attention_norm(x), **given))
+        return x + self.after_feed_forward(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class TransformerStack(nn.Module):

@@ -41,12 +41,13 @@ class PatchEmbedding(nn.Module):
         channels: C.
         patch: p.
         width: features per patch.
+        bias: whether the map has one.
     """
 
-    def __init__(self, channels: int, patch: int, width: int) -> None:
+    def __init__(self, channels: int, patch: int, width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.patch = patch
-        self.projection = nn.Linear(channels * patch * patch, width)
+        self.projection = nn.Linear(channels * patch * patch, width, bias=bias)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embed images (B, C, H, W), or only their patches with the indices `keep` (B, n): (B, N or n, width)."""
@@ -54,6 +55,31 @@ class PatchEmbedding(nn.Module):
         if keep is not None:
             patches = take(patches, keep)
         return self.projection(patches)
+
+
+class TubeletEmbedding(nn.Module):
+    """One linear map of every patch of several frames (ViViT, arXiv 2103.15691, section 3.2).
+
+    Equal to a convolution over frames, rows and columns whose stride is its kernel.
+
+    Args:
+        channels: C.
+        frames: of a patch.
+        patch: p.
+        width: features per patch.
+    """
+
+    def __init__(self, channels: int, frames: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.patches = PatchEmbedding(channels * frames, patch, width)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Embed clips (B, F, C, H, W): (B, F / frames * N, width), tubelet by tubelet."""
+        tubelets = clips.unflatten(1, (-1, self.frames)).transpose(2, 3)  # (B, F / frames, C, frames, H, W)
+        samples, count = tubelets.shape[:2]
+        patches = self.patches(tubelets.flatten(2, 3).flatten(0, 1))  # (B * F / frames, N, width)
+        return patches.unflatten(0, (samples, count)).flatten(1, 2)
 
 
 def take(x: Tensor, indices: Tensor) -> Tensor:

@@ -12,8 +12,14 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * (1.702 * x).sigmoid()
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu-quick": _quick_gelu,
     "gelu-tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
@@ -26,12 +32,18 @@ class MLP(nn.Module):
     Args:
         width: W.
         hidden: F.
-        activation: "gelu" is the exact one, "gelu-tanh" its approximation (arXiv 1606.08415, section 2) as in GPT-2.
+        activation: "gelu" is the exact one, "gelu-tanh" and "gelu-quick" its approximations by tanh and by sigmoid
+            (arXiv 1606.08415, section 2) as in GPT-2 and CLIP.
         bias: whether both layers have one.
     """
 
     def __init__(
-        self, width: int, hidden: int, *, activation: Literal["gelu", "gelu-tanh", "relu"] = "gelu", bias: bool = True
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Literal["gelu", "gelu-tanh", "gelu-quick", "relu", "silu"] = "gelu",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.activation = activation

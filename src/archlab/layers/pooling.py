@@ -36,12 +36,13 @@ class AttentionPooling(nn.Module):
     Args:
         width: D.
         heads: of the attention.
+        bias: whether its projections have one.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, bias: bool = False) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.empty(1, 1, width))
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, bias=bias)
         initialize(self, depth=1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -121,3 +121,42 @@ class EncoderDecoder(Protocol):
     def new_cache(self) -> list[DecoderCache]:
         """Empty caches for one batch of sequences, one per layer of the decoder."""
         ...
+
+
+class VisionEncoder(Protocol):
+    """A model that describes an image patch by patch: every vision model here, whatever else it does."""
+
+    def patch_states(self, images: Tensor) -> Tensor:
+        """One vector per patch, and none for class tokens and registers.
+
+        Args:
+            images: (B, C, H, W); a model of video takes them for still clips, and reads clips (B, F, C, H, W) too.
+
+        Returns:
+            (B, N, D), the states after the last layer and the model's final norm; patches come frame by frame, those of
+            a frame row by row.
+
+        Raises:
+            UserError: the model does not read images of this shape.
+        """
+        ...
+
+
+class ImageTextModel(VisionEncoder, Protocol):
+    """A model that puts images and texts into one space, where cosines measure how well they match."""
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Vectors (B, E) of unit length of images (B, C, H, W)."""
+        ...
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """Vectors (B, E) of unit length of texts (B, T), ids padded on the right as in pretraining."""
+        ...
+
+    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Logits (M, N) of matches between the vectors of M images (M, E) and N texts (N, E)."""
+        ...
+
+    def __call__(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (M, N) of matches between images (M, C, H, W) and texts (N, T)."""
+        ...

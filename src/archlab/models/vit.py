@@ -125,3 +125,7 @@ class ViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def patch_states(self, images: Tensor) -> Tensor:
+        """See `models.protocols.VisionEncoder`."""
+        return self(images)[:, int(self.config.class_token) :]  # (B, N, D)

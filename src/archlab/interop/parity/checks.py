@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.interop.parity.probes import PROBES, questions
+from archlab.interop.parity.probes import PROBES, Inputs, questions
 from archlab.interop.parity.results import EXACT, GRADIENTS, Tolerance, within
 from archlab.interop.parity.states import states
 from archlab.interop.parity.twin import Twin, file_names
@@ -36,10 +36,8 @@ def output(twin: Twin) -> Outcome:
 
 def gradients(twin: Twin) -> Outcome:
     """The gradient of a random linear function of the output by every parameter, and by images."""
-    probe, inputs = PROBES[twin.family.kind], questions(twin)
-    mine, yours = inputs.clone(), inputs.clone()
-    for given in (mine, yours):
-        given.requires_grad_(given.is_floating_point())
+    probe, mine, yours = PROBES[twin.family.kind], questions(twin), questions(twin)
+    images = list(zip(_differentiable(mine), _differentiable(yours), strict=True))
     twin.model.zero_grad()
     twin.reference.zero_grad()
     answer, expected = probe.ours(twin.model, mine), probe.theirs(twin.reference, yours)
@@ -49,8 +47,10 @@ def gradients(twin: Twin) -> Outcome:
     ours = twin.weights.to_hf(_gradients(twin.model))
     theirs = file_names(twin.reference, _gradients(twin.reference))
     pairs = {name: (ours[name], theirs[name]) for name in ours}
-    if mine.grad is not None and yours.grad is not None:
-        pairs["inputs"] = mine.grad, yours.grad
+    for one, other in images:
+        assert one.grad is not None
+        assert other.grad is not None
+        pairs["inputs"] = one.grad, other.grad
     return worst(pairs, GRADIENTS)
 
 
@@ -63,6 +63,12 @@ def round_trip(twin: Twin) -> Outcome:
     shapes = {name: tensor.shape for name, tensor in twin.model.state_dict().items()}
     returned = twin.weights.to_hf(twin.weights.from_hf(original, shapes))
     return worst({name: (returned[name], original[name]) for name in returned}, EXACT)
+
+
+def _differentiable(inputs: Inputs) -> list[Tensor]:
+    """Those inputs that are no indices, gradients switched on."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    return [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
 
 
 def _gradients(model: torch.nn.Module) -> dict[str, Tensor]:

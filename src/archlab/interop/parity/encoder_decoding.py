@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from archlab.interop.parity.checks import Outcome, worst
 from archlab.interop.parity.decoding import NEW_TOKENS, SPLITS, padded_batch, random_chunks
-from archlab.interop.parity.probes import PROBES, questions, source_and_target
+from archlab.interop.parity.probes import PROBES, questions
 from archlab.interop.parity.results import EXACT, STATES
 from archlab.interop.parity.twin import Twin
 from archlab.models.protocols import EncoderDecoder
@@ -67,7 +67,7 @@ def padding_invariance(twin: Twin) -> Outcome:
 @torch.no_grad()
 def generation(twin: Twin) -> Outcome:
     """The likeliest next token, again and again: the same tokens as `generate` of the reference."""
-    source, _ = source_and_target(questions(twin))
+    source, _ = questions(twin)
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0, decoder_start_token_id=_START, use_cache=True
     )
@@ -89,5 +89,5 @@ def greedy(model: EncoderDecoder, source: Tensor, start: int, count: int) -> Ten
 
 def _question(twin: Twin) -> tuple[Tensor, Tensor, Tensor]:
     """Source (B, S), target (B, T), and what the reference says, (B, T, V)."""
-    inputs = questions(twin)
-    return *source_and_target(inputs), PROBES["encoder-decoder"].theirs(twin.reference, inputs)
+    source, target = questions(twin)
+    return source, target, PROBES["encoder-decoder"].theirs(twin.reference, (source, target))

@@ -16,7 +16,7 @@ from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Activation = Literal["gelu", "gelu-tanh"]
+Activation = Literal["gelu", "gelu-tanh", "gelu-quick", "relu"]
 Edit = Callable[[nn.Module, Sequence[nn.Module]], None]
 """Changes a model in place: the model, and those of its layers that are to be changed."""
 
@@ -175,6 +175,22 @@ def untransposed(name: str, cause: str) -> Fault:
             linear.weight.data = linear.weight.data.T.contiguous()
 
     return Fault(cause, edit, edit)
+
+
+def transposed_grid(path: str) -> Fault:
+    """Positions of patches are read column by column.
+
+    Args:
+        path: of the table (N, W) of a square grid, N patches without class token.
+    """
+
+    def edit(model: nn.Module, _: Sequence[nn.Module]) -> None:
+        table = model.get_parameter(path)
+        side = round(len(table) ** 0.5)
+        table.data = table.data.unflatten(0, (side, side)).transpose(0, 1).flatten(0, 1)
+
+    shows = f"input of {path.removesuffix('positions')}blocks.0"
+    return Fault("positions of patches are read column by column instead of row by row", edit, edit, shows)
 
 
 def find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:

@@ -1,12 +1,13 @@
 """How models of each kind are asked and answer: one probe per kind.
 
-Shape legend: B samples, S source tokens, T tokens, V vocabulary, W or D width, C channels, H x W pixels, N patches.
+Shape legend: B samples, S source tokens, T tokens, V vocabulary, C channels, F frames, H x W pixels, N patches,
+D or W width, E embedding.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ from transformers import PreTrainedModel
 
 from archlab.interop.parity.twin import Twin
 from archlab.models.families.family import Kind
-from archlab.models.protocols import Encoder
+from archlab.models.protocols import Encoder, ImageTextModel
+
+Inputs: TypeAlias = Any
+"""What a model reads: one tensor, or a tuple of them where it reads several."""
 
 
 class Probe(ABC):
@@ -27,15 +31,15 @@ class Probe(ABC):
     causal: bool
 
     @abstractmethod
-    def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
+    def inputs(self, config: Any, generator: torch.Generator) -> Inputs:
         """Random inputs for a model with this configuration."""
 
     @abstractmethod
-    def ours(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def ours(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """The answer of our model."""
 
     @abstractmethod
-    def theirs(self, reference: PreTrainedModel, inputs: Tensor) -> Tensor:
+    def theirs(self, reference: PreTrainedModel, inputs: Inputs) -> Tensor:
         """The answer of the reference, of the same shape."""
 
 
@@ -77,30 +81,23 @@ class EncoderProbe(Probe):
 
 
 class EncoderDecoderProbe(Probe):
-    """Source and target tokens, one after the other (B, S + T), to logits of the target (B, T, V)."""
+    """Source tokens (B, S) and target tokens (B, T) to logits of the target (B, T, V)."""
 
     causal = False
 
-    def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Probe`."""
-        return torch.randint(config.vocab_size, (2, _SOURCE + 9), generator=generator)
+        source, target = torch.randint(config.vocab_size, (2, 12 + 9), generator=generator).split([12, 9], 1)
+        return source, target
 
-    def ours(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """See `Probe`."""
-        return model(*source_and_target(inputs))
+        return model(*inputs)
 
-    def theirs(self, reference: PreTrainedModel, inputs: Tensor) -> Tensor:
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """See `Probe`."""
-        source, target = source_and_target(inputs)
+        source, target = inputs
         return reference(input_ids=source, decoder_input_ids=target, use_cache=False).logits
-
-
-_SOURCE = 12  # S
-
-
-def source_and_target(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, S) and (B, T) of the inputs of an encoder-decoder."""
-    return inputs[:, :_SOURCE], inputs[:, _SOURCE:]
 
 
 def encode(model: Encoder, tokens: Tensor, mask: Tensor | None, types: Tensor) -> Tensor:
@@ -132,14 +129,100 @@ class VisionProbe(Probe):
         return reference(pixel_values=inputs).last_hidden_state
 
 
+class ImageTextProbe(Probe):
+    """Images (B, C, H, W) and texts (B, T) to logits and both embeddings side by side, (B, B + 2 E)."""
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Probe`; a text repeats the shuffled vocabulary, so that it has every id, and most of them twice."""
+        side, text = config.image.image_size, config.text
+        images = torch.randn(2, config.image.channels, side, side, generator=generator)
+        shuffled = [torch.randperm(text.vocab_size, generator=generator) for _ in range(4)]
+        return images, torch.stack([torch.cat(shuffled[:2]), torch.cat(shuffled[2:])])[:, : text.context]
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, tokens = inputs
+        both = cast(ImageTextModel, model)
+        of_images, of_texts = both.embed_images(images), both.embed_texts(tokens)
+        return torch.cat([both.logits(of_images, of_texts), of_images, of_texts], 1)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, tokens = inputs
+        out = reference(pixel_values=images, input_ids=tokens)
+        return torch.cat([out.logits_per_image, out.image_embeds, out.text_embeds], 1)
+
+
+class MaskedVisionProbe(Probe):
+    """Images (B, C, H, W) and masked patches (B, N) to states (B, 1 + R + N, D).
+
+    The images are higher and narrower than those of the table of positions, which must be interpolated.
+    """
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See `Probe`."""
+        rows, columns = (config.image_size // config.patch_size + more for more in (2, -2))
+        images = torch.randn(
+            2, config.channels, rows * config.patch_size, columns * config.patch_size, generator=generator
+        )
+        return images, torch.rand(2, rows * columns, generator=generator) < 0.3
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        return model(*inputs)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        images, masked = inputs
+        return reference(pixel_values=images, bool_masked_pos=masked).last_hidden_state
+
+
+class ClipProbe(Probe):
+    """Clips (B, F, C, H, W), given and wanted patches to states of all and predicted states of the wanted, in a row.
+
+    The wanted patches come after the given ones, since the reference sorts them: so every layer can be compared.
+    """
+
+    causal = False
+
+    def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Probe`."""
+        side, frames = config.image_size, 3 * config.tubelet
+        clips = torch.randn(2, frames, config.channels, side, side, generator=generator)
+        count = 3 * config.grid[0] * config.grid[1]
+        chosen = torch.rand(2, count, generator=generator).argsort(1)[:, : count * 3 // 4].sort(1).values
+        given, wanted = chosen.tensor_split([count // 2], 1)
+        return clips, given, wanted
+
+    def ours(self, model: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        clips, given, wanted = inputs
+        both: Any = model
+        states = both.patch_states(clips)
+        return torch.cat([states, both.predictor(states, given, wanted)], 1)
+
+    def theirs(self, reference: PreTrainedModel, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `Probe`."""
+        clips, given, wanted = inputs
+        out = reference(pixel_values_videos=clips, context_mask=[given], target_mask=[wanted])
+        return torch.cat([out.last_hidden_state, out.predictor_output.last_hidden_state], 1)
+
+
 PROBES: dict[Kind, Probe] = {
     "decoder": DecoderProbe(),
     "encoder": EncoderProbe(),
     "encoder-decoder": EncoderDecoderProbe(),
     "vision": VisionProbe(),
+    "masked-vision": MaskedVisionProbe(),
+    "image-text": ImageTextProbe(),
+    "clip": ClipProbe(),
 }
 
 
-def questions(twin: Twin, seed: int = 0) -> Tensor:
+def questions(twin: Twin, seed: int = 0) -> Inputs:
     """The inputs on which a twin is compared."""
     return PROBES[twin.family.kind].inputs(twin.config, torch.Generator().manual_seed(seed))

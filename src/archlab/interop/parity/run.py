@@ -20,7 +20,7 @@ from archlab.interop.parity import checks, decoding, encoder_decoding, encoding
 from archlab.interop.parity.checks import Outcome
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import Check, Control, FamilyResult
-from archlab.interop.parity.states import blocks
+from archlab.interop.parity.states import blocks, states
 from archlab.interop.parity.twin import Twin, build
 from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.families.family import Family, Kind
@@ -49,6 +49,9 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
         "generation": encoder_decoding.generation,
     },
     "vision": _COMMON,
+    "masked-vision": _COMMON,
+    "image-text": _COMMON,
+    "clip": _COMMON,
 }
 """The comparisons of each kind of model by name."""
 
@@ -116,7 +119,7 @@ def controls(twin: Twin) -> list[Control]:
         layers = blocks(faulty)
         middle = len(layers) // 2
         fault.plant(faulty.model, layers[middle : middle + 1])
-        noticed = not checks.hidden_states(faulty)[1]
+        noticed = not all(state.equal for state in states(faulty))
         why = explain(faulty)
         found.append(Control(fault=fault.cause, noticed=noticed, first=why.first, cause=why.cause))
     return found

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
+Kind = Literal["decoder", "encoder", "encoder-decoder", "vision", "masked-vision", "clip", "image-text"]
 """What is read and given.
 
-decoder: tokens to next-token logits; encoder: tokens to hidden states; encoder-decoder: source tokens and target tokens
-to next-token logits of the target; vision: images to hidden states.
+- decoder: tokens to next-token logits;
+- encoder: tokens to hidden states;
+- encoder-decoder: source tokens and target tokens to next-token logits of the target;
+- vision: images to hidden states;
+- masked-vision: images of any size, of which patches may be masked, to hidden states;
+- clip: frames to hidden states, and those of some patches to those of others;
+- image-text: both to logits of matches.
 """
 
 
