@@ -6,6 +6,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from archlab.errors import UserError
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout, sinusoidal, sinusoidal_2d
+from archlab.models.llama import Llama, LlamaConfig
 
 LAYOUTS = list(RotaryLayout)
 
@@ -52,6 +53,18 @@ def test_half_split_is_the_layout_of_transformers():
 def test_rotation_keeps_the_type_of_its_input():
     rotation = RotaryEmbedding(8)(torch.arange(3)[None])
     assert rotation(torch.randn(1, 1, 3, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_llama_in_bfloat16_turns_by_the_angles_of_float32_at_long_contexts():
+    model = Llama(LlamaConfig(vocab_size=61, width=256, depth=1, heads=2, key_value_heads=1, feed_forward=64))
+    positions = torch.tensor([[8000]])
+    exact = model.rotary(positions)
+    turned = model.bfloat16().rotary(positions)
+    assert model.token_embedding.weight.dtype == torch.bfloat16
+    assert torch.equal(turned.cos, exact.cos)
+    assert torch.equal(turned.sin, exact.sin)
+    frequencies = 500000.0 ** (-torch.arange(0, 128, 2, dtype=torch.float64) / 128)
+    torch.testing.assert_close(turned.cos[0, 0, 0, :64], (8000 * frequencies).cos().float(), rtol=0, atol=1e-3)
 
 
 def test_sinusoidal_table_is_the_papers_up_to_the_order_of_features():

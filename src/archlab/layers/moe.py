@@ -6,10 +6,10 @@ an expert, G groups of neighbouring experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from archlab.errors import UserError
 from archlab.layers.attention import Switchable
 from archlab.layers.feedforward import GatedMLP
+from archlab.layers.precision import FullPrecisionBuffers
 
 Scores = Literal["softmax", "sigmoid"]
 
@@ -42,7 +43,7 @@ class Routing:
         return torch.bincount(chosen.flatten(), minlength=self.scores.shape[1])
 
 
-class Router(nn.Module):
+class Router(FullPrecisionBuffers):
     """Scores every expert for every token and chooses the best k.
 
     With "softmax" scores this is Mixtral's (arXiv 2401.04088, section 2.1), with "sigmoid", groups and a correction
@@ -62,7 +63,7 @@ class Router(nn.Module):
         groups: G.
         chosen_groups: only experts of the best so many groups can be chosen.
         corrected: whether there is a `correction` (E), added to the scores when experts are chosen but not when they
-            are weighted; see `rebalance`.
+            are weighted; see `rebalance`. It stays in float32: rounded, it would choose other experts.
 
     Raises:
         UserError: the numbers of experts and groups do not fit together.
@@ -129,14 +130,6 @@ class Router(nn.Module):
         best = self.score_groups(grouped).topk(self.chosen_groups, -1).indices  # (N, chosen_groups)
         closed = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, False)  # (N, G)
         return grouped.masked_fill(closed[..., None], -torch.inf).flatten(1)  # (N, E)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Move and convert, but leave the correction in float32: rounded, it would choose other experts."""
-        kept = self.correction
-        super()._apply(fn, recurse)
-        if kept is not None and self.correction is not None and self.correction.dtype != kept.dtype:
-            self.correction = kept.to(self.correction.device)
-        return self
 
     @torch.no_grad()
     def rebalance(self, load: Tensor, rate: float) -> None:

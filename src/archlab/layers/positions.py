@@ -11,9 +11,10 @@ import enum
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archlab.errors import UserError
+from archlab.layers.precision import FullPrecisionBuffers
 from archlab.layers.rotary_scaling import DynamicNTKScaling, RotaryScaling
 
 
@@ -49,10 +50,12 @@ class Rotation:
         return torch.addcmul(x * self.cos.to(x.dtype), partner, self.sin.to(x.dtype))
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(FullPrecisionBuffers):
     """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2).
 
     Pair i is turned by position * base^(-2i / D), so that a query-key product depends on relative positions only.
+    The frequencies stay in float32 whatever the type of the model: rounded to bfloat16, they are wrong by whole turns
+    after some thousand positions.
 
     Args:
         head_width: D, even.
