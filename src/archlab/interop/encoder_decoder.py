@@ -1,9 +1,10 @@
-"""The first Transformer in `transformers`: Marian with ReLU, scaled embeddings and no bias of the logits."""
+"""The first Transformer in `transformers`: Marian with scaled embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers import MarianConfig as TheirConfig
 from transformers import MarianMTModel, PretrainedConfig, PreTrainedModel
@@ -12,6 +13,7 @@ from archlab.errors import UserError
 from archlab.interop.options import Options
 from archlab.interop.parity import faults
 from archlab.interop.parity.faults import Edit, Fault
+from archlab.interop.transforms import Reshaped
 from archlab.interop.weights import Rule, WeightMap
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
 
@@ -49,7 +51,6 @@ _OPTIONS = Options(
         "feed_forward": "encoder_ffn_dim",
     },
     fixed={
-        "activation_function": "relu",
         "scale_embedding": True,
         "share_encoder_decoder_embeddings": True,
         "tie_word_embeddings": True,
@@ -63,7 +64,7 @@ _OPTIONS = Options(
         "static_position_embeddings": True,
         "add_bias_logits": False,
     },
-    handled=("decoder_attention_heads", "decoder_ffn_dim", "decoder_vocab_size"),
+    handled=("activation_function", "decoder_attention_heads", "decoder_ffn_dim", "decoder_vocab_size"),
     ignored=(
         "dropout",
         "attention_dropout",
@@ -78,6 +79,7 @@ _OPTIONS = Options(
         "forced_eos_token_id",
     ),
 )
+_ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu"}  # theirs -> ours
 _EPS = 1e-5  # of Marian, fixed
 # Marian gives the decoder its own; ours has one value for both stacks.
 _TWICE = {
@@ -97,7 +99,13 @@ def config_from_hf(theirs: PretrainedConfig) -> EncoderDecoderConfig:
                 f"{theirs.model_type} option {name}={given[name]!r}: only {other}={given[other]!r} is implemented; "
                 f"use another checkpoint"
             )
-    return EncoderDecoderConfig(norm_eps=_EPS, **options)
+    activation = given["activation_function"]
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"{theirs.model_type} option activation_function={activation!r}: only {', '.join(_ACTIVATIONS)} are "
+            f"implemented; use another checkpoint"
+        )
+    return EncoderDecoderConfig(norm_eps=_EPS, activation=_ACTIVATIONS[activation], **options)
 
 
 def config_to_hf(config: EncoderDecoderConfig) -> TheirConfig:
@@ -107,7 +115,7 @@ def config_to_hf(config: EncoderDecoderConfig) -> TheirConfig:
             f"pre_norm={config.pre_norm}, norm_eps={config.norm_eps!r}: transformers (Marian) has only "
             f"pre_norm=False, norm_eps={_EPS}"
         )
-    options = _OPTIONS.write(config)
+    options = _OPTIONS.write(config) | {"activation_function": config.activation}
     options |= {name: options[other] for name, other in _TWICE.items()}
     # The start of a target belongs to the tokenizer, but Marian must have one.
     return TheirConfig(dropout=0.0, decoder_start_token_id=0, forced_eos_token_id=None, **options)
@@ -115,7 +123,10 @@ def config_to_hf(config: EncoderDecoderConfig) -> TheirConfig:
 
 def weights(config: EncoderDecoderConfig) -> WeightMap:
     """See `interop.family.Interop`."""
-    rules = [Rule("token_embedding.weight", "model.shared.weight")]
+    rules = [
+        Rule("token_embedding.weight", "model.shared.weight"),
+        Rule("output_bias", "final_logits_bias", Reshaped((config.vocab_size,), (1, config.vocab_size))),
+    ]
     for stack, layer, parts in (
         ("encoder", "{layer}", {"attention": "self_attn"}),
         ("decoder", "{decoder_layer}", {"attention": "self_attn", "cross_attention": "encoder_attn"}),
@@ -145,11 +156,13 @@ def weights(config: EncoderDecoderConfig) -> WeightMap:
             "model.decoder.embed_tokens.weight": "model.shared.weight",
             "lm_head.weight": "model.shared.weight",
         },
-        zeros=("final_logits_bias",),
         ignored=(r"(encoder|decoder)\.embed_positions\.weight",),  # sines and cosines
     )
 
 
 def reference(theirs: TheirConfig) -> PreTrainedModel:
-    """See `interop.family.Interop`."""
-    return MarianMTModel(theirs)
+    """See `interop.family.Interop`. The bias of the logits is drawn too: at zero it would change nothing."""
+    model = MarianMTModel(theirs)
+    bias = model.get_buffer("final_logits_bias")
+    bias.copy_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(0)))
+    return model

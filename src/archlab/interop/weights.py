@@ -50,7 +50,6 @@ class WeightMap:
         prefix: files may lack it, or have it in addition, depending on the class that wrote them.
         parent: the same for the place of this model within a larger one, whose other tensors `ignored` should name.
         tied: names in files -> names of the tensors that they repeat; they may be missing, and are never written.
-        zeros: names in files of parts that we do not have and that change nothing while they are zero; never written.
         ignored: patterns of names that are left out on purpose, such as heads that we do not have.
         renamed: ends of names in old files -> what they are now.
     """
@@ -60,7 +59,6 @@ class WeightMap:
     prefix: str = ""
     parent: str = ""
     tied: Mapping[str, str] = field(default_factory=dict)
-    zeros: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +80,7 @@ class WeightMap:
         expected = {name for names in self.names().values() for name in names}
         problems = [
             _listed("missing", sorted(expected - source.keys())),
-            _listed("unexpected", sorted(source.keys() - expected - self.tied.keys() - {*self.zeros})),
+            _listed("unexpected", sorted(source.keys() - expected - self.tied.keys())),
         ]
         _refuse(problems)
         ours: dict[str, Tensor] = {}
@@ -104,16 +102,11 @@ class WeightMap:
             for name, other in self.tied.items()
             if name in source and not torch.equal(theirs[source[name]], theirs[source[other]])
         ]
-        problems += [
-            f"{name} is not zero; it is not implemented"
-            for name in self.zeros
-            if name in source and bool(theirs[source[name]].any())
-        ]
         _refuse(problems)
         return ours
 
     def to_hf(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors of ours; those of `tied`, `zeros` and `ignored` are left out.
+        """Their tensors of ours; those of `tied` and `ignored` are left out.
 
         Raises:
             UserError: tensors are missing or unexpected.
@@ -137,7 +130,7 @@ class WeightMap:
         Raises:
             UserError: two names in the file stand for one tensor.
         """
-        known = {name for names in self.names().values() for name in names} | self.tied.keys() | {*self.zeros}
+        known = {name for names in self.names().values() for name in names} | self.tied.keys()
         source: dict[str, str] = {}
         for name in theirs:
             own = name.removeprefix(self.parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class EncoderDecoderConfig(Section):
     decoder_depth: int = 6
     heads: int = 8
     feed_forward: int = 2048
+    activation: Literal["relu", "silu"] = "relu"
+    """Of the feed-forward layers; the released models of Marian have SiLU, which they call swish."""
     pre_norm: bool = False
     """Norms before the parts of a block and one after each stack (arXiv 2002.04745), instead of after each sum."""
     norm_eps: float = 1e-5
@@ -52,7 +55,7 @@ def _attention(config: EncoderDecoderConfig) -> Attention:
 
 def _feed_forward(config: EncoderDecoderConfig) -> MLP:
     """Section 3.3."""
-    return MLP(config.width, config.feed_forward, activation="relu")
+    return MLP(config.width, config.feed_forward, activation=config.activation)
 
 
 def _encoder_block(config: EncoderDecoderConfig) -> Block:
@@ -77,7 +80,8 @@ class EncoderDecoderTransformer(nn.Module):
     One table embeds source and target, multiplied by sqrt(W), and is the output layer (section 3.4).
 
     Differs from the paper: no dropout; the projections of attention have biases, as in most implementations; sines and
-    cosines are concatenated instead of interleaved, a permutation of features; positions count real tokens only.
+    cosines are concatenated instead of interleaved, a permutation of features; positions count real tokens only. What
+    is added to the logits, `output_bias`, is zero and not trained: only the released models of Marian have one.
 
     Args:
         config: shape of the model.
@@ -87,6 +91,7 @@ class EncoderDecoderTransformer(nn.Module):
     """
 
     positions: Tensor
+    output_bias: Tensor
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
@@ -97,6 +102,7 @@ class EncoderDecoderTransformer(nn.Module):
         self.encoder_norm = _norm(config) if config.pre_norm else nn.Identity()
         self.decoder_blocks = nn.ModuleList(_decoder_block(config) for _ in range(config.decoder_depth))
         self.decoder_norm = _norm(config) if config.pre_norm else nn.Identity()
+        self.register_buffer("output_bias", torch.zeros(config.vocab_size))
         _initialize(self)
 
     def new_cache(self) -> list[DecoderCache]:
@@ -128,7 +134,7 @@ class EncoderDecoderTransformer(nn.Module):
         attend = None if memory_mask is None else masks.padding(memory_mask)
         for block, kept in zip(self.decoder_blocks, cache or repeat(None, self.config.decoder_depth), strict=True):
             x = block(x, memory=memory, mask=at.mask, memory_mask=attend, cache=kept)
-        return self.token_embedding.logits(self.decoder_norm(x))
+        return self.token_embedding.logits(self.decoder_norm(x)) + self.output_bias
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None
