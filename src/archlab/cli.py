@@ -204,8 +204,8 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _parity_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("parity", help="prove that our models equal those of transformers")
-    parser.set_defaults(command="parity", handler=_parity)
+    parser = _command(commands, "parity", "prove that our models equal those of transformers")
+    parser.set_defaults(handler=_parity)
     parser.add_argument("family", nargs="?", metavar="FAMILY", help="family of models (default: all)")
     parser.add_argument(
         "--explain", action="store_true", help="name the first layer that diverges and the likely cause"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ _OPTIONS = Options(
         "forced_eos_token_id",
     ),
 )
-_ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu"}  # theirs -> ours
+_ACTIVATIONS: dict[str, Literal["relu", "silu"]] = {"relu": "relu", "swish": "silu", "silu": "silu"}  # theirs -> ours
 _EPS = 1e-5  # of Marian, fixed
 # Marian gives the decoder its own; ours has one value for both stacks.
 _TWICE = {
