@@ -20,6 +20,7 @@ from archlab.config import (
     EmbeddingArmConfig,
     EncoderConfig,
     EvaluationConfig,
+    MaskedAutoencoderConfig,
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
@@ -60,7 +61,9 @@ TINY = TransformerConfig(width=16, depth=1, heads=2, feed_forward=32)
 @pytest.fixture(scope="session")
 def tiny_pretraining() -> PretrainConfig:
     """Pretraining of a tiny encoder, over in a second but for its probes; see `few_probes`."""
-    return PretrainConfig(encoder=TINY, decoder=TINY, optimizer=OptimizerConfig(steps=2, batch_size=8))
+    return PretrainConfig(
+        encoder=TINY, mae=MaskedAutoencoderConfig(decoder=TINY), optimizer=OptimizerConfig(steps=2, batch_size=8)
+    )
 
 
 @contextmanager

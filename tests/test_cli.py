@@ -72,6 +72,18 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
     assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity"))
 
 
+@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench"])
+def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: archlab {command} ")
+    purpose = shown.split("\n\n")[1]
+    assert purpose[0].isupper()
+    assert purpose.endswith(".")
+
+
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
@@ -105,6 +117,22 @@ def test_every_preset_is_a_valid_configuration_with_its_own_output_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "--preset", preset]) == 0
     assert called[0][2:] == (Path("runs") / preset, preset)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["--data", "my/photos of 2024/"], "quick-photos-of-2024"),
+        (["--data", "hub:owner/name"], "quick-name"),
+        (["--data", "scenes", "--budget", "equal-flops", "--preset", "standard"], "standard-scenes-equal-flops"),
+    ],
+)
+def test_other_data_and_budgets_have_their_own_output_folder(
+    arguments: list[str], folder: str, called: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 0
+    assert called[0][2] == Path("runs") / folder
 
 
 def test_an_own_configuration_replaces_the_preset(called: list[tuple[Any, ...]], tmp_path: Path) -> None:

@@ -29,14 +29,20 @@ from archlab.config import (
 )
 from archlab.errors import UserError
 from archlab.generate.settings import BeamSearch, Sampling, Settings
-from archlab.layers.rotary_scaling import Llama3Scaling
+from archlab.layers.rotary_scaling import AnyRotaryScaling
 from archlab.models.registry import FAMILIES
 
 SECTIONS = [
     section
     for _, section in inspect.getmembers(configuration, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == configuration.__name__
-] + [BeamSearch, Llama3Scaling, Sampling, Settings, *(family.config_class for family in FAMILIES.values())]
+] + [
+    BeamSearch,
+    Sampling,
+    Settings,
+    *typing.get_args(AnyRotaryScaling),
+    *(family.config_class for family in FAMILIES.values()),
+]
 
 
 def refused(overrides: list[str], kind: type = CompareConfig) -> str:
@@ -55,6 +61,8 @@ def refused(overrides: list[str], kind: type = CompareConfig) -> str:
         ("sede=[1]", "did you mean 'seeds'?"),
         ("run.vljepa.loss.positive=text", "did you mean 'run.vljepa.loss.positives'?"),
         ("run.data.pairs.5=x", "did you mean 'run.data.pairs."),
+        ("data.pairs.on_error=skip", "did you mean 'run.data'?"),
+        ("steps=3", "did you mean 'run.optimizer.steps'?"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, suggestion: str) -> None:
@@ -126,7 +134,9 @@ def test_a_value_out_of_range_is_named_with_key_value_and_rule(overrides: list[s
     ("overrides", "expected"),
     [
         (["image_size=60"], "image_size=60: must be a multiple of 16"),
-        (["mask_ratio=1"], "mask_ratio=1.0: must be more than 0 and less than 1"),
+        (["mae.mask_ratio=1"], "mae.mask_ratio=1.0: must be more than 0 and less than 1"),
+        (["stem=convolutional"], "stem='convolutional': must be 'linear' with method='mae'"),
+        (["lejepa.regularization=0"], "lejepa.regularization=0.0: must be more than 0"),
         (["sources=[]"], "sources=[]: must be one or more different values"),
         (["sources=['']"], "each must not be empty"),
     ],
@@ -203,7 +213,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_recipe_chooses_its_configuration(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("recipe: pretrain\nseed: 4\n")
-    assert load_recipe(path, ["mask_ratio=0.5"]) == PretrainConfig(seed=4, mask_ratio=0.5)
+    assert load_recipe(path, ["scenes_share=0.5"]) == PretrainConfig(seed=4, scenes_share=0.5)
     path.write_text("seed: 4\n")
     assert load_recipe(path) == RunConfig(seed=4)
     path.write_text("recipe: pretraining\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,16 +89,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 
+def _command(commands: Commands[_Parser], name: str, purpose: str) -> _Parser:
+    parser = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parser.set_defaults(command=name)
+    return parser
+
+
 def _compare_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("compare", help="train both arms, measure them and write a report")
-    parser.set_defaults(command="compare", handler=_compare)
+    parser = _command(commands, "compare", "train both arms, measure them and write a report")
+    parser.set_defaults(handler=_compare)
     base = parser.add_mutually_exclusive_group()
     presets = sorted(path.stem for path in _PRESETS.glob("*.yaml"))
     base.add_argument("--preset", choices=presets, help="built-in configuration (default: quick)")
     base.add_argument("--config", type=Path, metavar="FILE", help="configuration of your own, YAML")
     parser.add_argument("--data", metavar="SRC", help="scenes, a named set, a folder, parquet, webdataset or a hub id")
     parser.add_argument("--budget", metavar="B", help="shared, paper, equal-params or equal-flops")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/PRESET)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/PRESET[-SRC][-B])")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="X", help="price of the serving machine, for the cost table"
     )
@@ -118,7 +125,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
     preset = arguments.config.stem if arguments.config else arguments.preset or "quick"
     config = load(arguments.config or _PRESETS / f"{preset}.yaml", CompareConfig, given + arguments.overrides)
-    out = arguments.out or Path("runs") / preset
+    # Data and budget of the command line make another comparison than the preset alone: it gets another folder.
+    names = [preset, *(Path(given).resolve().stem for given in (arguments.data, arguments.budget) if given)]
+    out = arguments.out or Path("runs") / "-".join(re.sub(r"[^\w.]+", "-", name) for name in names)
     check_folder(out, config)  # before the imports and the data, which take a while
 
     from archlab.compare.experiment import run_compare
@@ -128,8 +137,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _train_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("train", help="train one model from a YAML recipe")
-    parser.set_defaults(command="train", handler=_train)
+    parser = _command(commands, "train", "train one model from a YAML recipe")
+    parser.set_defaults(handler=_train)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML; its key 'recipe' is arm or pretrain")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
@@ -145,8 +154,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("evaluate", help="measure a trained run on a split")
-    parser.set_defaults(command="evaluate", handler=_evaluate)
+    parser = _command(commands, "evaluate", "measure a trained run on a split")
+    parser.set_defaults(handler=_evaluate)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--split", default="test", help="split to measure on (default: test)")
     parser.add_argument("--data", metavar="SRC", help="other data than the run was trained on")
@@ -181,13 +190,11 @@ _TEXT_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _generate_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser(
-        "generate",
-        help="continue a text with a checkpoint, or answer a question about an image",
-        usage="archlab generate --model ID_OR_FOLDER [options] PROMPT\n"
-        "       archlab generate RUN --image FILE [QUESTION]",
+    parser = _command(commands, "generate", "continue a text with a checkpoint, or answer a question about an image")
+    parser.usage = (
+        "archlab generate --model ID_OR_FOLDER [options] PROMPT\n       archlab generate RUN --image FILE [QUESTION]"
     )
-    parser.set_defaults(command="generate", handler=_generate)
+    parser.set_defaults(handler=_generate)
     parser.add_argument("words", nargs="*", metavar="WORD", help="PROMPT, or RUN and QUESTION, as above")
     parser.add_argument("--image", type=Path, metavar="FILE", help="what the run looks at; described without QUESTION")
     parser.add_argument("--model", metavar="ID", help="checkpoint of a language model: a folder or a hub id")
@@ -220,8 +227,8 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _bench_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("bench", help="time our code beside its peers")
-    parser.set_defaults(command="bench", handler=_bench)
+    parser = _command(commands, "bench", "time our code beside its peers")
+    parser.set_defaults(handler=_bench)
     parser.add_argument(
         "what",
         choices=["train", "generate"],

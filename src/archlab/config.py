@@ -102,7 +102,7 @@ class TokenizerConfig(Section):
 class EncoderConfig(Section):
     """The frozen X-encoder whose features both arms read."""
 
-    weights: str = "mae-v1"
+    weights: str = "lejepa-v1"
     """Name of a folder shipped in `archlab/weights`, or a path."""
     views: int = 0
     """Augmented views cached per training image beside the plain one, the same for both arms."""
@@ -238,9 +238,38 @@ class CompareConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Section):
-    """Self-supervised pretraining of the X-encoder (masked autoencoder, arXiv 2111.06377)."""
+class MaskedAutoencoderConfig(Section):
+    """Masked autoencoder (arXiv 2111.06377): the few visible patches predict the pixels of the others."""
 
+    mask_ratio: float = 0.75
+    decoder: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=96, depth=2, heads=3, feed_forward=384)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeJEPAConfig(Section):
+    """LeJEPA (arXiv 2511.08544) on local features: two views of one spot embed alike, all spots as a Gaussian."""
+
+    embedding: int = 64
+    """Dimensions in which views are compared."""
+    projector: int = 512
+    """Width of the hidden layers between the features and that space."""
+    points: int = 16
+    """Spots of an image that are compared."""
+    recoloured: float = 0.7
+    """Share of the views with other colours."""
+    regularization: float = 0.002
+    """Lambda, the weight of the Gaussian against the invariance."""
+    reconstruction: float = 0.5
+    """Weight of reading each patch's thumbnail off its features, without which they would forget colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Section):
+    """Self-supervised pretraining of the X-encoder."""
+
+    method: Literal["mae", "lejepa"] = "mae"
     sources: list[str] = field(default_factory=lambda: ["scenes"])
     """Image sources, train splits only; "scenes" draws fresh images without held-out attribute combinations."""
     scenes_share: float = 0.7
@@ -252,10 +281,10 @@ class PretrainConfig(Section):
     encoder: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=192, depth=6, heads=6, feed_forward=768)
     )
-    decoder: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(width=96, depth=2, heads=3, feed_forward=384)
-    )
-    mask_ratio: float = 0.75
+    stem: Literal["linear", "convolutional"] = "linear"
+    """How the ViT embeds patches; see `models.vit`."""
+    mae: MaskedAutoencoderConfig = field(default_factory=MaskedAutoencoderConfig)
+    lejepa: LeJEPAConfig = field(default_factory=LeJEPAConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=4000, batch_size=256, learning_rate=1e-3)
     )
@@ -270,6 +299,10 @@ class PretrainConfig(Section):
             raise UserError(
                 f"image_size={self.image_size}: must be a multiple of {self.patch_size * self.merge}, "
                 f"patch_size x merge"
+            )
+        if self.method == "mae" and self.stem != "linear":
+            raise UserError(
+                f"stem={self.stem!r}: must be 'linear' with method='mae', whose encoder may not see masked patches"
             )
 
 
@@ -300,20 +333,28 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
     (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
     (_at_least(1), "context key_value_heads channels original_context"),
-    (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every"),
-    (_at_least(1), "test_items bootstrap_samples latency_requests workers"),
-    (_at_least(0), "seed limit views weight_decay target_learning_rate_scale sweep_steps machine_price_per_hour"),
+    (_at_least(1), "experts chosen_experts shared_experts expert_feed_forward groups chosen_groups"),
+    (_at_least(1), "key_value_latent head_width rotary_width value_width"),
+    (_at_least(1), "score_width window global_every expand state_size kernel step_rank"),
+    (_at_least(0), "query_latent dense_layers"),
+    (_POSITIVE, "routed_scale"),
+    (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every projector points"),
+    (_at_least(1), "test_items latency_requests workers"),
+    (_at_least(100), "bootstrap_samples"),  # fewer give no 95 % interval; see evaluate.statistics
+    (_at_least(0), "seed limit views weight_decay reconstruction target_learning_rate_scale sweep_steps"),
+    (_at_least(0), "machine_price_per_hour"),
     (_at_least(1), "max_new_tokens beams"),
     (_at_least(0), "top_k"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
     (_one_of(1, 2, 4, 8, 32), "paraphrases"),
     (_POSITIVE, "repetition_penalty"),
     (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
+    (_POSITIVE, "local_rotary_base fast_turns slow_turns"),
     ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
-    ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share min_p"),
+    ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share recoloured min_p"),
+    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio regularization"),
     ((lambda value: 0 < value <= 1, "must be more than 0 and at most 1"), "top_p"),
     ((lambda value: -math.inf < value < math.inf, "must be finite"), "length_penalty"),
-    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio"),
     ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "validation_fraction test_fraction"),
     ((lambda value: 2 <= value <= 100, "must lie between 2 and 100"), "pmi_gallery"),
     (_NAMED, "source query weights"),
@@ -407,8 +448,8 @@ def _construct(kind: type[Config], raw: dict[str, Any], prefix: str) -> Config:
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
-            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near[0]}'?")
+            near = _elsewhere(kind, key) or difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)[0]
+            raise UserError(f"configuration key '{prefix}{key}' is unknown; did you mean '{prefix}{near}'?")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UserError(f"configuration key '{prefix}{key}': {value!r} must be a section of keys")
@@ -426,6 +467,23 @@ def _construct(kind: type[Config], raw: dict[str, Any], prefix: str) -> Config:
     except UserError as error:
         message = f"configuration key {prefix}{error}"
     raise UserError(message)
+
+
+def _elsewhere(kind: type, key: object) -> str:
+    """Dotted path of a key of that name in a section below, the nearest first; empty where there is none."""
+    level = [("", kind)]
+    while level:
+        inner = [
+            (f"{path}{name}.", hint)
+            for path, section in level
+            for name, hint in typing.get_type_hints(section).items()
+            if dataclasses.is_dataclass(hint)
+        ]
+        for path, section in inner:
+            if key in typing.get_type_hints(section):
+                return f"{path}{key}"
+        level = inner  # type: ignore[assignment]
+    return ""
 
 
 def _whole(value: object) -> object:

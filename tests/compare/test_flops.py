@@ -15,9 +15,7 @@ from archlab.compare.flops import (
     Sizes,
     counted_flops,
     equal_steps,
-    inference_flops,
     stack_flops,
-    target_encoder_flops,
     training_flops,
 )
 from archlab.config import ContrastiveConfig, RunConfig
@@ -27,14 +25,13 @@ from archlab.layers.block import TransformerStack
 from archlab.objectives.classification import Classification
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
 from archlab.objectives.next_token import NextToken
-from archlab.vl.arms import EmbeddingArm, TokenArm, build_arm
+from archlab.vl.arms import build_arm
 
 OBJECTIVES: dict[str, Any] = {
     "token": NextToken,
     "vljepa": lambda: EmbeddingPrediction(ContrastiveConfig()),
     "supervised": Classification,
 }
-NEVER = -1  # an end-of-sequence id that no token has
 
 
 def _arm(run: RunConfig, sizes: Sizes) -> Any:
@@ -53,46 +50,6 @@ def test_a_training_step_costs_what_the_formula_says(
     assert counted == sum(training_flops(run, sizes, shape).values())
 
 
-def test_requests_of_the_token_arm_cost_what_the_formula_says(
-    run: RunConfig, sizes: Sizes, shape: BatchShape, batch: Batch
-) -> None:
-    run = replace(run, arm="token")
-    arm: TokenArm = _arm(run, sizes)
-    with torch.no_grad():
-        prefix = arm.read(batch.features, batch.query, batch.query_mask)
-        read = counted_flops(lambda: arm.read(batch.features, batch.query, batch.query_mask))
-        spoken = counted_flops(lambda: arm.generate(prefix, 4, bos=1, eos=NEVER))
-    expected = inference_flops(run, sizes, shape.visual, shape.query, answer=4)
-    assert {"read": read, "speak": spoken} == {part: shape.samples * flops for part, flops in expected.items()}
-
-
-def test_requests_of_vljepa_cost_what_the_formula_says(
-    run: RunConfig, sizes: Sizes, shape: BatchShape, batch: Batch
-) -> None:
-    arm: EmbeddingArm = _arm(run, sizes)
-    with torch.no_grad():
-        predicted = arm.predict(batch.features, batch.query, batch.query_mask)
-        counted = {
-            "predict": counted_flops(lambda: arm.predict(batch.features, batch.query, batch.query_mask)),
-            "candidate": counted_flops(lambda: arm.target_encoder(batch.target, batch.target_mask)),
-            "compare": counted_flops(lambda: predicted @ predicted[:1].T),
-            "speak": counted_flops(lambda: arm.decoder.generate(predicted, shape.target - 1, bos=1, eos=NEVER)),
-        }
-    expected = inference_flops(run, sizes, shape.visual, shape.query, answer=shape.target - 1)
-    assert counted == {part: shape.samples * flops for part, flops in expected.items()}
-
-
-def test_a_request_of_the_supervised_arm_costs_what_the_formula_says(
-    run: RunConfig, sizes: Sizes, shape: BatchShape, batch: Batch
-) -> None:
-    run = replace(run, arm="supervised")
-    arm = _arm(run, sizes)
-    with torch.no_grad():
-        counted = counted_flops(lambda: arm.class_logits(batch))
-    expected = inference_flops(run, sizes, shape.visual, shape.query, answer=1)
-    assert counted == shape.samples * expected["predict"]
-
-
 def test_fused_attention_is_counted(run: RunConfig) -> None:
     """PyTorch's own counter sees no attention on the processor: the length of the keys would make no difference."""
     stack, short, long = TransformerStack(run.trunk), torch.randn(1, 4, 32), torch.randn(1, 8, 32)
@@ -100,16 +57,6 @@ def test_fused_attention_is_counted(run: RunConfig) -> None:
         counted = [counted_flops(lambda x=x: stack(x)) for x in (short, long)]
     assert counted == [stack_flops(run.trunk, tokens) for tokens in (4, 8)]
     assert counted[1] > 2 * counted[0]
-
-
-def test_a_text_costs_as_much_in_the_target_encoder_as_in_an_equal_predictor(run: RunConfig, sizes: Sizes) -> None:
-    same = replace(run, vljepa=replace(run.vljepa, target=run.trunk))
-    prediction = inference_flops(same, sizes, visual=0, query=6, answer=5)["predict"]
-    assert target_encoder_flops(same, tokens=6) == prediction
-
-
-def test_the_shape_of_a_batch_is_read_from_it(shape: BatchShape, batch: Batch) -> None:
-    assert BatchShape.of(batch) == shape
 
 
 costs = st.lists(st.integers(1, 100), min_size=1, max_size=30)

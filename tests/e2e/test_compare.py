@@ -127,6 +127,12 @@ def test_curves_end_at_the_last_step_and_count_operations(results: dict[str, Any
         assert all(len(point["per_seed"]) == 2 for point in curve)
 
 
+def test_scores_to_be_reached_are_above_chance(results: dict[str, Any]) -> None:
+    for row in results["efficiency"]:
+        assert row["threshold"] > results["arms"]["token"]["curves"][row["metric"]][-1]["chance"]
+    assert results["arms"]["token"]["curves"]["vqa/accuracy"][-1]["chance"] > 0
+
+
 def test_the_sweep_gives_both_arms_equal_trials_and_takes_the_best(results: dict[str, Any]) -> None:
     for arm in results["arms"].values():
         trials = arm["sweep"]

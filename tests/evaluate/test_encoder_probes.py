@@ -54,8 +54,9 @@ def test_features_that_say_nothing_score_as_the_most_frequent_answer(scores: dic
     train, test = sample_scenes(300, config, split="train"), sample_scenes(120, config, split="validation")
     most = Counter(len(scene.objects) for scene in train).most_common(1)[0][0]
     assert scores["blank"]["pooled/count"] == np.mean([len(scene.objects) == most for scene in test])
-    colours = Counter(scene.objects[0].colour for scene in train if len(scene.objects) == 1)
-    alone = [scene.objects[0].colour for scene in test if len(scene.objects) == 1]
+    single = SceneConfig(max_objects=1)
+    colours = Counter(scene.objects[0].colour for scene in sample_scenes(300, single, split="train"))
+    alone = [scene.objects[0].colour for scene in sample_scenes(120, single, split="validation")]
     ties = [colour for colour, count in colours.items() if count == max(colours.values())]
     assert scores["blank"]["tokens/colour"] in [np.mean([colour == tie for colour in alone]) for tie in ties]
 
@@ -77,13 +78,13 @@ def test_every_probe_is_there_and_the_same_encoder_scores_the_same(
 
 
 def test_no_scene_is_in_two_of_the_sets_that_a_probe_reads(few_probes: None) -> None:
-    sets = [encoder_probes._scenes(name, 64, 8)[0] for name in ("train", "fit", "validation")]
+    sets = [encoder_probes._scenes(name, SceneConfig(), 8)[0] for name in ("train", "fit", "validation")]
     assert all(len(set(scenes)) == len(scenes) for scenes in sets)
     assert len(set().union(*sets)) == sum(map(len, sets))
 
 
 def test_a_patch_belongs_to_the_object_that_covers_a_quarter_of_it(few_probes: None) -> None:
-    scenes, images, owners = encoder_probes._scenes("validation", 64, 8)
+    scenes, images, owners = encoder_probes._scenes("validation", SceneConfig(), 8)
     assert images.shape == (len(scenes), 64, 64, 3)
     for scene, row in zip(scenes, owners, strict=True):
         pixels = label_map(scene, 64)

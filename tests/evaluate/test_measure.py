@@ -262,6 +262,16 @@ def test_equal_meanings_are_all_right_in_retrieval(collator: Collator, items: It
     measure_retrieval(result, Oracle(twins), twins, rows)
     assert all(result.means()[name] == 1 for name in RETRIEVAL)
     assert result.chance["retrieval/image_to_text_r1"] == pytest.approx((len(rows) + 2) / len(rows) ** 2)
+    # Strictly, each of the two is right half of the time.
+    assert result.means()["retrieval_strict/image_to_text_r1"] == pytest.approx(1 - 1 / len(rows))
+    assert result.chance["retrieval_strict/image_to_text_r1"] == pytest.approx(1 / len(rows))
+
+
+def test_captions_that_never_repeat_have_no_strict_variant(collator: Collator, items: Items) -> None:
+    assert len({collator.split.examples[row].meaning for row in items.captions}) == len(items.captions)
+    result = Measurement()
+    measure_retrieval(result, Oracle(collator), collator, items.captions)
+    assert result.values.keys() == set(RETRIEVAL)
 
 
 def test_a_gallery_of_one_is_no_retrieval(collator: Collator, items: Items) -> None:

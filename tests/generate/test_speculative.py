@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from archlab.errors import UserError
 from archlab.generate import speculative
 from archlab.generate.engine import generate
 from archlab.generate.sampling import distribution, penalise
 from archlab.generate.settings import Sampling, Settings
 from archlab.generate.speculative import acceptance, residual, speculate
+from archlab.models.registry import FAMILIES
 
+REWINDING = [name for name, family in FAMILIES.items() if family.kind == "decoder" and name != "mamba"]
+rewinding = pytest.mark.parametrize("twin", REWINDING, indirect=True)
 VOCABULARY, STATES, NEW = 3, 4, 4
 
 
@@ -104,6 +108,7 @@ def test_the_test_notices_rejected_tokens_that_stay_in_the_cache(historian, monk
         p_value(historian, {}, 1.0, 50)
 
 
+@rewinding
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_greedy_with_a_draft_equals_greedy_without(twin, twins, penalty):
     other = twins(twin.family.name, 7).model
@@ -116,6 +121,7 @@ def test_greedy_with_a_draft_equals_greedy_without(twin, twins, penalty):
             assert generate(twin.model, prompts, settings, draft=draft) == expected
 
 
+@rewinding
 def test_a_perfect_draft_saves_calls_of_the_model(twin):
     calls = []
     hook = twin.model.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape[1]))
@@ -130,6 +136,7 @@ def test_a_perfect_draft_saves_calls_of_the_model(twin):
     assert (len(calls), both) == (10, 10)
 
 
+@rewinding
 @pytest.mark.parametrize("ahead", [1, 2, 7])
 def test_sampling_with_a_draft_is_reproducible(twin, twins, ahead):
     draft = twins(twin.family.name, 7).model
@@ -137,3 +144,18 @@ def test_sampling_with_a_draft_is_reproducible(twin, twins, ahead):
     one = list(speculate(twin.model, draft, [3, 4], settings, ahead=ahead))
     assert len(one) == 8
     assert list(speculate(twin.model, draft, [3, 4], settings, ahead=ahead)) == one
+
+
+def test_a_model_whose_state_cannot_go_back_takes_and_makes_no_guesses(twins):
+    mamba, gpt2 = twins("mamba", 0).model, twins("gpt2", 0).model
+    for pair in ((mamba, gpt2), (gpt2, mamba)):
+        with pytest.raises(UserError, match="draft: a recurrent state cannot go back"):
+            list(speculate(*pair, [1, 2], Settings(max_new_tokens=4)))
+
+
+def test_layers_that_would_forget_keep_everything_while_guesses_may_be_wrong(twins):
+    """Gemma's windows, over more tokens than one window holds."""
+    twin, draft = twins("gemma", 0), twins("gpt2", 7).model
+    settings, prompt = Settings(max_new_tokens=16), [3, 1, 4, 1, 5, 9, 2, 6]
+    assert len(prompt) > twin.config.window
+    assert generate(twin.model, [prompt], settings, draft=draft) == generate(twin.model, [prompt], settings)

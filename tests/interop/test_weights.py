@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.interop.transforms import Chained, Fused, Reshaped, Same, Transposed
+from archlab.interop.transforms import Chained, Fused, Reshaped, Same, Stacked, Transposed
 from archlab.interop.weights import Rule, WeightMap
 
 MAP = WeightMap(
@@ -46,6 +46,9 @@ def test_a_prefix_may_be_missing_tables_repeated_and_buffers_present():
     bare = {name.removeprefix("base."): tensor for name, tensor in THEIRS.items()}
     given = bare | {"head": THEIRS["base.wte"].clone(), "h.0.mask": torch.ones(1)}
     assert same(MAP.from_hf(given, SHAPES), MAP.from_hf(THEIRS, SHAPES))
+    inside = {f"text.{name}": tensor for name, tensor in THEIRS.items()} | {"image.mask": torch.ones(1)}
+    within = dataclasses.replace(MAP, parent="text.", ignored=(r"image\..*",))
+    assert same(within.from_hf(inside, SHAPES), MAP.from_hf(THEIRS, SHAPES))
     unprefixed = dataclasses.replace(MAP, rules=(Rule("table", "wte"),), tied={})
     assert same(unprefixed.from_hf({"base.wte": THEIRS["base.wte"]}, SHAPES), {"table": THEIRS["base.wte"]})
 
@@ -73,6 +76,14 @@ def test_ours_must_be_complete_too():
     ours = MAP.from_hf(THEIRS, SHAPES)
     with pytest.raises(UserError, match="missing: table; unexpected: tabel"):
         MAP.to_hf({"tabel" if name == "table" else name: tensor for name, tensor in ours.items()})
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_several_tensors_are_stacked_and_taken_apart_again(count, rows, columns):
+    parts = tuple(torch.randn(count, rows, columns))
+    (whole,) = Stacked().to_ours(parts)
+    assert all(torch.equal(whole[i], part) for i, part in enumerate(parts))
+    assert all(torch.equal(one, other) for one, other in zip(Stacked().to_theirs((whole,)), parts, strict=True))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 4))

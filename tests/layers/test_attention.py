@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from archlab.errors import UserError
 from archlab.layers.attention import Attention, set_implementation
 from archlab.layers.cache import KVCache
+from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding
 
 WIDTH, HEADS = 24, 6
@@ -52,15 +53,30 @@ def test_attention_is_what_the_paper_says(implementation, key_value_heads, cross
 @given(
     seed=st.integers(0, 2**16),
     key_value_heads=st.sampled_from([6, 3, 1]),
+    head_width=st.sampled_from([None, 6]),
+    normed=st.booleans(),
+    scale=st.sampled_from([None, 0.7]),
     cross=st.booleans(),
     rotary=st.booleans(),
     past=st.integers(0, 4),
     mask_shape=st.sampled_from(["none", "keys", "queries", "sample", "head"]),
     share=st.floats(0, 1),
 )
-def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, cross, rotary, past, mask_shape, share):
+def test_fused_equals_readable_in_outputs_and_gradients(
+    seed, key_value_heads, head_width, normed, scale, cross, rotary, past, mask_shape, share
+):
     torch.manual_seed(seed)
-    fused = Attention(WIDTH, HEADS, key_value_heads=key_value_heads, bias=True)
+    width = head_width or WIDTH // HEADS
+    fused = Attention(
+        WIDTH,
+        HEADS,
+        key_value_heads=key_value_heads,
+        head_width=head_width,
+        query_norm=RMSNorm(width) if normed else None,
+        key_norm=RMSNorm(width) if normed else None,
+        scale=scale,
+        bias=True,
+    )
     readable = copy.deepcopy(fused)
     set_implementation(readable, "readable")
     samples, queries = 3, 5
@@ -73,9 +89,7 @@ def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, c
         "head": (1, HEADS, queries, keys),
     }[mask_shape]
     mask = None if shape is None else torch.rand(shape) < share  # a share of 0 masks every row
-    rotation = (
-        RotaryEmbedding(WIDTH // HEADS)(torch.randint(0, 50, (samples, queries))) if rotary and not cross else None
-    )
+    rotation = RotaryEmbedding(width)(torch.randint(0, 50, (samples, queries))) if rotary and not cross else None
     inputs = torch.randn(samples, queries, WIDTH), torch.randn(samples, 4, WIDTH), torch.randn(samples, past, WIDTH)
     upstream = torch.randn(samples, queries, WIDTH)
 
@@ -93,6 +107,23 @@ def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, c
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_heads_of_any_width_are_normed_scaled_and_turned_in_this_order(implementation):
+    torch.manual_seed(0)
+    attention = Attention(
+        10, 3, head_width=4, query_norm=RMSNorm(4), key_norm=RMSNorm(4), scale=0.3, implementation=implementation
+    )
+    for norm in (attention.query_norm, attention.key_norm):
+        torch.nn.init.normal_(norm.weight)
+    x, rotation = torch.randn(2, 5, 10), RotaryEmbedding(4)(torch.arange(5)[None])
+    split = [layer(x).view(2, 5, 3, 4).transpose(1, 2) for layer in (attention.q_proj, attention.k_proj)]
+    queries, keys = rotation(attention.query_norm(split[0])), rotation(attention.key_norm(split[1]))
+    weights = (0.3 * queries @ keys.transpose(2, 3)).softmax(-1)
+    mixed = weights @ attention.v_proj(x).view(2, 5, 3, 4).transpose(1, 2)
+    expected = attention.out_proj(mixed.transpose(1, 2).reshape(2, 5, 12))
+    torch.testing.assert_close(attention(x, rotation=rotation), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -28,6 +28,13 @@ def test_window_with_causal_admits_the_last_positions_only(queries, keys, window
     assert mask[0, 0].tolist() == [[0 <= query - key < window for key in keys] for query in queries]
 
 
+@given(positions, positions, st.integers(0, 5))
+def test_neighbourhood_admits_what_is_near_on_both_sides(queries, keys, reach):
+    mask = masks.neighbourhood(torch.tensor([queries]), torch.tensor([keys]), reach)
+    assert mask.shape == (1, 1, len(queries), len(keys))
+    assert mask[0, 0].tolist() == [[abs(query - key) <= reach for key in keys] for query in queries]
+
+
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_prefix_is_bidirectional_inside_and_causal_after(prefix, answer):
     length = prefix + answer

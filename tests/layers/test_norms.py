@@ -29,3 +29,11 @@ def test_equals_torch_in_outputs_and_gradients(dtype, size):
 def test_squares_that_overflow_bfloat16_inputs_do_not_overflow():
     x = torch.full((1, 4), 3e30, dtype=torch.bfloat16) / 1e12
     torch.testing.assert_close(RMSNorm(4)(x).float(), torch.ones(1, 4), rtol=1e-2, atol=0)
+
+
+def test_a_unit_offset_is_a_gain_of_one_more():
+    plain, offset, x = RMSNorm(4), RMSNorm(4, unit_offset=True), torch.randn(3, 4)
+    assert torch.equal(plain(x), offset(x))
+    offset.weight.data = torch.randn(4)
+    plain.weight.data = 1 + offset.weight.data
+    assert torch.equal(plain(x), offset(x))

@@ -58,3 +58,11 @@ def test_wrong_sizes_are_refused():
         ViTConfig(image_size=10, patch_size=4)
     with pytest.raises(UserError, match="resize"):
         ViT(CONFIG)(torch.zeros(1, 3, 20, 16))
+
+
+def test_a_convolutional_stem_sees_all_patches_and_refuses_to_leave_some_out() -> None:
+    config = ViTConfig(image_size=32, transformer=SIZE, stem="convolutional")
+    model = ViT(config)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 17, SIZE.width)
+    with pytest.raises(TypeError):
+        model(torch.randn(2, 3, 32, 32), torch.zeros(2, 4, dtype=torch.long))

@@ -161,6 +161,43 @@ LOSSES = [
         "train/test_run.py::test_the_size_of_the_decoder_changes_nothing_else",
     ),
 ]
+PRETRAINING = [
+    Fault(
+        "SIGReg ignores the imaginary part",
+        "objectives/regularizers.py",
+        " + phases.sin().mean(0).square()",
+        "",
+        "objectives/test_regularizers.py::test_off_centre_the_imaginary_part_counts",
+    ),
+    Fault(
+        "SIGReg does not grow with the number of samples",
+        "objectives/regularizers.py",
+        "return 2 * count *",
+        "return 2 * 100 *",
+        "objectives/test_regularizers.py::test_normal_samples_give_its_expectation_whatever_their_number",
+    ),
+    Fault(
+        "points that one view does not show count",
+        "objectives/lejepa.py",
+        "local.embeddings[:, batch.visible]",
+        "local.embeddings.flatten(1, 2)",
+        "objectives/test_lejepa.py::test_points_that_a_view_does_not_show_do_not_count",
+    ),
+    Fault(
+        "points move the wrong way between views",
+        "data/views.py",
+        "torch.linalg.solve(linear, (spots - shift[:, None]).transpose(1, 2))",
+        "(linear @ (spots - shift[:, None]).transpose(1, 2))",
+        "data/test_views.py::test_a_point_is_the_same_spot_in_every_view",
+    ),
+    Fault(
+        "masked patches do not count, visible ones do",
+        "objectives/masked_autoencoder.py",
+        "return error[masked].mean()",
+        "return error[~masked].mean()",
+        "objectives/test_masked_autoencoder.py::test_loss_counts_masked_patches_only",
+    ),
+]
 ORDER = [
     Fault(
         "a batch mixes tasks",
@@ -374,7 +411,59 @@ STATISTICS = [
         "evaluate/test_statistics.py::test_winner_needs_three_seeds_and_an_interval_without_zero",
     ),
 ]
-FAULTS = [*MASKS, *LOSSES, *ORDER, *TRAINING, *DECODING, *METRICS, *STATISTICS]
+EXPERTS = [
+    Fault(
+        "the correction of a router weights the experts",
+        "layers/moe.py",
+        "weights = scores.gather(1, experts)",
+        "weights = preference.gather(1, experts)",
+        "layers/test_moe.py::test_the_correction_chooses_but_does_not_weigh",
+    ),
+    Fault(
+        "what experts give back is left in their order",
+        "layers/moe.py",
+        "out[order.argsort()]",
+        "out[order]",
+        "layers/test_moe.py::test_sorted_dispatch_equals_asking_every_expert_about_every_token",
+    ),
+    Fault(
+        "rebalancing sends tokens to the experts that have most",
+        "layers/moe.py",
+        "(load.mean() - load).sign()",
+        "(load - load.mean()).sign()",
+        "layers/test_moe.py::test_rebalancing_evens_out_the_load",
+    ),
+    Fault(
+        "padding counts in the load of the experts",
+        "layers/moe.py",
+        "load = torch.stack([routing.load(mask) for",
+        "load = torch.stack([routing.load() for",
+        "layers/test_moe.py::test_the_balancing_loss_and_its_gradient_are_those_of_transformers",
+    ),
+    Fault(
+        "latent attention caches its shared key as it was before the turn",
+        "layers/mla.py",
+        "latent, shared_key = self.kv_norm(latent), rotation(shared_key)",
+        "latent, shared_key = self.kv_norm(latent), shared_key",
+        "layers/test_mla.py::test_latent_attention_is_what_the_paper_says",
+    ),
+    Fault(
+        "latents that are read as they are have other scores",
+        "layers/mla.py",
+        "latent, mask, scale=self.scale",
+        "latent, mask",
+        "layers/test_mla.py::test_any_chunking_equals_the_whole_sequence_and_keeps_one_narrow_vector_per_token",
+    ),
+    Fault(
+        "the extra prediction reads the state of the token that it is told",
+        "models/multi_token.py",
+        "self.state_norm(states[:, :-1])",
+        "self.state_norm(states[:, 1:])",
+        "models/test_multi_token.py::test_modules_one_after_the_other_are_what_the_paper_says",
+    ),
+]
+
+FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *DECODING, *METRICS, *STATISTICS, *EXPERTS]
 
 
 @contextmanager

@@ -136,11 +136,19 @@ def scores(encoder: FrozenEncoder) -> list[Any]:
     return [(point["step"], point["loss"], point["scores"]) for point in encoder.metrics["curve"]]
 
 
+METHODS = {"mae": {}, "lejepa": {"method": "lejepa", "stem": "convolutional"}}
+
+
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
 def test_an_interrupted_and_resumed_pretraining_equals_an_uninterrupted_one(
-    tiny_pretraining: PretrainConfig, few_probes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    tiny_pretraining: PretrainConfig,
+    few_probes: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its masks are random: the random state must come back too."""
-    config = replace(tiny_pretraining, optimizer=replace(tiny_pretraining.optimizer, steps=4))
+    """Masks and sketches are random, and batch norms count: all of it must come back."""
+    config = replace(tiny_pretraining, optimizer=replace(tiny_pretraining.optimizer, steps=4), **options)
     whole = pretrain(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(module, "ImageStream", interrupt_at(1))
@@ -204,6 +212,34 @@ def test_probes_are_taken_before_now_and_then_and_at_the_end(
     assert [point["step"] for point in encoder.metrics["curve"]] == [0, 2, 4, 5]
 
 
+def test_lejepa_keeps_the_encoder_alone_and_its_features_are_standardised(
+    tiny_pretraining: PretrainConfig, few_probes: None, tmp_path: Path
+) -> None:
+    config = replace(tiny_pretraining, method="lejepa", stem="convolutional")
+    encoder = pretrain(config, tmp_path / "encoder")
+    assert not [name for name in encoder.vit.state_dict() if "projector" in name or "thumbnail" in name]
+    states = encoder.vit(ImageStream(config)(2).clean).flatten(0, 1)
+    torch.testing.assert_close(states.mean(0), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(states.std(0), torch.ones(16), atol=1e-3, rtol=0)
+    start = FrozenEncoder.random(config)
+    assert not torch.equal(encoder.encode(IMAGES), start.encode(IMAGES))
+    assert "LeJEPA" in (tmp_path / "encoder" / "card.md").read_text()
+
+
+def test_a_state_of_other_images_is_not_resumed(
+    tiny_pretraining: PretrainConfig, few_probes: None, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny_pretraining, sources=[photos], optimizer=replace(tiny_pretraining.optimizer, steps=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "ImageStream", interrupt_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, tmp_path / "run")
+    for number in range(40):
+        Image.new("RGB", (64, 64), (5 * number + 1,) * 3).save(Path(photos) / f"{number}.png")
+    with pytest.raises(UserError, match="belongs to a run with another configuration or other data"):
+        pretrain(config, tmp_path / "run")
+
+
 def test_finished_pretraining_is_opened_and_another_configuration_refused(
     tiny_pretraining: PretrainConfig, tiny_encoder: Path, tmp_path: Path
 ) -> None:
@@ -211,8 +247,8 @@ def test_finished_pretraining_is_opened_and_another_configuration_refused(
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert pretrain(tiny_pretraining, folder).digest == FrozenEncoder.load(str(tiny_encoder)).digest
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match=r"holds a run with mask_ratio=0.75, not 0.5; name another with --out"):
-        pretrain(replace(tiny_pretraining, mask_ratio=0.5), folder)
+    with pytest.raises(UserError, match=r"holds a run with scenes_share=0.7, not 0.5; name another with --out"):
+        pretrain(replace(tiny_pretraining, scenes_share=0.5), folder)
 
 
 def test_the_seed_decides_and_not_the_callers_random_numbers(

@@ -184,11 +184,11 @@ def test_a_killed_run_resumes_from_its_last_save_to_the_same_end(
 ) -> None:
     whole, folder = tiny_run(arm), tmp_path / "run"
     with pytest.raises(Killed):
-        train_run(whole.config, Disturbed.of(tiny_setup, kill, 6), folder, "")
+        train_run(whole.config, Disturbed.of(tiny_setup, kill, {"token": 7, "vljepa": 6}[arm]), folder, "")
     again = Disturbed.of(tiny_setup, kill, 10**9)
     assert_same(train_run(whole.config, again, folder, ""), whole)
-    # Saved at step 4: two batches were left, and the retrieval map of the token arm's last evaluation.
-    assert len(again.asked) == {"token": 3, "vljepa": 2}[arm]
+    # Saved at step 4: two batches were left, the last evaluation's probes, and the token arm's retrieval map.
+    assert len(again.asked) == {"token": 4, "vljepa": 3}[arm]
 
 
 def test_a_finished_run_is_opened_not_trained_again(

@@ -27,7 +27,8 @@ def talkative(request: pytest.FixtureRequest, tiny_setup: Setup, tmp_path: Path)
         for trunk in (arm.backbone.trunk, *([arm.decoder.trunk] if request.param == "vljepa" else [])):
             for parameter in trunk.parameters():
                 parameter.mul_(3)
-    save_checkpoint(tmp_path / "run", arm, config, tiny_setup.tokenizer, {}, "card")
+    metrics = {"encoder_digest": tiny_setup.encoder.digest}
+    save_checkpoint(tmp_path / "run", arm, config, tiny_setup.tokenizer, metrics, "card")
     return tmp_path / "run", readout_of(arm, tiny_setup)
 
 

@@ -30,8 +30,9 @@ from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
 from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion, majority_answers
-from archlab.train.run import Run, validation_file
+from archlab.train.run import Run, retrieval_gap, validation_file
 from archlab.train.setup import Setup
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _BOOTSTRAP_SEED = 0
 _EXAMPLES = 12
-_CURVES = ("vqa/", "classification/", "caption/", "retrieval/")
+_CURVES = ("vqa/", "classification/", "caption/", "retrieval/", "probe/")
 _EFFICIENCY = (
     "vqa/accuracy",
     "classification/accuracy",
@@ -130,14 +131,18 @@ def assemble(
             "inference": _paired_inference(inference["inference"], config),
         },
         "efficiency": [
-            row for metric in compared for row in efficiency(metric, {arm: curves[arm][metric] for arm in curves})
+            row
+            for metric in compared
+            for row in efficiency(
+                metric, {arm: curves[arm][metric] for arm in curves}, curves["token"][metric][-1]["chance"]
+            )
         ],
         "convergence": {arm: {metric: converged_step(curves[arm][metric]) for metric in compared} for arm in curves},
         "probes": _probes(right, probed_images, config),
         "collapse": _collapse(finished["vljepa"][0], setup),
         "confusion": _confusion(trials, setup, config),
         "examples": _examples(trials, setup),
-        "untested": _untested(config, setup),
+        "untested": _untested(config, setup, probed=bool(right)),
     }
 
 
@@ -175,9 +180,15 @@ def _paired_probes(right: Right, images: Mapping[str, np.ndarray], config: Compa
     }
 
 
-def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any]:
-    """The difference of the arms averaged over the scored checkpoints that both have: who learns faster."""
-    steps = set.intersection(*({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values()))
+def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: CompareConfig) -> dict[str, Any] | None:
+    """The difference of the arms averaged over the scored checkpoints: who learns faster.
+
+    None where a budget gave the arms different numbers of steps: an average over equal steps would say nothing of what
+    the budget holds equal.
+    """
+    steps, *others = ({point["step"] for point in runs[0].metrics["curve"]} for runs in finished.values())
+    if any(other != steps for other in others):
+        return None
     means: dict[str, list[np.ndarray]] = {}
     clusters = np.zeros(0)
     for arm, runs in finished.items():
@@ -224,7 +235,7 @@ def _difference(
 def _curves(
     runs: Sequence[Run], sizes: Sizes, shapes: Sequence[BatchShape], config: CompareConfig
 ) -> dict[str, list[dict[str, Any]]]:
-    """Learning curves on validation: metric -> a point per scored step, with interval and one value per seed."""
+    """Learning curves on validation: metric -> a point per scored step, with chance, interval and a value per seed."""
     plan = runs[0].config
     flops = list(accumulate(sum(training_flops(plan, sizes, shape).values()) for shape in shapes))
     curves: dict[str, list[dict[str, Any]]] = {}
@@ -240,6 +251,7 @@ def _curves(
                     "samples": step * plan.optimizer.batch_size,
                     "flops": flops[step - 1],
                     "seconds": float(np.mean([run.metrics["curve"][number]["seconds"] for run in runs])),
+                    "chance": scored.get("chance", 0.0),
                     "mean": scored["value"],
                     "low": scored["low"],
                     "high": scored["high"],
@@ -423,11 +435,25 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _untested(config: CompareConfig, setup: Setup) -> dict[str, str]:
+def _untested(config: CompareConfig, setup: Setup, *, probed: bool) -> dict[str, str]:
     """What this comparison does not measure, and why."""
     reasons = {"text-only tasks": "both arms are trained on image-text pairs alone; no text-only task was run"}
+    test = Items.first(setup.dataset["test"], config.test_items)
     if not setup.answers:
         reasons["questions"] = reasons["probes"] = "the data have captions but no question-answer pairs"
+    elif not len(test.vqa):
+        reasons["questions"] = reasons["probes"] = "the test split has no questions"
+    elif not probed:
+        reasons["probes"] = (
+            f"no kind of question has {FEWEST} items in each of train, validation and test and at most {MOST_ANSWERS} "
+            f"answers"
+        )
+    if len(setup.uncaptioned) == len(setup.dataset.splits):
+        reasons["text generation"] = reasons["retrieval"] = "the data have question-answer pairs but no captions"
+    elif not len(test.captions):
+        reasons["text generation"] = reasons["retrieval"] = "the test split has no captions"
+    elif gap := retrieval_gap(setup):
+        reasons["retrieval"] = gap
     if setup.dataset.name != "scenes":
         reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"
         reasons["slots"] = "slot accuracy needs the ground truth of the built-in scenes"

@@ -21,12 +21,14 @@ from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
+from archlab.compare.scores import load_results
 from archlab.compare.trial import Trial, try_run
 from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
-from archlab.data.order import Order
+from archlab.errors import UserError
+from archlab.evaluate.measure import Items
 from archlab.train.folder import claim, write_text
-from archlab.train.run import Run, run_order, train_run, training_batch
+from archlab.train.run import Run, run_order, train_run
 from archlab.train.setup import Setup
 
 ARMS = ("token", "vljepa")
@@ -63,7 +65,9 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     setup = Setup.prepare(config.run)
-    claim(out, config)  # once the data are known to be there: a mistyped source must leave no folder behind
+    check_splits(setup)
+    setup.read_images()
+    claim(out, config)  # once the data are known to be good: a mistyped source must leave no folder behind
     shapes = batch_shapes(config.run, setup)
     sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
     budget = apply_budget(config.budget, config.run, sizes, shapes)
@@ -100,7 +104,7 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     )
     results = assemble(config, preset, setup, budget, differs, sweep, runs, sizes, shapes, inference, memory)
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return write_report(results, out)
+    return write_report(load_results(out / "results.json"), out)  # the file is what the report must hold
 
 
 def sweep_learning_rates(
@@ -146,7 +150,28 @@ def primary(scores: Mapping[str, float]) -> float:
     found = [
         scores[name] for name in ("vqa/accuracy", "caption/slots", "retrieval/image_to_text_r10") if name in scores
     ]
-    return float(np.mean(found))
+    return float(np.mean(found)) if found else scores["caption/cider_d"]  # of captions too few to retrieve among
+
+
+def check_splits(setup: Setup) -> None:
+    """Refuse data on which both arms could be trained, but not scored.
+
+    Raises:
+        UserError: a split has nothing to score, or the test split a single image, which no control can shuffle.
+    """
+    source = f"data.source={setup.config.data.source!r}"
+    for name in ("validation", "test"):
+        items = Items.first(setup.dataset[name], 1)
+        if not len(items.vqa) and not len(items.captions):
+            raise UserError(
+                f"{source}: its {name} split has no captions, and no questions while the training split has answers; "
+                f"give both the same kind of texts"
+            )
+    if len(setup.dataset["test"].images) < 2:
+        raise UserError(
+            f"{source}: its test split has a single image, and the shuffled-image control needs at least 2; "
+            f"add images, or raise run.data.pairs.test_fraction"
+        )
 
 
 def check_plans(plans: Mapping[str, RunConfig], budget: Budget, setup: Setup, seed: int) -> dict[str, list[Any]]:
@@ -160,8 +185,11 @@ def check_plans(plans: Mapping[str, RunConfig], budget: Budget, setup: Setup, se
 
 def batch_shapes(plan: RunConfig, setup: Setup) -> list[BatchShape]:
     """Lengths of every training batch of the first seed: operations are counted from them."""
-    order: Order = run_order(plan, setup)
-    return [BatchShape.of(training_batch(plan, setup, order, step)) for step in range(len(order.rows))]
+    order, collate = run_order(plan, setup), setup.collator("train")
+    return [
+        BatchShape(len(rows), setup.encoder.tokens, *collate.lengths(rows, queries, targets))
+        for rows, queries, targets in zip(order.rows, order.query_forms, order.target_forms, strict=True)
+    ]
 
 
 def cached(path: Path, compute: Any) -> Any:

@@ -29,7 +29,12 @@ NEEDS = {
 }
 """What a reader may need -> the topic whose findings answer it."""
 
-MODES = {"choose": "choosing an answer", "caption": "writing a caption", "embed": "embedding an image"}
+MODES = {
+    "choose": "choosing an answer",
+    "caption": "writing a caption",
+    "embed": "embedding an image",
+    "encode": "encoding an image",
+}
 """What is timed, in words."""
 PROBES = {"linear": "linear", "knn": "nearest-neighbour"}
 UNSEEN = "test_combinations"
@@ -165,7 +170,7 @@ def _training_on(results: Results, metric: str, row: dict[str, Any]) -> Finding:
         for arm, cost in costs.items()
         if cost
     ]
-    goal = show.scalar(row["threshold"], unit_of(results, metric))
+    goal = show.threshold(row["threshold"], unit_of(results, metric))
     reached = " and ".join(f"{NAMES[arm]} {samples_to(cost)}" for arm, cost in costs.items())
     text = f"To reach {goal} on {scores.metric_label(metric)} (validation): {reached}."
     if costs["token"] and costs["vljepa"]:
@@ -278,7 +283,9 @@ def _controls(results: Results, metric: str) -> tuple[str, list[Number]]:
         parts.append(f"{NAMES[arm]} {show.score(one)} ({name})")
         evidence.append(Number(f"{name}, {NAMES[arm]}", one["value"], one.get("low"), one.get("high"), unit))
         if not scores.clearly_above(score, one):
-            weak.append(f" The {NAMES[arm]} arm is not clearly above its blind control: this is no use of the image.")
+            weak.append(
+                f" The {NAMES[arm]} arm is not clearly above its blind control: nothing shows that it uses the image."
+            )
     if parts:
         return f" Best blind control: {', '.join(parts)}." + "".join(weak), evidence
     chance = (scores.score_of(results, "token", metric) or {}).get("chance")

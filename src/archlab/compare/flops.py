@@ -1,4 +1,4 @@
-"""Floating-point operations of training and inference: counted while code runs, and predicted from sizes alone.
+"""Floating-point operations: counted while code runs, and of training also predicted from sizes alone.
 
 Both count the additions and multiplications of matrix products, attention included, and nothing else: norms,
 activations, softmax, rotary turns, table look-ups and the optimiser are left out, as is usual. A masked pair of tokens
@@ -18,7 +18,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from archlab.config import RunConfig, TransformerConfig
-from archlab.data.batch import Batch
 
 # A product z = x w has a backward pass of two products of the same cost, one for each factor that needs a gradient.
 _TRAINED = 3
@@ -49,12 +48,6 @@ class BatchShape:
     query: int
     target: int
 
-    @classmethod
-    def of(cls, batch: Batch) -> BatchShape:
-        """The shape of a batch."""
-        samples, visual = batch.features.shape[:2]
-        return cls(samples, visual, batch.query.shape[1], batch.target.shape[1])
-
 
 def counted_flops(function: Callable[[], object]) -> int:
     """Operations that `function` executes in this thread, backward passes included."""
@@ -76,15 +69,14 @@ def counted_flops(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def stack_flops(config: TransformerConfig, tokens: int, keys: int | None = None) -> int:
-    """One sample through a `TransformerStack`: T tokens attend to `keys` tokens, by default to themselves.
+def stack_flops(config: TransformerConfig, tokens: int) -> int:
+    """One sample through a `TransformerStack`, T tokens that attend to each other.
 
     Per token and layer 4 W^2 weights of attention and 3 W F of the gated feed-forward, each one multiplication and one
     addition; per pair of tokens W products for the scores and W for the mixture.
     """
     weights = 4 * config.width**2 + 3 * config.width * config.feed_forward
-    pairs = tokens * (tokens if keys is None else keys)
-    return 2 * config.depth * (weights * tokens + 2 * config.width * pairs)
+    return 2 * config.depth * (weights * tokens + 2 * config.width * tokens**2)
 
 
 def training_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, int]:
@@ -102,53 +94,16 @@ def training_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str,
     if run.arm == "supervised":
         return {"backbone": backbone, "head": _TRAINED * samples * _linear(1, trunk.width, sizes.meanings)}
     own = run.vljepa
+    target = stack_flops(own.target, shape.target) + _linear(1, own.target.width, own.embedding)
     unfold = _TRAINED_AT_INPUT * _linear(1, own.embedding, own.decoder_prefix * own.decoder.width)
     decoder = stack_flops(own.decoder, own.decoder_prefix + answer)
     decoder += _linear(answer, own.decoder.width, sizes.vocab_size)
     return {
         "backbone": backbone,
         "head": _TRAINED * samples * _linear(1, trunk.width, own.embedding),
-        "target_encoder": _TRAINED * samples * target_encoder_flops(run, shape.target),
+        "target_encoder": _TRAINED * samples * target,
         "decoder": samples * (unfold + _TRAINED * decoder),
         "loss": _TRAINED * _linear(samples, own.embedding, samples),  # the similarities of every pair
-    }
-
-
-def target_encoder_flops(run: RunConfig, tokens: int) -> int:
-    """One text of that many tokens through the target encoder: what a candidate costs that is not cached."""
-    target = run.vljepa.target
-    return stack_flops(target, tokens) + _linear(1, target.width, run.vljepa.embedding)
-
-
-def inference_flops(run: RunConfig, sizes: Sizes, visual: int, query: int, answer: int) -> dict[str, int]:
-    """One request of the run's arm, per part, from cached features on.
-
-    Args:
-        visual, query: tokens of image and query.
-        answer: tokens of the spoken answer, or of a candidate answer, [BOS] left out.
-
-    Returns:
-        token: "read" image and query, and "speak" the whole answer on top, token by token.
-        vljepa: "predict" the embedding, "candidate" to embed one candidate that is not cached (a cached one costs
-            nothing but its dot product, "compare"), and "speak" the embedding through the decoder.
-
-    Scoring candidates with the token arm depends on how they are packed: count it with `counted_flops`.
-    """
-    trunk, prefix = run.trunk, visual + query
-    read = _linear(visual, sizes.feature_width, trunk.width) + stack_flops(trunk, prefix)
-    if run.arm == "token":
-        return {"read": read, "speak": _generation(trunk, prefix, answer, sizes.vocab_size)}
-    if run.arm == "supervised":
-        return {"predict": read + _linear(1, trunk.width, sizes.meanings)}
-    own = run.vljepa
-    unfold = _linear(1, own.embedding, own.decoder_prefix * own.decoder.width)
-    return {
-        "predict": read + _linear(1, trunk.width, own.embedding),
-        "candidate": target_encoder_flops(run, answer + 1),
-        "compare": _linear(1, own.embedding, 1),
-        "speak": unfold
-        + stack_flops(own.decoder, own.decoder_prefix)
-        + _generation(own.decoder, own.decoder_prefix, answer, sizes.vocab_size),
     }
 
 
@@ -168,13 +123,6 @@ def equal_steps(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
             return len(first), max(1, steps)
         spent += flops
     return len(first), len(second)
-
-
-def _generation(config: TransformerConfig, prefix: int, answer: int, vocabulary: int) -> int:
-    """Greedy decoding with a cache: each token attends to the prefix, the tokens before it and itself."""
-    return sum(
-        stack_flops(config, 1, prefix + step) + _linear(1, config.width, vocabulary) for step in range(1, answer + 1)
-    )
 
 
 def _linear(tokens: int, inputs: int, outputs: int) -> int:

@@ -25,6 +25,11 @@ def scalar(value: Any, unit: str) -> str:
     return _minus(f"{100 * value:.1f} %" if unit in SHARES else f"{value:.2f}")
 
 
+def threshold(value: float, unit: str) -> str:
+    """A score to be reached, as round as it was chosen: "56.0 %" for shares, two significant digits for the rest."""
+    return scalar(value, unit) if unit in SHARES else f"{value:.2g}"
+
+
 def score(score: Mapping[str, Any] | None) -> str:
     """A score with its interval: "71.2 % [68.0, 74.1]"."""
     if score is None:

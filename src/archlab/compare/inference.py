@@ -1,4 +1,4 @@
-"""What an answer costs: latency, throughput and memory of both arms, from the decoded image to the answer.
+"""What an answer costs: latency, throughput, operations and memory of both arms, from the decoded image to the answer.
 
 All functions are timed in turns within one run, so that their ratios hold while the machine's speed drifts. The frozen
 encoder is part of every request and is also timed alone.
@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from archlab.compare.flops import BatchShape, Sizes
+from archlab.compare.flops import BatchShape, Sizes, counted_flops
 from archlab.compare.latency import Request, measure_latency
 from archlab.compare.memory import peak_memory_of
 from archlab.config import CompareConfig, RunConfig
 from archlab.data.batch import Batch
 from archlab.evaluate.measure import Items
 from archlab.evaluate.readout import EmbeddingReadout, Readout, SupervisedReadout
-from archlab.train.run import Run, build_objective, readout_of
+from archlab.train.loop import fit
+from archlab.train.run import Run, build_objective, build_optimizer, readout_of
+from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
+from archlab.vl.answering import Answerer, make_request
 from archlab.vl.arms import build_arm
-from archlab.vl.encoder import FrozenEncoder
 
 _MEMORY_STEPS = 3  # by the second step the optimiser's state exists
 ENCODER = "x_encoder"
@@ -38,9 +40,10 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
     - "embed": a vector for retrieval, no text.
 
     Returns:
-        "inference": arm -> mode -> batch size -> latency, throughput and memory; the shared encoder is an arm of its
-        own. "tokens_per_second": arm -> generated tokens per second at the largest batch. "embeddings_per_second":
-        likewise.
+        "inference": arm -> mode -> batch size -> latency and throughput, "flops_per_sample", and of the arms the peak
+        memory of a process that answers such batches; the shared encoder is an arm of its own. "tokens_per_second":
+        arm -> generated tokens per second at the largest batch. "embeddings_per_second": likewise. "decode_steps":
+        arm -> mean length of its captions in tokens.
     """
     requests: dict[str, Callable[[int], Request]] = {}
     lengths: dict[str, float] = {}
@@ -58,15 +61,14 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
     for name, batches in timed.items():
         arm, mode = name.split("/")
         inference.setdefault(arm, {})[mode] = batches
+        for samples, row in batches.items():
+            row["flops_per_sample"] = counted_flops(requests[name](int(samples))) / int(samples)
     largest = str(max(config.latency_batches))
     for run in runs:
-        memory = {
-            size: peak_memory_of(answer_once, str(run.folder.resolve()), size)["peak_memory_mib"]
-            for size in config.latency_batches
-        }
-        for mode in inference[run.config.arm].values():
-            for size, row in mode.items():
-                row["memory_mib"] = memory[int(size)]
+        for size in config.latency_batches:
+            memory = peak_memory_of(answer_once, str(run.folder.resolve()), size)
+            for batches in inference[run.config.arm].values():
+                batches[str(size)] |= {"memory_mib": memory["peak_memory_mib"], "gpu_memory": memory["gpu_memory"]}
     return {
         "inference": inference,
         "tokens_per_second": {
@@ -81,21 +83,12 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
 
 def answer_once(folder: str, size: int) -> None:
     """Load a run and answer one batch of random images in every mode: what a serving process holds in memory."""
-    from archlab.evaluate.readout import TokenReadout
-    from archlab.train.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(Path(folder), RunConfig)
-    assert checkpoint.tokenizer is not None
-    encoder = FrozenEncoder.load(checkpoint.config.encoder.weights)
-    arm = build_arm(checkpoint.config, encoder.width, checkpoint.tokenizer.vocab_size, 0)
-    checkpoint.load_into(arm)
-    kind = EmbeddingReadout if checkpoint.config.arm == "vljepa" else TokenReadout
-    readout = kind(arm, checkpoint.tokenizer, checkpoint.config.tokenizer.max_target)  # type: ignore[arg-type]
-    images = np.random.default_rng(0).integers(0, 256, (size, encoder.image_size, encoder.image_size, 3), np.uint8)
-    query, query_mask = checkpoint.tokenizer.encode(["what is this"] * size, checkpoint.config.tokenizer.max_query)
-    batch = _batch(encoder, images, torch.from_numpy(query), torch.from_numpy(query_mask))
-    readout.choose(batch, ["yes", "no"])
-    readout.speak(batch)
+    answerer = Answerer.open(Path(folder))
+    side = answerer.encoder.image_size
+    images = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)
+    request = answerer.request(images, ["what is this"] * size)
+    answerer.readout.choose(request, ["yes", "no"])
+    answerer.readout.speak(request)
 
 
 def training_memory(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, Any]:
@@ -105,7 +98,6 @@ def training_memory(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[st
 
 def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:
     arm, objective = build_arm(plan, sizes.feature_width, sizes.vocab_size, sizes.meanings), build_objective(plan)
-    optimizer = torch.optim.AdamW([*arm.parameters(), *objective.parameters()], fused=True)
     batch = Batch(
         features=torch.randn(shape.samples, shape.visual, sizes.feature_width),
         query=torch.zeros(shape.samples, shape.query, dtype=torch.long),
@@ -116,10 +108,18 @@ def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:
         text=torch.arange(shape.samples),
         ids=[],
     )
-    for _ in range(_MEMORY_STEPS):
-        objective(arm, batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    # The loop itself, so that precision, clipping and the optimiser's state are those of training.
+    fit(
+        arm,
+        objective,
+        lambda _: batch,
+        build_optimizer(plan, arm, objective),
+        steps=_MEMORY_STEPS,
+        schedule=lambda step: learning_rate(step, plan.optimizer),
+        gradient_clip=plan.optimizer.gradient_clip,
+        precision=plan.optimizer.precision,
+        description=f"memory of training, {plan.arm}",
+    )
 
 
 def _modes(readout: Readout, setup: Setup) -> dict[str, Callable[[int], Request]]:
@@ -150,12 +150,8 @@ def _fresh(setup: Setup, rows: np.ndarray, size: int) -> Batch:
     split = setup.dataset["test"]
     examples = [split.examples[row] for row in np.resize(rows, size)]
     images = np.concatenate([split.images[one.image : one.image + 1] for one in examples])
-    query, query_mask = setup.tokenizer.encode([one.queries[0] for one in examples], setup.config.tokenizer.max_query)
-    return _batch(setup.encoder, images, torch.from_numpy(query), torch.from_numpy(query_mask))
-
-
-def _batch(encoder: FrozenEncoder, images: np.ndarray, query: torch.Tensor, query_mask: torch.Tensor) -> Batch:
-    return Batch.without_target(encoder.encode(torch.from_numpy(images)), query, query_mask)
+    queries = [one.queries[0] for one in examples]
+    return make_request(setup.encoder, setup.tokenizer, setup.config.tokenizer.max_query, images, queries)
 
 
 def _encode(setup: Setup, size: int) -> Request:

@@ -32,9 +32,9 @@ def measure_latency(
         clock: seconds.
 
     Returns:
-        name -> batch size as text (a key of JSON) -> `p50_ms`, `p95_ms`, `p99_ms` of one request and
-        `throughput_per_s`, samples per second of back-to-back requests; `seconds` of every call, in rounds, so that two
-        functions can be compared call by call (`paired_ratio`).
+        name -> batch size as text (a key of JSON) -> `calls`, how many were timed; `p50_ms`, `p95_ms`, `p99_ms` of one
+        request and `throughput_per_s`, samples per second of back-to-back requests; `seconds` of every call, in rounds,
+        so that two functions can be compared call by call (`paired_ratio`).
     """
     results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in requests}
     for batch in batch_sizes:
@@ -42,6 +42,7 @@ def measure_latency(
         for name, seconds in alternate(prepared, rounds=count, warmup=warmup, clock=clock).items():
             p50, p95, p99 = np.percentile(seconds * 1e3, [50, 95, 99])
             results[name][str(batch)] = {
+                "calls": count,
                 "p50_ms": float(p50),
                 "p95_ms": float(p95),
                 "p99_ms": float(p99),

@@ -85,7 +85,7 @@ def learning_curves(results: Results) -> list[Panel]:
         _panel(
             f"curve-{metric}", scores.metric_label(metric), _describe_curve(results, metric), _curve, results, metric
         )
-        for metric in scores.HEADLINE
+        for metric in (*scores.HEADLINE, *scores.PROBE_CURVES)
         if all(_points(results, arm, metric) for arm in ARMS)
     ]
 

@@ -7,24 +7,18 @@ The frozen features without any trunk stand beside it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from archlab.config import CompareConfig
-from archlab.data.batch import Batch
-from archlab.evaluate.measure import batches_of
-from archlab.evaluate.probes import Labelled, knn_probe, linear_probe
-from archlab.evaluate.vqa import rows_by_kind
+from archlab.evaluate.probes import knn_probe, linear_probe
+from archlab.evaluate.trunk_probes import States, labelled, pooled, probed_rows
 from archlab.train.run import Run
 from archlab.train.setup import Setup
 
 _PER_KIND = 1000  # training items of a probe
-_FEWEST = 50  # a kind with fewer test items is not probed
-_MOST_ANSWERS = 32
 
-States = Callable[[Batch], torch.Tensor]
 Right = dict[str, dict[str, list[np.ndarray]]]
 """Probe -> what was probed -> whether each test item was right, once per seed."""
 
@@ -42,39 +36,13 @@ def probe_trunks(
     """
     right: Right = defaultdict(lambda: defaultdict(list))
     images: dict[str, np.ndarray] = {}
-    for kind, rows in _rows(setup, config.test_items).items():
+    limits = {"train": _PER_KIND, "validation": _PER_KIND, "test": config.test_items}
+    for kind, rows in probed_rows(setup.dataset.splits, limits).items():
         sources: list[tuple[str, States]] = [("features", lambda batch: batch.features.mean(1))]
-        sources += [(arm, _pooled(run)) for arm, finished in runs.items() for run in finished]
+        sources += [(arm, pooled(run.arm)) for arm, finished in runs.items() for run in finished]
         for name, states in sources:
-            train, validation, test = (_labelled(setup, split, rows[split], states) for split in rows)
+            train, validation, test = (labelled(setup.collator(split), rows[split], states) for split in rows)
             right[f"linear/{kind}"][name].append(linear_probe(train, validation, test))
             right[f"knn/{kind}"][name].append(knn_probe(train, test))
             images[kind] = test.images
     return right, images
-
-
-def _pooled(run: Run) -> States:
-    return lambda batch: run.arm.backbone.pooled(batch.features, batch.query, batch.query_mask)
-
-
-def _rows(setup: Setup, test_items: int) -> dict[str, dict[str, np.ndarray]]:
-    """Kind -> split -> rows, for the kinds that have enough items and few enough answers."""
-    limits = {"train": _PER_KIND, "validation": _PER_KIND, "test": test_items}
-    by_split = {name: rows_by_kind([one.kind for one in setup.dataset[name].examples]) for name in limits}
-    chosen = {}
-    for kind, candidates in setup.dataset["train"].candidates.items():
-        rows = {name: by_split[name].get(kind, np.zeros(0, np.int64))[:limit] for name, limit in limits.items()}
-        if len(candidates) <= _MOST_ANSWERS and min(map(len, rows.values())) >= _FEWEST:
-            chosen[kind] = rows
-    return chosen
-
-
-@torch.no_grad()
-def _labelled(setup: Setup, split: str, rows: np.ndarray, states: States) -> Labelled:
-    collator = setup.collator(split)
-    examples = [collator.split.examples[row] for row in rows]
-    return Labelled(
-        np.concatenate([states(batch).numpy() for batch in batches_of(collator, rows)]),
-        np.array([one.meaning for one in examples]),
-        np.array([one.image for one in examples]),
-    )

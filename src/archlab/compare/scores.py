@@ -27,6 +27,8 @@ TEST = "test"
 VQA, CLASSIFICATION = "vqa/accuracy", "classification/accuracy"
 CIDER, SLOTS = "caption/cider_d", "caption/slots"
 TO_TEXT, TO_IMAGE = "retrieval/image_to_text_r1", "retrieval/text_to_image_r1"
+PROBE_CURVES = ("probe/linear/answers", "probe/knn/answers")
+"""What the trunk's states give away at each checkpoint."""
 HEADLINE = (VQA, CLASSIFICATION, CIDER, SLOTS, TO_TEXT, TO_IMAGE)
 """The tasks, one metric each (two for captions: how it reads and whether it is true)."""
 
@@ -90,7 +92,8 @@ def metric_label(metric: str) -> str:
     family, _, rest = metric.partition("/")
     if family.startswith("retrieval"):
         direction, _, k = rest.rpartition("_r")
-        how = " by likelihood (PMI)" if family == "retrieval_pmi" else ""
+        how = " by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
+        how += ", own item only" if family.endswith("_strict") else ""
         return f"{direction.replace('_', ' ')}{how}, R@{k}"
     if family.startswith("vqa_"):
         return f"{metric_label(f'vqa/{rest}')} ({family.removeprefix('vqa_')} log-probability)"

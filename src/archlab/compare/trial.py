@@ -59,9 +59,10 @@ def try_run(run: Run, setup: Setup, config: CompareConfig) -> Trial:
 def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measurement:
     result = measure_arm(run.arm, setup, run.config, split, config.test_items)
     readout, collator = readout_of(run.arm, setup), setup.collator(split)
-    captions = Items.first(collator.split, config.test_items).captions
-    if isinstance(readout, TokenReadout) and split == "test" and not run.config.blind and len(captions):
-        gallery = captions[: config.pmi_gallery]
+    gallery = Items.first(collator.split, config.test_items).captions[: config.pmi_gallery]
+    wanted = isinstance(readout, TokenReadout) and split == "test" and not run.config.blind
+    if wanted and len(gallery) > 1 and "train" not in setup.uncaptioned:  # the prior is that of training captions
+        assert isinstance(readout, TokenReadout)
         measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
     return result
 
@@ -85,9 +86,9 @@ def _nearest_caption(readout: EmbeddingReadout, setup: Setup, config: CompareCon
     """The training caption nearest to the prediction, copied: a decoder must beat it to have said anything itself."""
     collator, train = setup.collator("test"), setup.collator("train")
     rows = Items.first(collator.split, config.test_items).captions
+    source = Items.first(train.split, _NEIGHBOURS).captions
     result = Measurement()
-    if len(rows):
-        source = Items.first(train.split, _NEIGHBOURS).captions
+    if len(rows) and len(source):
         texts = [train.split.examples[row].targets[0] for row in source]
         predicted = np.concatenate([readout.image_vectors(batch) for batch in batches_of(collator, rows)])
         copied = [texts[i] for i in nearest_caption(predicted, readout.text_vectors(texts))]

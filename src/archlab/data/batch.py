@@ -94,9 +94,8 @@ class Collator:
         )
         if images is None:
             images = np.array([example.image for example in examples], dtype=np.int64)
-        if queries is None:
-            queries = [pick(example.queries, form) for example, form in zip(examples, query_forms, strict=True)]
-        targets = [pick(example.targets, form) for example, form in zip(examples, target_forms, strict=True)]
+        own_queries, targets = self._texts(rows, query_forms, target_forms)
+        queries = own_queries if queries is None else queries
         query, query_mask = self.tokenizer.encode(queries, self.max_query)
         target, target_mask = self.tokenizer.encode(targets, self.max_target)
         return Batch(
@@ -109,6 +108,21 @@ class Collator:
             text=torch.from_numpy(np.unique(np.array(targets), return_inverse=True)[1].astype(np.int64)),
             ids=[example.id for example in examples],
         )
+
+    def lengths(self, rows: np.ndarray, query_forms: np.ndarray, target_forms: np.ndarray) -> tuple[int, int]:
+        """Q and L of the batch of these examples in these forms, without its features."""
+        queries, targets = self._texts(rows, query_forms, target_forms)
+        query, _ = self.tokenizer.encode(queries, self.max_query)
+        target, _ = self.tokenizer.encode(targets, self.max_target)
+        return query.shape[1], target.shape[1]
+
+    def _texts(
+        self, rows: np.ndarray, query_forms: np.ndarray, target_forms: np.ndarray
+    ) -> tuple[list[str], list[str]]:
+        examples = [self.split.examples[row] for row in rows]
+        queries = [pick(example.queries, form) for example, form in zip(examples, query_forms, strict=True)]
+        targets = [pick(example.targets, form) for example, form in zip(examples, target_forms, strict=True)]
+        return queries, targets
 
     def meaning_id(self, example: Example) -> int:
         """Class id of the example's meaning, -1 where training never saw it."""

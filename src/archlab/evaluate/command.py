@@ -30,16 +30,24 @@ def evaluate_run(run: Path, split: str, data: str | None, out: Path | None) -> N
         out: also write the scores to this JSON file.
 
     Raises:
-        UserError: the run or the data cannot be read, or there is no such split.
+        UserError: the run or the data cannot be read, there is no such split or nothing to score in it, or a supervised
+            head is asked about other data than it was trained on.
     """
     checkpoint = load_checkpoint(run, RunConfig)
     config = checkpoint.config
-    trained = replace(config, data=replace(config.data, source=data or config.data.source))
-    setup = Setup.prepare(trained, checkpoint.tokenizer)
+    asked = replace(config, data=replace(config.data, source=data or config.data.source))
+    setup = Setup.prepare(asked, checkpoint.tokenizer)
+    if config.arm == "supervised" and setup.dataset["train"].digest != checkpoint.metrics["data_digest"]["train"]:
+        raise UserError(
+            f"run {run}: its supervised head knows only the answers that it was trained on, and "
+            f"{asked.data.source!r} is other data; give the data of its training, or a run of another arm"
+        )
     if split not in setup.dataset.splits:
         raise UserError(f"--split {split}: is not in the data; it has {', '.join(setup.dataset.splits)}")
     count = len(setup.dataset[split].examples)
     result = measure_arm(load_run(run, setup).arm, setup, config, split, count)
+    if not result.values:
+        raise UserError(f"--split {split}: has nothing to score the {config.arm} arm on; give another split")
     scores = {
         metric: score(
             values,

@@ -39,35 +39,41 @@ def probe_encoder(encoder: FrozenEncoder) -> dict[str, float]:
         scene, from all tokens side by side. `dense/shape`, `dense/colour`: of the object that covers a patch, from that
         patch alone.
     """
-    patches, labels = {}, {}
     scores: dict[str, float] = {}
-    side = encoder.image_size
-    for split in _COUNTS:
-        scenes, images, owners = _scenes(split, side, encoder.vit.config.patch_size)
-        features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-        patches[split] = torch.cat(features).numpy()  # (n, h * w, D)
-        labels[split] = (scenes, owners)
-
-    def probe(select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> float:
-        train, fit, test = (select(patches[split], *labels[split]) for split in _COUNTS)
-        return float(linear_probe(train, fit, test, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)).mean())
-
-    scores["pooled/count"] = probe(
+    crowded = _Probes(encoder, SceneConfig(image_size=encoder.image_size))
+    alone = _Probes(encoder, SceneConfig(image_size=encoder.image_size, max_objects=1))
+    scores["pooled/count"] = crowded.accuracy(
         lambda x, scenes, _: Labelled(x.mean(1), np.array([len(s.objects) for s in scenes]), np.arange(len(scenes)))
     )
     for name, label in _OBJECT_LABELS.items():
-        scores[f"tokens/{name}"] = probe(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
-        scores[f"dense/{name}"] = probe(lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label))  # type: ignore[misc]
+        scores[f"tokens/{name}"] = alone.accuracy(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
+        scores[f"dense/{name}"] = crowded.accuracy(
+            lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label)  # type: ignore[misc]
+        )
     return scores
+
+
+class _Probes:
+    """Features and truth of all splits of one kind of scenes."""
+
+    def __init__(self, encoder: FrozenEncoder, config: SceneConfig) -> None:
+        self.splits = {}
+        for split in _COUNTS:
+            scenes, images, owners = _scenes(split, config, encoder.vit.config.patch_size)
+            features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
+            self.splits[split] = torch.cat(features).numpy(), scenes, owners  # (n, h * w, D)
+
+    def accuracy(self, select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> float:
+        train, fit, test = (select(*self.splits[split]) for split in _COUNTS)
+        return float(linear_probe(train, fit, test, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)).mean())
 
 
 def _alone(features: np.ndarray, scenes: tuple[Scene, ...], label: Callable[[SceneObject], str]) -> Labelled:
     """Scenes of one object: all tokens of the image, averaged over 2 x 2 patches to keep the probe small."""
-    rows = np.array([row for row, scene in enumerate(scenes) if len(scene.objects) == 1])
-    count, patches, width = features[rows].shape
+    count, patches, width = features.shape
     grid = int(patches**0.5)
-    coarse = features[rows].reshape(count, grid // 2, 2, grid // 2, 2, width).mean((2, 4)).reshape(count, -1)
-    return Labelled(coarse, np.array([label(scenes[row].objects[0]) for row in rows]), rows)
+    coarse = features.reshape(count, grid // 2, 2, grid // 2, 2, width).mean((2, 4)).reshape(count, -1)
+    return Labelled(coarse, np.array([label(scene.objects[0]) for scene in scenes]), np.arange(count))
 
 
 def _dense(
@@ -86,10 +92,10 @@ def _pixels(images: np.ndarray) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _scenes(split: str, image_size: int, patch: int) -> tuple[tuple[Scene, ...], np.ndarray, np.ndarray]:
+def _scenes(split: str, config: SceneConfig, patch: int) -> tuple[tuple[Scene, ...], np.ndarray, np.ndarray]:
     """Scenes, images and the object that owns each patch (n, h * w), -1 where none covers enough of it."""
     source, start = ("train", _COUNTS["train"]) if split == "fit" else (split, 0)
-    config = SceneConfig(image_size=image_size)
+    image_size = config.image_size
     scenes = tuple(sample_scenes(_COUNTS[split], config, split=source, start=start))
     maps = label_maps(scenes, image_size)
     grid = image_size // patch

@@ -178,6 +178,8 @@ def measure_retrieval(
 ) -> None:
     """Image-to-text and text-to-image R@1, 5, 10 among the captions in `rows`; equal meanings are all right.
 
+    Where captions repeat, `retrieval_strict/...` stands beside it, in which only the own caption is.
+
     Args:
         linear_map: fitted on training captions, from image vectors to text vectors; VL-JEPA needs none.
     """
@@ -247,10 +249,13 @@ def unit_of(metric: str) -> str:
 def _add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split: Split, rows: np.ndarray) -> None:
     examples = [split.examples[row] for row in rows]
     images = np.array([example.image for example in examples])
-    groups = np.unique([example.meaning for example in examples], return_inverse=True)[1]
-    for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T)):
-        hits, chance = retrieval_hits(matrix, groups, groups)
-        for k, values in hits.items():
-            metric = f"{name}/{direction}_r{k}"
-            result.add(metric, values, images)
-            result.chance[metric] = chance[k]
+    groups = {name: np.unique([example.meaning for example in examples], return_inverse=True)[1]}
+    if len(np.unique(groups[name])) < len(rows):  # captions repeat: is a score due to them?
+        groups[f"{name}_strict"] = np.arange(len(rows))
+    for family, group in groups.items():
+        for direction, matrix in (("image_to_text", similarity), ("text_to_image", similarity.T)):
+            hits, chance = retrieval_hits(matrix, group, group)
+            for k, values in hits.items():
+                metric = f"{family}/{direction}_r{k}"
+                result.add(metric, values, images)
+                result.chance[metric] = chance[k]

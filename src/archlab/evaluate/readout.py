@@ -134,6 +134,15 @@ class SupervisedReadout:
         return {"logit": np.where(classes >= 0, logits[:, classes], -np.inf)}
 
 
+def speaking_readout(
+    arm: TokenArm | EmbeddingArm, tokenizer: TextTokenizer, max_target: int
+) -> TokenReadout | EmbeddingReadout:
+    """How an arm that speaks is asked; `max_target` is the longest answer, in tokens."""
+    if isinstance(arm, TokenArm):
+        return TokenReadout(arm, tokenizer, max_target)
+    return EmbeddingReadout(arm, tokenizer, max_target)
+
+
 def _encode_texts(
     encode: Callable[[Tensor, Tensor], Tensor], tokenizer: TextTokenizer, texts: Sequence[str], max_length: int
 ) -> np.ndarray:

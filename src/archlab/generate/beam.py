@@ -17,7 +17,7 @@ from torch import Tensor
 from archlab.generate.sampling import penalise, seen
 from archlab.generate.session import Session, device_of, pad_left
 from archlab.generate.settings import BeamSearch, Settings
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache
 from archlab.models.protocols import Decoder
 
 _IMPOSSIBLE = -1e9  # finite, so that sums and comparisons of impossible scores stay defined
@@ -25,7 +25,7 @@ _IMPOSSIBLE = -1e9  # finite, so that sums and comparisons of impossible scores 
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder, prompts: Sequence[Sequence[int]], settings: Settings, *, cache: Sequence[KVCache] | None = None
+    model: Decoder, prompts: Sequence[Sequence[int]], settings: Settings, *, cache: Sequence[Cache] | None = None
 ) -> list[list[int]]:
     """The best continuation of each prompt; see `generate.engine.generate`."""
     search = settings.strategy

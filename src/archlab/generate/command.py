@@ -15,8 +15,9 @@ from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.generate.text import TextGenerator
 from archlab.interop.checkpoint import load_pretrained, locate, model_type_of
 from archlab.interop.text import load_text
+from archlab.models.families.family import Kind
 from archlab.models.protocols import Decoder
-from archlab.models.registry import FAMILIES, Kind
+from archlab.models.registry import FAMILIES
 
 _GENERATES: tuple[Kind, ...] = ("decoder",)
 _MOST_NEW_TOKENS = 128

@@ -15,7 +15,7 @@ from archlab.generate.sampling import Chooser
 from archlab.generate.session import Session, device_of, pad_left
 from archlab.generate.settings import BeamSearch, Settings
 from archlab.generate.speculative import speculate
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache
 from archlab.models.protocols import Decoder
 
 
@@ -25,7 +25,7 @@ def generate(
     settings: Settings,
     *,
     draft: Decoder | None = None,
-    cache: Sequence[KVCache] | None = None,
+    cache: Sequence[Cache] | None = None,
 ) -> list[list[int]]:
     """Continue prompts of any lengths.
 
@@ -67,7 +67,7 @@ def stream(
     prompts: Sequence[Sequence[int]],
     settings: Settings,
     *,
-    cache: Sequence[KVCache] | None = None,
+    cache: Sequence[Cache] | None = None,
     ended: set[int] | None = None,
 ) -> Iterator[list[int]]:
     """The next token of every prompt, step by step; what a sample gets after its end means nothing.

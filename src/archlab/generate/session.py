@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from archlab.errors import UserError
-from archlab.layers.cache import KVCache
-from archlab.layers.static_cache import StaticCache
+from archlab.layers.cache import Cache, KVCache, SlidingCache, StaticCache
 from archlab.models.protocols import Decoder
 
 _PADDING = 0  # any id: the mask hides it
@@ -49,9 +48,10 @@ class Session:
         mask: True at the real tokens of the prompts, (B, P); None: all are real. What is read later is real.
         cache: filled before, such as the caches of an encoder-decoder with the memory in them; None: new ones. The
             tokens in them are real.
+        rewinds: whether `crop` will be called: windows then forget nothing.
 
     Raises:
-        UserError: `room` is more than the model reads.
+        UserError: `room` is more than the model reads, or what it keeps cannot go back.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class Session:
         room: int,
         *,
         mask: Tensor | None = None,
-        cache: Sequence[KVCache] | None = None,
+        cache: Sequence[Cache] | None = None,
+        rewinds: bool = False,
     ) -> None:
         self.model = model
         kept = model.new_cache() if cache is None else list(cache)
@@ -72,9 +73,12 @@ class Session:
                 f"max_new_tokens: {room} tokens would be read, but this model reads at most {limit}; "
                 f"lower it by {room - limit} or shorten the prompt"
             )
+        if rewinds and not all(isinstance(layer, KVCache) for layer in kept):
+            raise UserError("draft: a recurrent state cannot go back to before a wrong guess; leave out the draft")
+        unbounded = (KVCache, SlidingCache) if rewinds else (KVCache,)
         # One more than is read: full memory would be another program to compile than memory with room behind it.
-        self.cache: list[KVCache] = [
-            StaticCache(room + 1) if type(layer) is KVCache and not layer.length else layer for layer in kept
+        self.cache: list[Cache] = [
+            StaticCache(room + 1) if type(layer) in unbounded and not layer.length else layer for layer in kept
         ]
         self._mask = None
         if mask is not None:

@@ -51,12 +51,13 @@ def speculate(
         ahead: most guesses per call of the model.
 
     Raises:
-        UserError: the prompt is empty, or there are more tokens than a model reads.
+        UserError: the prompt is empty, or there are more tokens than a model reads, or what a model keeps cannot
+            go back, as a recurrent state.
     """
     device = device_of(model)
     sequence = pad_left([prompt], device)[0][0].tolist()
     most = len(sequence) + settings.max_new_tokens
-    target, guesser = Session(model, most - 1), Session(draft, most - 1)
+    target, guesser = Session(model, most - 1, rewinds=True), Session(draft, most - 1, rewinds=True)
     rule = _Rule(settings, sequence)
     while len(sequence) < most:
         count = min(ahead, most - len(sequence) - 1)

@@ -10,8 +10,8 @@ from transformers import LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 from archlab.errors import UserError
 from archlab.interop.options import Options
 from archlab.interop.parity import faults
+from archlab.interop.rotary import context_from_hf, context_to_hf, rope_to_hf, scaling_from_hf
 from archlab.interop.weights import Rule, WeightMap
-from archlab.layers.rotary_scaling import Llama3Scaling
 from archlab.models.llama import LlamaConfig
 
 BLOCKS = (("blocks", "model.layers"),)
@@ -25,7 +25,6 @@ FAULTS = (
 _OPTIONS = Options(
     copied={
         "vocab_size": "vocab_size",
-        "context": "max_position_embeddings",
         "width": "hidden_size",
         "depth": "num_hidden_layers",
         "heads": "num_attention_heads",
@@ -35,16 +34,9 @@ _OPTIONS = Options(
         "tied": "tie_word_embeddings",
     },
     fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
-    handled=("rope_parameters", "head_dim"),
+    handled=("rope_parameters", "max_position_embeddings", "head_dim"),
     ignored=("attention_dropout", "pretraining_tp"),
 )
-# Ours -> theirs.
-_SCALING = {
-    "factor": "factor",
-    "low_frequency": "low_freq_factor",
-    "high_frequency": "high_freq_factor",
-    "original_context": "original_max_position_embeddings",
-}
 
 
 def config_from_hf(theirs: PretrainedConfig) -> LlamaConfig:
@@ -56,16 +48,19 @@ def config_from_hf(theirs: PretrainedConfig) -> LlamaConfig:
             f"use another checkpoint"
         )
     rope: dict[str, Any] = theirs.rope_parameters
-    return LlamaConfig(rotary_base=float(rope["rope_theta"]), rotary_scaling=_scaling_from_hf(rope), **options)
+    scaling = scaling_from_hf(rope, family="llama", context=theirs.max_position_embeddings)
+    context = context_from_hf(scaling, theirs.max_position_embeddings)
+    return LlamaConfig(context=context, rotary_base=float(rope["rope_theta"]), rotary_scaling=scaling, **options)
 
 
 def config_to_hf(config: LlamaConfig) -> TheirConfig:
     """See `interop.family.Interop`."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
-    if config.rotary_scaling is not None:
-        rope["rope_type"] = "llama3"
-        rope |= {theirs: getattr(config.rotary_scaling, ours) for ours, theirs in _SCALING.items()}
-    return TheirConfig(rope_parameters=rope, head_dim=config.width // config.heads, **_OPTIONS.write(config))
+    return TheirConfig(
+        rope_parameters=rope_to_hf(config.rotary_base, config.rotary_scaling),
+        max_position_embeddings=context_to_hf(config.rotary_scaling, config.context),
+        head_dim=config.width // config.heads,
+        **_OPTIONS.write(config),
+    )
 
 
 def weights(config: LlamaConfig) -> WeightMap:
@@ -96,15 +91,3 @@ def weights(config: LlamaConfig) -> WeightMap:
 def reference(theirs: TheirConfig) -> PreTrainedModel:
     """See `interop.family.Interop`."""
     return LlamaForCausalLM(theirs)
-
-
-def _scaling_from_hf(rope: dict[str, Any]) -> Llama3Scaling | None:
-    kind = rope.get("rope_type", "default")
-    if kind not in ("default", "llama3"):
-        raise UserError(f"llama option rope_type={kind!r}: only 'default' and 'llama3' are implemented")
-    expected = {"rope_type", "rope_theta", *(_SCALING.values() if kind == "llama3" else ())}
-    for name in rope.keys() - expected:
-        raise UserError(f"llama option {name}={rope[name]!r} of rope_type={kind!r}: is not implemented")
-    if kind == "default":
-        return None
-    return Llama3Scaling(**{ours: rope[theirs] for ours, theirs in _SCALING.items()})

@@ -73,6 +73,20 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """One tensor of ours is several there, one for each entry of its first axis."""
+
+    def to_ours(self, theirs: Tensors) -> Tensors:
+        """See `Transform`."""
+        return (torch.stack(theirs),)
+
+    def to_theirs(self, ours: Tensors) -> Tensors:
+        """See `Transform`."""
+        (whole,) = ours
+        return whole.unbind()
+
+
+@dataclass(frozen=True)
 class Reshaped:
     """The same entries in the same order under another shape."""
 

@@ -61,10 +61,10 @@ def config_from_hf(theirs: PretrainedConfig) -> ViTConfig:
 
 def config_to_hf(config: ViTConfig) -> TheirConfig:
     """See `interop.family.Interop`."""
-    if not config.class_token or config.positions != "learned":
+    if not config.class_token or config.positions != "learned" or config.stem != "linear":
         raise UserError(
-            f"class_token={config.class_token}, positions={config.positions!r}: transformers has only "
-            f"class_token=True, positions='learned'"
+            f"class_token={config.class_token}, positions={config.positions!r}, stem={config.stem!r}: transformers has "
+            f"only class_token=True, positions='learned', stem='linear'"
         )
     size = {name: getattr(config.transformer, ours) for ours, name in _SIZE.copied.items()}
     return TheirConfig(**size, **_OPTIONS.write(config))

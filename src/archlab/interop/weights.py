@@ -48,6 +48,7 @@ class WeightMap:
         rules: each tensor of ours and of theirs is named by exactly one.
         values: placeholder -> what it stands for, such as `{"layer": range(12), "part": ("weight", "bias")}`.
         prefix: files may lack it, or have it in addition, depending on the class that wrote them.
+        parent: the same for the place of this model within a larger one, whose other tensors `ignored` should name.
         tied: names in files -> names of the tensors that they repeat; they may be missing, and are never written.
         ignored: patterns of names that are left out on purpose, such as heads that we do not have.
     """
@@ -55,6 +56,7 @@ class WeightMap:
     rules: tuple[Rule, ...]
     values: Mapping[str, Iterable[Any]]
     prefix: str = ""
+    parent: str = ""
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
@@ -129,10 +131,11 @@ class WeightMap:
         known = {name for names in self.names().values() for name in names} | self.tied.keys()
         source: dict[str, str] = {}
         for name in theirs:
-            bare = name.removeprefix(self.prefix)
+            own = name.removeprefix(self.parent)
+            bare = own.removeprefix(self.prefix)
             if any(re.fullmatch(pattern, bare) for pattern in self.ignored):
                 continue
-            canonical = next((form for form in (name, self.prefix + name, bare) if form in known), name)
+            canonical = next((form for form in (own, self.prefix + own, bare) if form in known), name)
             if canonical in source:
                 raise UserError(f"weights: {name} and {source[canonical]} are the same tensor; remove one of them")
             source[canonical] = name

@@ -1,6 +1,6 @@
 """Multi-head attention, self or cross, with grouped keys and values, in a readable and a fused implementation.
 
-Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value heads, D = W / H width of a head.
+Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value heads, D width of a head.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from archlab.layers.positions import Rotation
 Implementation = Literal["fused", "readable"]
 
 
-class Attention(nn.Module):
+class Switchable(nn.Module):
+    """A layer in two implementations, equal in outputs and gradients: a fast one, and one that spells the idea out."""
+
+    implementation: Implementation = "fused"
+
+
+class Attention(Switchable):
     """softmax(Q K^T / sqrt(D)) V in H heads ("Attention is all you need", section 3.2).
 
     With fewer key-value heads than heads, each serves H / K neighbouring heads (GQA, arXiv 2305.13245, section 2.2).
@@ -26,12 +32,15 @@ class Attention(nn.Module):
         width: W.
         heads: H.
         key_value_heads: K, by default H.
+        head_width: D, by default W / H.
+        query_norm, key_norm: normalise every head (..., D) before it is turned (arXiv 2302.05442, section 2).
+        scale: what Q K^T is multiplied by, by default 1 / sqrt(D).
         bias: whether the four projections have one.
         implementation: "fused" is `F.scaled_dot_product_attention`; "readable" spells it out and can return weights.
             Both give the same outputs and gradients; `set_implementation` switches a whole model.
 
     Raises:
-        UserError: the heads do not divide the width, or the key-value heads do not divide the heads.
+        UserError: the heads do not divide the width where D is W / H, or the key-value heads do not divide the heads.
     """
 
     def __init__(
@@ -40,22 +49,29 @@ class Attention(nn.Module):
         heads: int,
         *,
         key_value_heads: int | None = None,
+        head_width: int | None = None,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+        scale: float | None = None,
         bias: bool = False,
         implementation: Implementation = "fused",
     ) -> None:
         super().__init__()
         key_value_heads = key_value_heads or heads
-        if width % heads:
+        if head_width is None and width % heads:
             raise UserError(f"heads={heads}: must divide the width, {width}")
         if heads % key_value_heads:
-            raise UserError(f"key_value_heads={key_value_heads}: must divide the number of heads, {heads}")
-        self.head_width = width // heads
+            raise UserError(f"key_value_heads={key_value_heads}: must divide the number of heads, heads={heads}")
+        self.head_width = head_width or width // heads
         self.group = heads // key_value_heads
-        self.implementation: Implementation = implementation
-        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.scale = scale
+        self.implementation = implementation
+        self.q_proj = nn.Linear(width, heads * self.head_width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
-        self.out_proj = nn.Linear(width, width, bias=bias)
+        self.out_proj = nn.Linear(heads * self.head_width, width, bias=bias)
+        self.query_norm = query_norm
+        self.key_norm = key_norm
 
     @overload
     def forward(
@@ -116,11 +132,15 @@ class Attention(nn.Module):
         if rotation is not None and memory is not None:
             raise UserError("rotation: rotary positions are for self-attention; leave them out beside memory")
         queries = self._split(self.q_proj(x))  # (B, H, Tq, D)
+        if self.query_norm is not None:
+            queries = self.query_norm(queries)
         if memory is not None and cache is not None and cache.length:
             keys, values = cache.read()
         else:
             source = x if memory is None else memory
             keys, values = self._split(self.k_proj(source)), self._split(self.v_proj(source))  # (B, K, T, D)
+            if self.key_norm is not None:
+                keys = self.key_norm(keys)
             if rotation is not None:
                 queries, keys = rotation(queries), rotation(keys)
             if cache is not None:
@@ -129,9 +149,11 @@ class Attention(nn.Module):
             mask = mask[:, None]  # (B, 1, Tq, Tk)
 
         if self.implementation == "fused":
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=self.group > 1)
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, mask, scale=self.scale, enable_gqa=self.group > 1
+            )
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
-        mixed, weights = readable_attention(queries, keys, values, mask)
+        mixed, weights = readable_attention(queries, keys, values, mask, self.scale)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
@@ -139,20 +161,24 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, T, H * D) -> (B, H, T, D)
 
 
-def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def readable_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention step by step.
 
     Args:
         queries: (B, H, Tq, D).
         keys, values: (B, K, Tk, D); K divides H.
         mask: True = may attend, broadcasting to (B, H, Tq, Tk).
+        scale: of the scores, by default 1 / sqrt(D).
 
     Returns:
         mixed values (B, H, Tq, D) and weights (B, H, Tq, Tk).
     """
     group = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)  # (B, H, Tk, D)
-    scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5  # (B, H, Tq, Tk)
+    scores = queries @ keys.transpose(-2, -1)  # (B, H, Tq, Tk)
+    scores = scores / queries.shape[-1] ** 0.5 if scale is None else scores * scale
     if mask is None:
         weights = scores.softmax(-1)
     else:
@@ -163,7 +189,7 @@ def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tens
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:
-    """Switch every attention layer of a model, at run time; see `Attention`."""
+    """Switch every layer of a model that has both implementations, at run time."""
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Switchable):
             module.implementation = implementation

@@ -24,11 +24,12 @@ class Block(nn.Module):
     """Pre-norm residual block: attention, then feed-forward, each reading a normalised copy of the stream.
 
     Args:
-        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use.
+        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use; `attention` is
+            called as `Attention` is.
     """
 
     def __init__(
-        self, attention_norm: nn.Module, attention: Attention, feed_forward_norm: nn.Module, feed_forward: nn.Module
+        self, attention_norm: nn.Module, attention: nn.Module, feed_forward_norm: nn.Module, feed_forward: nn.Module
     ) -> None:
         super().__init__()
         self.attention_norm = attention_norm
@@ -47,6 +48,41 @@ class Block(nn.Module):
         """(B, T, W) -> (B, T, W); the other arguments are those of `Attention.forward`."""
         x = x + self.attention(self.attention_norm(x), mask=mask, rotation=rotation, cache=cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class SandwichBlock(Block):
+    """Residual block with a norm before and after attention, and before and after feed-forward (Gemma 2, section 2).
+
+    Args:
+        attention_norm, attention, attention_post_norm, feed_forward_norm, feed_forward, feed_forward_post_norm: the
+            parts, in the order of use.
+    """
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: Attention,
+        attention_post_norm: nn.Module,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+        feed_forward_post_norm: nn.Module,
+    ) -> None:
+        super().__init__(attention_norm, attention, feed_forward_norm, feed_forward)
+        self.attention_post_norm = attention_post_norm
+        self.feed_forward_post_norm = feed_forward_post_norm
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """See `Block`."""
+        mixed = self.attention(self.attention_norm(x), mask=mask, rotation=rotation, cache=cache)
+        x = x + self.attention_post_norm(mixed)
+        return x + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class TransformerStack(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from archlab.errors import UserError
 from archlab.layers import masks
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,26 @@ class CausalContext:
     key_positions: Tensor
     mask: Tensor
 
+    def within(self, window: int, held: int) -> Tensor:
+        """The mask of a layer whose tokens see the last `window` ones at most, their own included.
 
-def causal_context(
-    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[KVCache] | None, limit: int
-) -> CausalContext:
+        The window counts places in the row: padding at the start of a row takes none away, but padding between real
+        tokens does, as in `transformers`; a cache that forgets by place could not do otherwise.
+
+        Args:
+            window: number of tokens.
+            held: tokens whose keys the layer's cache holds, the last ones of those before.
+
+        Returns:
+            (B or 1, 1, T, held + T).
+        """
+        new, total = self.mask.shape[-2:]
+        places = torch.arange(total, device=self.mask.device)[None]  # (1, Tk)
+        recent = masks.sliding_window(places[:, total - new :], places, window)
+        return masks.combine(self.mask, recent)[..., total - new - held :]
+
+
+def causal_context(tokens: Tensor, *, mask: Tensor | None, cache: Sequence[Cache] | None, limit: int) -> CausalContext:
     """Count positions over real tokens only, so that padding on either side changes nothing.
 
     Args:
@@ -51,14 +67,23 @@ def causal_context(
         raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
     if mask is None:
         key_positions = torch.arange(length, device=tokens.device)[None]  # (1, Tk)
-    elif mask.shape != (samples, length):
-        raise UserError(
-            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
-        )
     else:
+        check_mask(mask, samples, length)
         key_positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # (B, Tk); padding repeats its neighbour's
     positions = key_positions[:, length - new :]
     may_attend = masks.causal(positions, key_positions)
     if mask is not None:
         may_attend = masks.combine(may_attend, masks.padding(mask))
     return CausalContext(positions, key_positions, may_attend)
+
+
+def check_mask(mask: Tensor, samples: int, length: int) -> None:
+    """Refuse a mask of real tokens that is not (samples, length).
+
+    Raises:
+        UserError: it has another shape.
+    """
+    if mask.shape != (samples, length):
+        raise UserError(
+            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
+        )

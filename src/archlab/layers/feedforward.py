@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate(x)) * up(x)): SwiGLU with "silu", GeGLU with "gelu" (arXiv 2002.05202, section 2).
+    """down(activation(gate(x)) * up(x)): SwiGLU with "silu", GeGLU with a GELU (arXiv 2002.05202, section 2).
 
     Args:
         width: W.
@@ -54,7 +54,7 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(
-        self, width: int, hidden: int, *, activation: Literal["silu", "gelu"] = "silu", bias: bool = False
+        self, width: int, hidden: int, *, activation: Literal["silu", "gelu", "gelu-tanh"] = "silu", bias: bool = False
     ) -> None:
         super().__init__()
         self.activation = activation

@@ -66,6 +66,20 @@ def sliding_window(query_positions: Tensor, key_positions: Tensor, window: int) 
     return (key_positions[:, None, :] > query_positions[:, :, None] - window)[:, None]
 
 
+def neighbourhood(query_positions: Tensor, key_positions: Tensor, reach: int) -> Tensor:
+    """A query may attend to positions at most `reach` away, before and after.
+
+    Args:
+        query_positions: absolute positions (B, Tq).
+        key_positions: absolute positions (B, Tk).
+        reach: largest distance.
+
+    Returns:
+        (B, 1, Tq, Tk).
+    """
+    return ((key_positions[:, None, :] - query_positions[:, :, None]).abs() <= reach)[:, None]
+
+
 def combine(*masks: Tensor) -> Tensor:
     """May attend where every mask says so; the masks broadcast against each other."""
     return reduce(torch.logical_and, masks)

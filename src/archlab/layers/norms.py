@@ -14,12 +14,14 @@ class RMSNorm(nn.Module):
     Args:
         width: size of the last axis.
         eps: added to the mean square.
+        unit_offset: multiply by 1 + weight instead (Gemma), so that a weight of zero, where it starts, changes nothing.
     """
 
-    def __init__(self, width: int, *, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, *, eps: float = 1e-6, unit_offset: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.unit_offset = unit_offset
+        self.weight = nn.Parameter(torch.zeros(width) if unit_offset else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., width)."""
@@ -27,4 +29,5 @@ class RMSNorm(nn.Module):
         # The squared norm and not the mean of squares: no squared copy of x is written, forwards or backwards.
         mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
         inverse = (mean_square + self.eps).rsqrt()
-        return (wide * inverse * self.weight).to(x.dtype)
+        gain = 1 + self.weight.float() if self.unit_offset else self.weight
+        return (wide * inverse * gain).to(x.dtype)

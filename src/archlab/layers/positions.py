@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.errors import UserError
-from archlab.layers.rotary_scaling import RotaryScaling
+from archlab.layers.rotary_scaling import DynamicNTKScaling, RotaryScaling
 
 
 class RotaryLayout(enum.Enum):
@@ -77,13 +77,19 @@ class RotaryEmbedding(nn.Module):
         self.layout = layout
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)  # (D / 2)
         if scaling is not None:
-            frequencies = scaling.scale(frequencies)
+            frequencies = scaling.scale(frequencies, base)
+        self.scaling = scaling
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> Rotation:
         """The rotation at absolute positions (B, T)."""
-        angles = positions[:, None, :, None].float() * self.frequencies  # (B, 1, T, D / 2)
+        frequencies = self.frequencies
+        if isinstance(self.scaling, DynamicNTKScaling):
+            frequencies = self.scaling.scale_for(frequencies, positions.amax(1) + 1)[:, None, None]  # (B, 1, 1, D / 2)
+        angles = positions[:, None, :, None].float() * frequencies  # (B, 1, T, D / 2)
         cos, sin = angles.cos(), angles.sin()
+        if self.scaling is not None and self.scaling.attention_scale != 1:
+            cos, sin = cos * self.scaling.attention_scale, sin * self.scaling.attention_scale
         if self.layout is RotaryLayout.HALF_SPLIT:
             return Rotation(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1), self.layout)
         return Rotation(torch.stack([cos, cos], -1).flatten(-2), torch.stack([-sin, sin], -1).flatten(-2), self.layout)

@@ -21,7 +21,7 @@ from archlab.layers.feedforward import GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding
-from archlab.layers.rotary_scaling import Llama3Scaling
+from archlab.layers.rotary_scaling import AnyRotaryScaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class LlamaConfig(Section):
     feed_forward: int = 14336
     norm_eps: float = 1e-5
     rotary_base: float = 500000.0
-    rotary_scaling: Llama3Scaling | None = None
-    """Since 3.1; None leaves the frequencies as they are."""
+    rotary_scaling: AnyRotaryScaling | None = None
+    """Llama3Scaling since 3.1; None leaves the frequencies as they are."""
     tied: bool = False
     """Whether the output layer is the token table (the small models of 3.2)."""
 

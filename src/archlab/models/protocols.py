@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache
 
 
 class Decoder(Protocol):
@@ -19,13 +19,13 @@ class Decoder(Protocol):
 
     blocks: nn.ModuleList
 
-    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
         """Logits of the next token after each token.
 
         Args:
             tokens: ids (B, T), those after the ones in the cache.
             mask: True at real tokens, those in the cache included, (B, cached + T); None: all are real.
-            cache: from `new_cache`, extended by this call.
+            cache: from this model's `new_cache`, extended by this call.
 
         Returns:
             (B, T, V); undefined at padding.
@@ -35,6 +35,6 @@ class Decoder(Protocol):
         """
         ...
 
-    def new_cache(self) -> list[KVCache]:
+    def new_cache(self) -> Sequence[Cache]:
         """Empty caches for one batch of sequences, one per layer."""
         ...

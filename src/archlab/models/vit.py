@@ -19,6 +19,7 @@ from archlab.layers.embeddings import PatchEmbedding
 from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
 from archlab.layers.positions import sinusoidal_2d
+from archlab.layers.stem import ConvolutionalStem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class ViTConfig(Section):
     transformer: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=192, depth=6, heads=6, feed_forward=768)
     )
+    stem: Literal["linear", "convolutional"] = "linear"
+    """How patches are embedded: by one linear map each, or by residual convolutions over the image (`layers.stem`)."""
     class_token: bool = True
     """Put a learned token before the patches."""
     positions: Literal["learned", "sinusoidal"] = "learned"
@@ -67,7 +70,7 @@ def vit_block(config: TransformerConfig, norm_eps: float) -> Block:
 class ViT(nn.Module):
     """Images to one normalised state per patch, and one for the class token if there is one.
 
-    Differs from the paper: no dropout, and initialised by `layers.initialization`.
+    Differs from the paper: no dropout, initialised by `layers.initialization`, and convolutions may embed the patches.
 
     Args:
         config: shape of the model.
@@ -79,7 +82,8 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         size = config.transformer
-        self.patch_embedding = PatchEmbedding(config.channels, config.patch_size, size.width)
+        embedding = PatchEmbedding if config.stem == "linear" else ConvolutionalStem
+        self.patch_embedding = embedding(config.channels, config.patch_size, size.width)
         extra = int(config.class_token)
         self.class_token = nn.Parameter(torch.empty(1, 1, size.width)) if config.class_token else None
         if config.positions == "learned":
@@ -98,7 +102,8 @@ class ViT(nn.Module):
 
         Args:
             images: (B, C, H, W).
-            keep: indices of the patches to encode, (B, n); the others are never computed. None encodes all.
+            keep: indices of the patches to encode, (B, n); the others are never computed. None encodes all. Needs a
+                linear stem: convolutions would have seen the others.
 
         Returns:
             (B, N or n, D), after the class token's state if there is one. Patches come row by row, or in the order of
@@ -111,7 +116,10 @@ class ViT(nn.Module):
         if images.shape[1:] != expected:
             raise UserError(f"images of shape {tuple(images.shape[1:])}: this model reads {expected}; resize them")
         of_class, of_patches = self.positions.split([int(self.config.class_token), self.config.patches])
-        x = self.patch_embedding(images, keep) + (of_patches if keep is None else of_patches[keep])  # (B, N, D)
+        if keep is None:
+            x = self.patch_embedding(images) + of_patches  # (B, N, D)
+        else:
+            x = self.patch_embedding(images, keep) + of_patches[keep]  # (B, n, D)
         if self.class_token is not None:
             x = torch.cat([(self.class_token + of_class).expand(len(x), -1, -1), x], 1)  # (B, 1 + N, D)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Self-supervised pretraining of the X-encoder: a denoising masked autoencoder on scenes and real images.
+"""Self-supervised pretraining of the X-encoder on scenes and real images: LeJEPA, or a denoising masked autoencoder.
 
 No label is read. Train splits only; the scenes are drawn from a stream of their own, which never holds the attribute
 combinations that are held out.
@@ -6,20 +6,26 @@ combinations that are held out.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.config import PretrainConfig
 from archlab.data.scenes.render import render
 from archlab.data.scenes.world import SceneConfig, sample_scenes
 from archlab.data.sources import image_source
+from archlab.data.views import ViewBatch, draw_views
 from archlab.evaluate.encoder_probes import probe_encoder
+from archlab.models.lejepa import LeJEPA
 from archlab.models.mae import MaskedAutoencoder
 from archlab.models.vit import ViT
+from archlab.objectives.lejepa import LocalInvariance
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
@@ -48,6 +54,7 @@ class ImageStream:
         self.sources = [
             image_source(name, config.image_size, config.seed)[:] for name in config.sources if name != "scenes"
         ]
+        self.digests = [hashlib.sha256(source.tobytes()).hexdigest() for source in self.sources]
         self.scenes = round(config.optimizer.batch_size * (config.scenes_share if self.sources else 1.0))
         if "scenes" not in config.sources:
             self.scenes = 0
@@ -85,26 +92,27 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
     claim(folder, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MaskedAutoencoder(vit_config(config), config.decoder)
+        method = _METHODS[config.method](config, stream)
         history = fit(
-            model,
-            MaskedReconstruction(config.mask_ratio),
-            stream,
-            adamw(model, config=config.optimizer),
+            method.model,
+            method.objective,
+            method.batches,
+            adamw(method.model, config=config.optimizer),
             steps=config.optimizer.steps,
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
             precision=config.optimizer.precision,
-            evaluate=lambda step: probe_encoder(FrozenEncoder(model.encoder, config.merge, "", {})),
+            evaluate=lambda step: probe_encoder(FrozenEncoder(method.encoder, config.merge, "", {})),
             evaluate_at=[
                 0,
                 *range(config.probe_every, config.optimizer.steps, config.probe_every),
                 config.optimizer.steps,
             ],
-            resume=Resume(folder / "state.pt", fingerprint(config), config.resume_every),
-            description="pretraining",
+            resume=Resume(folder / "state.pt", fingerprint(config, *stream.digests), config.resume_every),
+            description=f"pretraining ({config.method})",
         )
-    standardise(model.encoder, stream(config.optimizer.steps).clean)
+    vit = method.encoder.eval()
+    standardise(vit, stream(config.optimizer.steps).clean)
     metrics = {
         "steps": config.optimizer.steps,
         "images": config.optimizer.steps * config.optimizer.batch_size,
@@ -115,9 +123,40 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         },
         "curve": [asdict(point) for point in history.curve],
     }
-    save_checkpoint(folder, model.encoder, config, None, metrics, _card(config, metrics))
+    save_checkpoint(folder, vit, config, None, metrics, _card(config, metrics))
     (folder / "state.pt").unlink(missing_ok=True)
     return FrozenEncoder.load(str(folder))
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What a method trains, with what, on what; `encoder` is the part that is kept."""
+
+    model: nn.Module
+    encoder: ViT
+    objective: nn.Module
+    batches: Callable[[int], Any]
+
+
+def _masked_autoencoder(config: PretrainConfig, stream: ImageStream) -> _Method:
+    model = MaskedAutoencoder(vit_config(config), config.mae.decoder)
+    return _Method(model, model.encoder, MaskedReconstruction(config.mae.mask_ratio), stream)
+
+
+def _lejepa(config: PretrainConfig, stream: ImageStream) -> _Method:
+    settings = config.lejepa
+    model = LeJEPA(vit_config(config), settings.projector, settings.embedding)
+
+    def batches(step: int) -> ViewBatch:
+        seed = int(np.random.default_rng([config.seed, step, 1]).integers(2**62))
+        generator = torch.Generator().manual_seed(seed)
+        return draw_views(stream(step).clean, settings.points, settings.recoloured, generator)
+
+    objective = LocalInvariance(settings.regularization, settings.reconstruction)
+    return _Method(model, model.encoder, objective, batches)
+
+
+_METHODS = {"mae": _masked_autoencoder, "lejepa": _lejepa}
 
 
 @torch.no_grad()
@@ -134,6 +173,12 @@ def standardise(vit: ViT, images: Tensor) -> None:
     mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
     vit.norm.weight.div_(deviation)
     vit.norm.bias.sub_(mean).div_(deviation)
+
+
+_DESCRIPTIONS = {
+    "mae": "Denoising masked autoencoder (arXiv 2111.06377)",
+    "lejepa": "LeJEPA (arXiv 2511.08544) on local features",
+}
 
 
 def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
@@ -154,8 +199,8 @@ def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
             "",
             "## Recipe",
             "",
-            f"Denoising masked autoencoder (arXiv 2111.06377), mask ratio {config.mask_ratio}, "
-            f"{metrics['steps']} steps of {config.optimizer.batch_size} images, seed {config.seed}. "
+            f"{_DESCRIPTIONS[config.method]}, {config.stem} stem, {metrics['steps']} steps of "
+            f"{config.optimizer.batch_size} images, seed {config.seed}. "
             f"Images: {', '.join(config.sources)}; train splits only, no labels; attribute combinations that the "
             "scenes hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` "
             "repeats it.",

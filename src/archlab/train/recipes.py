@@ -23,4 +23,6 @@ def train_recipe(path: Path, overrides: Sequence[str], out: Path) -> None:
     from archlab.train.run import train_run
     from archlab.train.setup import Setup
 
-    train_run(config, Setup.prepare(config), out, f"{config.arm}, seed {config.seed}")
+    setup = Setup.prepare(config)
+    setup.read_images()
+    train_run(config, setup, out, f"{config.arm}, seed {config.seed}")

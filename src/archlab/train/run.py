@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from archlab.config import RunConfig
@@ -23,7 +24,8 @@ from archlab.evaluate.measure import (
     measure_retrieval,
     measure_vqa,
 )
-from archlab.evaluate.readout import EmbeddingReadout, Readout, SupervisedReadout, TokenReadout
+from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
+from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
 from archlab.objectives.next_token import NextToken
@@ -33,7 +35,7 @@ from archlab.train.loop import Resume, fit
 from archlab.train.optim import adamw
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
-from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, TokenArm, build_arm
+from archlab.vl.arms import Arm, SupervisedArm, build_arm
 
 _FINISHED = "metrics.json"
 
@@ -80,20 +82,12 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     classes = len(setup.answers)
     arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
     objective = build_objective(config)
-    optimizer = adamw(
-        arm,
-        objective,
-        config=config.optimizer,
-        scales={"target_encoder": config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
-        # The decoder's gradient must not change how much of the backbone's is clipped.
-        clipped_apart=("decoder",) if config.arm == "vljepa" else (),
-    )
     state = folder / "state.pt"
     history = fit(
         arm,
         objective,
         lambda step: training_batch(config, setup, order, step),
-        optimizer,
+        build_optimizer(config, arm, objective),
         steps=config.optimizer.steps,
         schedule=lambda step: learning_rate(step, config.optimizer),
         gradient_clip=config.optimizer.gradient_clip,
@@ -133,6 +127,18 @@ def build_objective(config: RunConfig) -> nn.Module:
     return EmbeddingPrediction(config.vljepa.loss)
 
 
+def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the run's arm and of its objective's own parameters."""
+    return adamw(
+        arm,
+        objective,
+        config=config.optimizer,
+        scales={"target_encoder": config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
+        # The decoder's gradient must not change how much of the backbone's is clipped.
+        clipped_apart=("decoder",) if config.arm == "vljepa" else (),
+    )
+
+
 def run_order(config: RunConfig, setup: Setup) -> Order:
     """The order a run reads; both arms of one seed read the same. The supervised head learns from answers alone."""
     tasks = ("vqa",) if config.arm == "supervised" else None
@@ -165,12 +171,8 @@ def scored_steps(config: RunConfig) -> list[int]:
 
 def readout_of(arm: Arm, setup: Setup) -> Readout | SupervisedReadout:
     """How this arm is asked."""
-    longest = setup.config.tokenizer.max_target
-    if isinstance(arm, TokenArm):
-        return TokenReadout(arm, setup.tokenizer, longest)
-    if isinstance(arm, EmbeddingArm):
-        return EmbeddingReadout(arm, setup.tokenizer, longest)
-    assert isinstance(arm, SupervisedArm)
+    if not isinstance(arm, SupervisedArm):
+        return speaking_readout(arm, setup.tokenizer, setup.config.tokenizer.max_target)
     split = setup.dataset["train"]
     return SupervisedReadout(arm, {text: setup.meanings.get(m, -1) for text, m in split.canonical_meaning.items()})
 
@@ -181,8 +183,13 @@ def validation_file(folder: Path, step: int) -> Path:
 
 
 def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> dict[str, float]:
-    """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`."""
-    result = measure_arm(arm, setup, config, "validation", config.evaluation.items)
+    """Mean of every metric over the first validation items, a point of the learning curve; writes them to `path`.
+
+    Of all metrics that test is scored with, and of the probes of the trunk, which test has in more detail.
+    """
+    count = config.evaluation.items
+    result = measure_arm(arm, setup, config, "validation", count)
+    measure_probes(result, arm, setup.collator("train"), setup.collator("validation"), count)
     result.save(path)
     return result.means()
 
@@ -202,8 +209,9 @@ def measure_arm(
     measure_vqa(result, readout, collator, items.vqa, condition)
     if not isinstance(readout, SupervisedReadout) and len(items.captions):
         measure_captions(result, readout, collator, items.captions, condition)
-        linear_map = retrieval_map(readout, setup, config)
-        measure_retrieval(result, readout, collator, items.captions, linear_map, condition)
+        if not (isinstance(readout, TokenReadout) and retrieval_gap(setup)):
+            linear_map = retrieval_map(readout, setup, config)
+            measure_retrieval(result, readout, collator, items.captions, linear_map, condition)
     return result
 
 
@@ -215,8 +223,20 @@ def retrieval_map(readout: Readout, setup: Setup, config: RunConfig) -> Any:
     return fit_retrieval_map(readout, setup.collator("train"), setup.collator("validation"), captions)
 
 
+def retrieval_gap(setup: Setup) -> str:
+    """Why the token arm cannot retrieve on these data, or nothing where it can."""
+    missing = [name for name in ("train", "validation") if name in setup.uncaptioned]
+    if not missing:
+        return ""
+    return f"the token arm's linear map is fitted on captions, and there are none in {' and '.join(missing)}"
+
+
 def _inputs(setup: Setup) -> dict[str, Any]:
-    return {"data_digest": setup.dataset.digest(), "features_digest": setup.features("train").digest}
+    return {
+        "data_digest": setup.dataset.digest(),
+        "features_digest": setup.features("train").digest,
+        "encoder_digest": setup.encoder.digest,
+    }
 
 
 def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:

@@ -42,13 +42,16 @@ class Setup:
     def prepare(cls, config: RunConfig, tokenizer: TextTokenizer | None = None) -> Setup:
         """Load the data and the encoder; train the tokenizer unless one is given.
 
+        Args:
+            tokenizer: of a trained run, which draws no training batches from the data.
+
         Raises:
-            UserError: the data cannot be read, or have fewer training examples than one batch.
+            UserError: the data cannot be read, or have fewer training examples than one batch of a run to train.
         """
         encoder = FrozenEncoder.load(config.encoder.weights)
         dataset = load_dataset(config.data, encoder.image_size)
         train = dataset["train"]
-        if len(train.examples) < config.optimizer.batch_size:
+        if tokenizer is None and len(train.examples) < config.optimizer.batch_size:
             raise UserError(
                 f"data.source={config.data.source!r}: {len(train.examples)} training examples are fewer than "
                 f"optimizer.batch_size={config.optimizer.batch_size}; lower it or add data"
@@ -63,6 +66,15 @@ class Setup:
             views = self.config.encoder.views if split == "train" else 0
             self._stores[split] = FeatureStore.build(self.dataset[split], self.encoder, cache_folder(), views)
         return self._stores[split]
+
+    def read_images(self) -> None:
+        """Make or open the features of all splits: whatever is broken is found now, and nobody makes them twice.
+
+        Raises:
+            UserError: an image is broken.
+        """
+        for split in self.dataset.splits:
+            self.features(split)
 
     def collator(self, split: str) -> Collator:
         """Draws batches from a split."""
@@ -83,6 +95,15 @@ class Setup:
         """Meanings of the training answers, in the order of their class ids; captions come after them."""
         answered = {example.meaning for example in self.dataset["train"].examples if example.task == "vqa"}
         return [meaning for meaning in self.meanings if meaning in answered]
+
+    @cached_property
+    def uncaptioned(self) -> list[str]:
+        """Splits without any caption."""
+        return [
+            name
+            for name, split in self.dataset.splits.items()
+            if all(example.task != "caption" for example in split.examples)
+        ]
 
     def digests(self) -> list[str]:
         """Hashes of all that a run reads besides its configuration."""

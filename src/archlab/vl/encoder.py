@@ -97,6 +97,7 @@ def vit_config(config: PretrainConfig) -> ViTConfig:
         image_size=config.image_size,
         patch_size=config.patch_size,
         transformer=config.encoder,
+        stem=config.stem,
         class_token=False,
         positions="sinusoidal",
     )

@@ -225,6 +225,7 @@ def _point(
 def _timings(p50: float) -> dict[str, dict[str, float]]:
     return {
         str(batch): {
+            "calls": 30, "flops_per_sample": 2.5e7 * p50,
             "p50_ms": p50 * batch**0.6, "p95_ms": 1.2 * p50 * batch**0.6, "p99_ms": 1.5 * p50 * batch**0.6,
             "throughput_per_s": 1000 * batch**0.4 / p50,
         }
@@ -238,7 +239,7 @@ def _arm(
     modes = {mode: _timings(pair[position]) for mode, pair in _LATENCY.items() if questions or mode != "choose"}
     for mode in modes.values():
         for batch, row in mode.items():
-            row["memory_mib"] = 612.0 + 40 * position + int(batch)
+            row |= {"memory_mib": 612.0 + 40 * position + int(batch), "gpu_memory": "not measured"}
     best = {mode: max(row["throughput_per_s"] for row in rows.values()) for mode, rows in modes.items()}
     parts = [
         {"backbone": 1_102_336, "head": 0, "target_encoder": 0, "decoder": 0, "encoder_frozen": 2_713_152},

@@ -127,6 +127,8 @@ CHANGES = [
         ("arms/token/inference/choose/8/p99_ms", 123.4, "inference", "123 ms"),
         ("arms/vljepa/inference/embed/32/memory_mib", 777.0, "inference", "777 MiB"),
         ("arms/vljepa/cost/caption/cost_per_1000", 0.4321, "inference", "0.432"),
+        ("arms/token/inference/choose/8/flops_per_sample", 4.56e9, "inference", "4.56 GFLOP"),
+        ("arms/vljepa/inference/embed/32/gpu_memory", 876.0, "inference", "GPU memory: 876 MiB"),
         ("x_encoder/inference/encode/1/p50_ms", 4.56, "inference", "4.56 ms"),
         ("arms/token/tokens_per_second", 654.0, "inference", "654"),
         ("arms/vljepa/parameters/parts/target_encoder", 987654, "size", "987,654"),
@@ -257,10 +259,34 @@ def test_arms_without_any_measurement_still_make_a_report_that_says_so(results: 
     assert "not measured" in page.text["size"]
 
 
+@pytest.mark.parametrize(("calls", "marked"), [(20, True), (99, True), (100, False)])
+def test_a_p99_of_few_calls_is_marked_with_their_number(results: Results, calls: int, marked: bool) -> None:
+    for timed in (*(arm["inference"] for arm in results["arms"].values()), results["x_encoder"]["inference"]):
+        for row in (row for batches in timed.values() for row in batches.values()):
+            row["calls"], row["p99_ms"] = calls, 123.4
+    text = Page(render_report(results)).text["inference"]
+    assert ("123 ms *" in text) == (f"* From {calls} calls" in text) == marked
+
+
+def test_gpu_memory_reads_not_measured_without_a_gpu(results: Results) -> None:
+    text = Page(render_report(results)).text
+    assert "GPU memory: not measured" in text["inference"]
+    assert re.search(r"GPU memory\s+not measured\s+not measured", text["size"])
+
+
 def test_no_price_leaves_machine_time(make: Callable[..., Results]) -> None:
     text = Page(render_report(make(1, price=0))).text["inference"]
     assert "no price given" in text
-    assert "no machine price was given" in text
+    assert "always busy; no machine price was given." in text
+
+
+def test_what_only_vljepa_has_does_not_apply_to_the_token_arm(results: Results) -> None:
+    del results["arms"]["token"]["training"]["flops_parts"]["target_encoder"]
+    text = " ".join(Page(render_report(results)).text["captions"].split())
+    assert "CIDEr-D: decoder ceiling does not apply" in text
+    assert "CIDEr-D: nearest training caption does not apply" in text
+    text = " ".join(Page(render_report(results)).text["size"].split())
+    assert "operations: target encoder none" in text
 
 
 def test_the_report_appears_whole_or_not_at_all(results: Results, tmp_path: Path) -> None:

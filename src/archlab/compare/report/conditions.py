@@ -12,10 +12,14 @@ from archlab.compare.findings import MODES, cost_of
 from archlab.compare.report.blocks import EACH_ARM, Section, Table, plain, rate, section
 from archlab.compare.scores import ARMS, NAMES, Results
 
+_CALLS_OF_A_P99 = 100
+"""With fewer calls the 99th percentile lies between the two slowest."""
+
 
 def inference(results: Results) -> Section:
-    """Latency, throughput, memory and cost of answers."""
+    """Latency, throughput, operations, memory and cost of answers."""
     rows, costs = [], []
+    calls: set[int] = set()
     encoder = (results.get("x_encoder") or {}).get("inference") or {}
     subjects = [(NAMES[arm], results["arms"][arm].get("inference") or {}) for arm in ARMS]
     for name, modes in [*subjects, ("shared X-encoder", encoder)]:
@@ -23,12 +27,16 @@ def inference(results: Results) -> Section:
             for batch in sorted(batches, key=int):
                 row = batches[batch]
                 latency = [show.milliseconds(row.get(key)) for key in ("p50_ms", "p95_ms", "p99_ms")]
+                if row.get("calls", _CALLS_OF_A_P99) < _CALLS_OF_A_P99:
+                    latency[2] += " *"
+                    calls.add(row["calls"])
                 rows.append(
                     [
                         f"{name}: {MODES.get(mode, mode)}",
                         batch,
                         *latency,
                         show.significant(row["throughput_per_s"]),
+                        show.quantity(row.get("flops_per_sample"), "FLOP"),
                         show.mebibytes(row.get("memory_mib")),
                     ]
                 )
@@ -40,11 +48,17 @@ def inference(results: Results) -> Section:
                 costs.append([f"{NAMES[arm]}: {MODES.get(mode, mode)}", show.seconds(cost["seconds"]), money])
     tables = []
     if rows:
-        columns = ["what", "batch", "p50", "p95", "p99", "samples per second", "peak memory"]
+        columns = [
+            "what", "batch", "p50", "p95", "p99", "samples per second", "operations per sample", "peak memory"
+        ]  # fmt: skip
         note = (
             "From the decoded image to the answer, frozen encoder included. All rows were timed in turns within one "
-            "run: compare them as ratios, not with another machine."
+            "run: compare them as ratios, not with another machine. Operations are those of matrix products. Peak "
+            f"memory is that of a process that answers such batches; GPU memory: {_gpu_memory(results)}."
         )
+        if calls:
+            many = " or ".join(map(show.count, sorted(calls)))
+            note += f" * From {many} calls: no 99th percentile yet, but a value between the two slowest calls."
         tables.append(Table("Latency, throughput and memory", columns, rows, note))
     rates = [
         [label, *(rate(results["arms"][arm].get(key)) for arm in ARMS)]
@@ -58,8 +72,8 @@ def inference(results: Results) -> Section:
     if rates:
         tables.append(Table("Rates at the largest batch", ["rate", *EACH_ARM], rates))
     if costs:
-        given = f"at {rate(price)} an hour" if price else "no machine price was given"
-        note = f"At the best batch size, on a machine that is always busy; {given}, in the currency of the price."
+        given = f"at {rate(price)} an hour, in the currency of the price" if price else "no machine price was given"
+        note = f"At the best batch size, on a machine that is always busy; {given}."
         tables.append(Table("Cost of 1,000 requests", ["what", "machine time", "price"], costs, note))
     panels = plots.accuracy_against_latency(results)
     return section(
@@ -101,7 +115,7 @@ def size(results: Results) -> Section:
     rows += [
         [
             f"operations: {parts.get(part, part.replace('_', ' '))}",
-            *_of_each(results, flops, "training", "flops_parts", part),
+            *_of_each(results, lambda own: flops(own) if own else "none", "training", "flops_parts", part),
         ]
         for part in parts_of
     ]
@@ -221,6 +235,18 @@ def limits(results: Results) -> Section:
     ]
     lines += [f"Untested: {name}: {reason}." for name, reason in (results.get("untested") or {}).items()]
     return section("limits", "What this does not show", "Read the numbers with these limits.", lines=lines)
+
+
+def _gpu_memory(results: Results) -> str:
+    """The most that either arm took of a graphics processor to answer."""
+    rows = [
+        row
+        for arm in ARMS
+        for batches in (results["arms"][arm].get("inference") or {}).values()
+        for row in batches.values()
+    ]
+    found = [row["gpu_memory"] for row in rows if show.is_number(row.get("gpu_memory"))]
+    return show.mebibytes(max(found, default=None))
 
 
 def _of_each(results: Results, form: Callable[[Any], str], *keys: str) -> list[str]:

@@ -85,13 +85,17 @@ def render_report(results: Results) -> str:
 def introduction(results: Results) -> Sequence[str]:
     """What was compared, in two sentences."""
     data, budget = results.get("data") or {}, results.get("budget") or {}
-    seeds, steps = len(results.get("seeds") or ()), (results["arms"]["token"].get("training") or {}).get("steps")
+    seeds = len(results.get("seeds") or ())
+    steps = {arm: (results["arms"][arm].get("training") or {}).get("steps") for arm in NAMES}
+    length = f"{show.count(steps['token'])} steps"
+    if steps["token"] != steps["vljepa"]:
+        length = " and ".join(f"{show.count(own)} steps of {NAMES[arm]}" for arm, own in steps.items())
     images = ((data.get("splits") or {}).get("train") or {}).get("images")
     return (
         "A model that generates its answer token by token and a VL-JEPA, which predicts the answer's embedding, were "
         f"trained on {data.get('name', 'unknown')} ({show.count(images)} training images) with one frozen vision "
         "encoder, on the same batches in the same order.",
-        f"Budget “{budget.get('name', 'unknown')}”, {show.count(steps)} steps, {seeds} seed{'s' * (seeds != 1)}.",
+        f"Budget “{budget.get('name', 'unknown')}”, {length}, {seeds} seed{'s' * (seeds != 1)}.",
     )
 
 

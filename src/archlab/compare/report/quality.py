@@ -14,6 +14,10 @@ from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
 from archlab.compare.scores import ARMS, NAMES, Results
 
+_OF_VLJEPA = ("decoder_ceiling", "nearest_caption")
+"""Controls of the text decoder, which the token arm has not."""
+_COLLAPSE = {"rank": "effective rank", "rankme": "RankMe", "log_batch": "ln B"}
+
 
 def headline(results: Results) -> Section:
     """Both arms on every task, beside what guessing, blindness and supervision reach."""
@@ -58,7 +62,7 @@ def efficiency(results: Results) -> Section:
         token, vljepa = (cost or {} for cost in costs)
         rows.append(
             [
-                f"{scores.metric_label(metric)}: {show.scalar(row['threshold'], unit_of(results, metric))}",
+                f"{scores.metric_label(metric)}: {show.threshold(row['threshold'], unit_of(results, metric))}",
                 *(_samples(cost) for cost in costs),
                 *(show.quantity(cost["flops"], "FLOP") if cost else "not reached" for cost in costs),
                 *(show.seconds(cost["seconds"]) if cost else "not reached" for cost in costs),
@@ -136,7 +140,12 @@ def captions(results: Results) -> Section:
     tables = [Table("Captions, test split", ["metric", *EACH_ARM, DIFFERENCE, "verdict"], rows)] if rows else []
     beside = [
         [f"{scores.metric_label(metric)}: {scores.control_label(name)}"]
-        + [show.score(scores.control_of(results, name, arm, metric)) for arm in ARMS]
+        + [
+            "does not apply"
+            if name in _OF_VLJEPA and arm == "token"
+            else show.score(scores.control_of(results, name, arm, metric))
+            for arm in ARMS
+        ]
         for metric in metrics
         for name in present
         if any(scores.control_of(results, name, arm, metric) for arm in ARMS)
@@ -160,10 +169,11 @@ def retrieval(results: Results) -> Section:
     for metric in (m for m in scores.metrics_of(results) if m.startswith("retrieval")):
         cells = [scores.score_of(results, arm, metric) for arm in ARMS]
         one = next(cell for cell in cells if cell)
+        of_token_alone = metric.startswith("retrieval_pmi")
         rows.append(
             [
                 scores.metric_label(metric),
-                *(show.score(cell) if cell else "does not apply" for cell in cells),
+                *(show.score(cell) if cell or not of_token_alone else "does not apply" for cell in cells),
                 show.difference(scores.paired_of(results, metric), unit_of(results, metric)) if all(cells) else "–",
                 verdict_label(scores.decide(results, metric)[0]) if all(cells) else "–",
                 show.count(one.get("n")),
@@ -175,8 +185,8 @@ def retrieval(results: Results) -> Section:
     note = (
         "VL-JEPA compares embeddings by cosine. The token arm has two ways: the cosine of pooled trunk states through "
         "a linear map fitted on training captions, and the likelihood of the caption corrected for its prior (PMI), "
-        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right; "
-        "equal similarities count in expectation over a random order."
+        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right, "
+        "but where it says own item only; equal similarities count in expectation over a random order."
     )
     panels = plots.retrieval(results)
     return section(
@@ -204,7 +214,9 @@ def probes(results: Results) -> Section:
     lines = []
     if collapse := results.get("collapse"):
         numbers = [
-            f"{name.replace('_', ' ')} {_numbers(value)}" for name, value in collapse.items() if name != "verdict"
+            f"{_COLLAPSE.get(name, name.replace('_', ' '))} {_numbers(value)}"
+            for name, value in collapse.items()
+            if name != "verdict"
         ]
         lines.append(
             f"Embedding space of VL-JEPA: {collapse.get('verdict', 'no verdict')}. Measured: {'; '.join(numbers)} "

@@ -34,6 +34,7 @@ class NamedSet:
         prepared: rows of these files.
         official: rows of a folder as the official source lays it out.
         source: the official source, and how to get it.
+        floor: what simple means reach on its test split, measured on the prepared files.
         hub: hub id, where it is there.
         hub_columns: role -> column of the hub's copy; one without a question asks for the class.
         installed: folder of an installed package that brings the data, if there is one.
@@ -43,6 +44,7 @@ class NamedSet:
     prepared: Callable[..., Iterable[Row]]
     official: Callable[[Path], Iterable[Row]]
     source: str
+    floor: str = ""
     hub: str = ""
     hub_columns: tuple[tuple[str, str], ...] = ()
     installed: Callable[[], Path | None] = lambda: None
@@ -54,6 +56,7 @@ SETS = {
         prepared=easy_vqa.prepared,
         official=easy_vqa.official,
         source="https://github.com/vzhou842/easy-VQA (pip install easy-vqa, or clone it)",
+        floor="a classifier of the question alone 67.0 % of the answers; a third party's CNN + LSTM reports 87.6 %",
         installed=easy_vqa.installed,
     ),
     "eurosat": NamedSet(
@@ -61,6 +64,7 @@ SETS = {
         prepared=eurosat.prepared,
         official=eurosat.official,
         source="https://zenodo.org/records/7711810 (unpack EuroSAT_RGB.zip)",
+        floor="logistic regression on HOG and colour 80.3 % of the classes",
         hub="blanchon/EuroSAT_RGB",
         hub_columns=(("image", "image"), ("answer", "label")),
     ),
@@ -69,12 +73,14 @@ SETS = {
         prepared=clothing.prepared,
         official=clothing.official,
         source="https://github.com/alexeygrigorev/clothing-dataset-small or clothing-dataset (clone it)",
+        floor="logistic regression on HOG and colour 49.8 % of the classes, the most frequent class 21.8 %",
     ),
     "vqa-rad": NamedSet(
         files=vqa_rad.FILES,
         prepared=vqa_rad.prepared,
         official=vqa_rad.official,
         source="https://osf.io/89kps (download all files)",
+        floor="a classifier of the question alone 58.1 % of the closed and 14.5 % of the open questions",
         hub="flaviagiammarino/vqa-rad",
         hub_columns=(("image", "image"), ("question", "question"), ("answer", "answer")),
     ),
@@ -90,12 +96,14 @@ SETS = {
         prepared=openstax.prepared,
         official=openstax.official,
         source="https://github.com/openstax (clone osbooks-* repositories into one folder)",
+        floor="ridge regression from HOG and colour to TF-IDF, image to text among 698: R@1 3.6 %, R@10 18.5 %",
     ),
     "openstax-photo": NamedSet(
         files=openstax.FILES,
         prepared=openstax.prepared_photos,
         official=openstax.official_photos,
         source="https://github.com/openstax (clone osbooks-* repositories into one folder)",
+        floor="ridge regression from HOG and colour to TF-IDF, image to text among 249: R@1 4.4 %, R@10 28.5 %",
     ),
 }
 
@@ -117,7 +125,10 @@ def load_set(name: str, place: str, config: PairsData, *, image_size: int, seed:
     chosen = SETS[name]
     problems = Problems(skip=config.on_error == "skip")
     rows = _rows(name, chosen, place, config, image_size, problems)
-    return assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems)
+    dataset = assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems)
+    if chosen.floor:
+        dataset.notes.append(f"floor that a model must beat on the test split: {chosen.floor}")
+    return dataset
 
 
 def _rows(

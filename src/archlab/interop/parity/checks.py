@@ -66,8 +66,8 @@ def round_trip(twin: Twin) -> Outcome:
 
 
 def _gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Of every parameter by its name; zeros where there is none, so that a missing one differs."""
+    """Of every weight by its name; zeros where there is none, as for buffers, so that a missing one differs."""
     return {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in model.named_parameters()
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for name, weight in model.state_dict(keep_vars=True).items()
     }

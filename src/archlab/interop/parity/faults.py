@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from archlab.layers.attention import Attention
-from archlab.layers.feedforward import MLP
+from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Activation = Literal["gelu", "gelu-tanh", "relu"]
+Activation = Literal["gelu", "gelu-tanh"]
 Edit = Callable[[nn.Module, Sequence[nn.Module]], None]
 """Changes a model in place: the model, and those of its layers that are to be changed."""
 
@@ -40,7 +40,7 @@ def missing_root() -> Fault:
 
     def scale(power: float) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for attention in _find(blocks, Attention):
+            for attention in find(blocks, Attention):
                 for parameter in attention.q_proj.parameters():
                     parameter.data *= attention.head_width**power
 
@@ -53,7 +53,7 @@ def swapped_queries_and_keys() -> Fault:
     """Queries are made by the key projection and the reverse."""
 
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for attention in _find(blocks, Attention):
+        for attention in find(blocks, Attention):
             attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
 
     return Fault("queries and keys are swapped", edit, edit)
@@ -63,7 +63,7 @@ def rotary_layout() -> Fault:
     """Neighbouring features are turned instead of the two halves: queries and keys were not permuted."""
 
     def edit(model: nn.Module, _: Sequence[nn.Module]) -> None:
-        for rotary in _find([model], RotaryEmbedding):
+        for rotary in find([model], RotaryEmbedding):
             half_split = rotary.layout is RotaryLayout.HALF_SPLIT
             rotary.layout = RotaryLayout.INTERLEAVED if half_split else RotaryLayout.HALF_SPLIT
 
@@ -75,7 +75,7 @@ def head_mapping() -> Fault:
 
     def edit(back: bool) -> Edit:
         def reorder(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for attention in _find(blocks, Attention):
+            for attention in find(blocks, Attention):
                 heads = attention.q_proj.out_features // attention.head_width
                 order = torch.arange(heads).view(attention.group, -1).T.flatten()  # position -> original head
                 order = order.argsort() if back else order
@@ -99,7 +99,8 @@ def activation(wrong: Activation, right: Activation, cause: str) -> Fault:
 
     def use(name: Activation) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for layer in _find(blocks, MLP):
+            layers: list[MLP | GatedMLP] = [*find(blocks, MLP), *find(blocks, GatedMLP)]
+            for layer in layers:
                 layer.activation = name
 
         return edit
@@ -112,13 +113,23 @@ def epsilon() -> Fault:
 
     def scale(factor: float) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            norms: list[nn.LayerNorm | RMSNorm] = [*_find(blocks, nn.LayerNorm), *_find(blocks, RMSNorm)]
+            norms: list[nn.LayerNorm | RMSNorm] = [*find(blocks, nn.LayerNorm), *find(blocks, RMSNorm)]
             for norm in norms:
                 norm.eps *= factor
 
         return edit
 
     return Fault("the epsilon of the norms is ten times too large", scale(10.0), scale(0.1))
+
+
+def unit_offset() -> Fault:
+    """Norms multiply by their weight where they must add one to it, or the reverse."""
+
+    def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        for norm in find(blocks, RMSNorm):
+            norm.unit_offset = not norm.unit_offset
+
+    return Fault("norms multiply by their weight instead of 1 + weight, or the reverse", edit, edit)
 
 
 def untransposed(name: str, cause: str) -> Fault:
@@ -130,7 +141,7 @@ def untransposed(name: str, cause: str) -> Fault:
     """
 
     def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        for attention in _find(blocks, Attention):
+        for attention in find(blocks, Attention):
             linear = attention.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             linear.weight.data = linear.weight.data.T.contiguous()
@@ -138,6 +149,6 @@ def untransposed(name: str, cause: str) -> Fault:
     return Fault(cause, edit, edit)
 
 
-def _find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:
+def find(roots: Sequence[nn.Module], kind: type[Layer]) -> Iterator[Layer]:
     """Every module of this kind."""
     return (module for root in roots for module in root.modules() if isinstance(module, kind))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from archlab.interop.parity.twin import Twin
-from archlab.models.registry import Kind
+from archlab.models.families.family import Kind
 
 
 class Probe(ABC):

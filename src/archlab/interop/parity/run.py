@@ -23,7 +23,8 @@ from archlab.interop.parity.results import Check, Control, FamilyResult
 from archlab.interop.parity.states import blocks
 from archlab.interop.parity.twin import Twin, build
 from archlab.layers.attention import Implementation, set_implementation
-from archlab.models.registry import FAMILIES, Family, Kind, find
+from archlab.models.families.family import Family, Kind
+from archlab.models.registry import FAMILIES, find
 from archlab.progress import track
 from archlab.train.folder import write_text
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from archlab.interop.weights import WeightMap
-from archlab.models.registry import Family
+from archlab.models.families.family import Family
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,15 @@ def build(family: Family, seed: int = 0) -> Twin:
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter anew, gains and biases of norms too: at their usual 1 and 0 they would hide mistakes."""
+    """Draw every parameter of a new model anew, gains and biases of norms too: as they start, they would hide mistakes.
+
+    Gains stay near where they start: at 1, or at 0 where the norm adds one.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             gain = parameter.dim() == 1 and name.endswith("weight")
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_((1.0 if gain else 0.0) + 0.2 * noise)
+            parameter.copy_((parameter.mean() if gain else 0.0) + 0.2 * noise)
 
 
 def file_names(reference: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

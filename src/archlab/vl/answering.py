@@ -1,0 +1,73 @@
+"""Asking a trained run about pictures: the arm with its frozen encoder, tokenizer and read-out, opened as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from archlab.config import RunConfig
+from archlab.data.batch import Batch
+from archlab.data.tokenizer import TextTokenizer
+from archlab.errors import UserError
+from archlab.evaluate.readout import EmbeddingReadout, TokenReadout, speaking_readout
+from archlab.train.checkpoint import load_checkpoint
+from archlab.vl.arms import SupervisedArm, build_arm
+from archlab.vl.encoder import FrozenEncoder
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A run that can be asked.
+
+    Attributes:
+        config: what it was trained with.
+        encoder: the frozen encoder that it reads images through.
+        tokenizer: its own.
+        readout: chooses among candidates, speaks, and embeds; asked with the batches of `request`.
+    """
+
+    config: RunConfig
+    encoder: FrozenEncoder
+    tokenizer: TextTokenizer
+    readout: TokenReadout | EmbeddingReadout
+
+    @classmethod
+    def open(cls, run: Path) -> Answerer:
+        """Load a finished run and its encoder; no data are needed.
+
+        Raises:
+            UserError: the run or its encoder cannot be read, the encoder is not the run's, or its arm does not speak.
+        """
+        checkpoint = load_checkpoint(run, RunConfig)
+        config, tokenizer = checkpoint.config, checkpoint.tokenizer
+        if config.arm == "supervised" or tokenizer is None:
+            raise UserError(
+                f"run {run}: the {config.arm} arm does not speak; give a run of the token or the vljepa arm"
+            )
+        encoder = FrozenEncoder.load(config.encoder.weights)
+        if encoder.digest != checkpoint.metrics.get("encoder_digest"):
+            raise UserError(
+                f"run {run}: its features came from other weights than encoder.weights={config.encoder.weights!r} has "
+                f"now; restore those, or train the run again"
+            )
+        arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0)
+        assert not isinstance(arm, SupervisedArm)
+        checkpoint.load_into(arm)
+        return cls(config, encoder, tokenizer, speaking_readout(arm, tokenizer, config.tokenizer.max_target))
+
+    def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
+        """What the read-out is asked with: uint8 RGB images (B, H, W, 3) of the encoder's size, and B queries."""
+        return make_request(self.encoder, self.tokenizer, self.config.tokenizer.max_query, images, queries)
+
+
+def make_request(
+    encoder: FrozenEncoder, tokenizer: TextTokenizer, max_query: int, images: np.ndarray, queries: Sequence[str]
+) -> Batch:
+    """Encode images (B, H, W, 3) and B queries, of at most `max_query` tokens, as a batch without target."""
+    query, query_mask = tokenizer.encode(queries, max_query)
+    features = encoder.encode(torch.tensor(images))  # a copy: decoded images may be read-only
+    return Batch.without_target(features, torch.from_numpy(query), torch.from_numpy(query_mask))

@@ -1,0 +1,177 @@
+"""Whole comparisons of tiny arms in this process: nothing is spawned, and no memory is measured."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from archlab.compare import experiment, inference
+from archlab.compare.assemble import _untested
+from archlab.compare.experiment import batch_shapes, primary, run_compare
+from archlab.compare.flops import BatchShape
+from archlab.compare.report import render_report
+from archlab.compare.scores import load_results
+from archlab.config import CompareConfig, DataConfig, PairsData, RunConfig
+from archlab.data.features import FeatureStore
+from archlab.errors import UserError
+from archlab.train.run import run_order, training_batch
+from archlab.train.setup import Setup
+
+Compare = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def compare(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """`compare(run, budget=...)`: the results of a comparison, written to `tmp_path / "out"`."""
+
+    def no_memory(*_: object) -> dict[str, Any]:
+        return {"peak_memory_mib": 1.0, "start_memory_mib": 1.0, "gpu_memory": "not measured"}
+
+    monkeypatch.setattr(experiment, "train_all", lambda *_, **__: None)  # what is not trained yet is trained here
+    monkeypatch.setattr(inference, "peak_memory_of", no_memory)
+
+    def run(run: RunConfig = tiny_config, **changes: Any) -> dict[str, Any]:
+        config = CompareConfig(
+            run=run, test_items=12, pmi_gallery=4, bootstrap_samples=100, latency_batches=[1], latency_requests=1,
+            **changes,
+        )  # fmt: skip
+        run_compare(config, tmp_path / "out", "tiny")
+        found: dict[str, Any] = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+        return found
+
+    return run
+
+
+def folder_of(folder: Path, texts: Mapping[str, str], images: int = 12) -> DataConfig:
+    """Pictures of one colour with captions ("c"), questions ("q") or both ("cq"), as `texts` says for each split."""
+    folder.mkdir()
+    generator, lines = np.random.default_rng(0), []
+    for split, kinds in texts.items():
+        for number in range(images):
+            shade = int(generator.integers(0, 256))
+            row: dict[str, str] = {"file_name": f"{split}-{number}.png", "split": split}
+            Image.new("RGB", (32, 32), (shade, number * 20 % 256, len(lines) % 256)).save(folder / row["file_name"])
+            if "c" in kinds:
+                row["text"] = f"shade {shade} and number {number}"
+            if "q" in kinds:
+                row |= {"question": "is it bright", "answer": "yes" if shade > 127 else "no"}
+            lines.append(json.dumps(row))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return DataConfig(source=str(folder), pairs=PairsData())
+
+
+@pytest.mark.parametrize(
+    ("budget", "differs"),
+    [("paper", {"trunk.depth"}), ("equal-params", {"trunk.feed_forward"}), ("equal-flops", {"optimizer.steps"})],
+)
+def test_every_budget_runs_to_a_report_and_differs_in_what_it_declares(
+    compare: Compare, tmp_path: Path, budget: str, differs: set[str]
+) -> None:
+    results = compare(budget=budget, learning_rates=[1e-3, 2e-3], sweep_steps=2)
+    found = results["budget"]["differs"].keys()
+    assert {"arm"} | differs <= found <= set(results["budget"]["may_differ"])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"Budget “{budget}”" in page
+    assert page == render_report(load_results(tmp_path / "out" / "results.json"))  # nothing that the file does not hold
+    token, vljepa = (results["arms"][arm]["training"] for arm in ("token", "vljepa"))
+    if budget == "equal-flops":
+        assert f"{token['steps']} steps of token and {vljepa['steps']} steps of VL-JEPA" in page
+        assert token["flops"] == pytest.approx(vljepa["flops"], rel=0.25)  # half a step of few
+
+
+def test_arms_without_a_common_checkpoint_have_no_paired_curve(compare: Compare, tiny_config: RunConfig) -> None:
+    late = replace(tiny_config, evaluation=replace(tiny_config.evaluation, checkpoints=1))
+    results = compare(late, budget="equal-flops")
+    assert set(results["paired"]["curves"].values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        ({"train": "q", "validation": "q", "test": "q"}, "no captions"),
+        ({"train": "cq", "validation": "q", "test": "cq"}, "none in validation"),
+        ({"train": "q", "validation": "cq", "test": "cq"}, "none in train"),
+        ({"train": "cq", "validation": "cq", "test": "q"}, "test split has no captions"),
+    ],
+)
+def test_retrieval_without_the_captions_it_needs_is_untested_with_the_reason(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path, texts: dict[str, str], reason: str
+) -> None:
+    results = compare(replace(tiny_config, data=folder_of(tmp_path / "data", texts)))
+    assert reason in results["untested"]["retrieval"]
+    token, vljepa = (results["arms"][arm]["test"]["test"] for arm in ("token", "vljepa"))
+    assert "vqa/accuracy" in token
+    assert "retrieval/image_to_text_r1" not in token
+    assert ("retrieval/image_to_text_r1" in vljepa) == ("c" in texts["test"])
+    page = html.unescape((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert f"retrieval: {results['untested']['retrieval']}" in page
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "message"),
+    [
+        ({"train": "c", "validation": "c", "test": "q"}, 12, r"its test split has no captions, and no questions while"),
+        ({"train": "c", "validation": "q", "test": "c"}, 12, r"its validation split has no captions, and no questions"),
+    ],
+)
+def test_data_that_could_not_be_scored_are_refused_before_anything_is_trained(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path, texts: dict[str, str], images: int, message: str
+) -> None:
+    data = folder_of(tmp_path / "data", texts, images)
+    with pytest.raises(UserError, match=message):
+        compare(replace(tiny_config, data=data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_test_image_is_refused_before_anything_is_trained(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    data = folder_of(tmp_path / "data", {"train": "c"}, images=14)  # a tenth of fourteen is one
+    with pytest.raises(UserError, match=r"its test split has a single image, and the shuffled-image control needs"):
+        compare(replace(tiny_config, data=data))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_image_is_refused_before_a_folder_is_made_that_the_remedy_would_not_fit(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    data = folder_of(tmp_path / "data", {"train": "c", "validation": "c", "test": "c"})
+    broken = tmp_path / "data" / "test-3.png"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"test-3.png: truncated or damaged.*on_error=skip"):
+        compare(replace(tiny_config, data=data))
+    results = compare(replace(tiny_config, data=replace(data, pairs=PairsData(on_error="skip"))))
+    assert len(results["data"]["skipped"]) == 1
+
+
+def test_shapes_of_batches_are_those_of_training_and_need_no_features(
+    tiny_config: RunConfig, tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = run_order(tiny_config, tiny_setup)
+    batches = [training_batch(tiny_config, tiny_setup, order, step) for step in range(tiny_config.optimizer.steps)]
+    monkeypatch.setattr(FeatureStore, "read", None)
+    assert batch_shapes(tiny_config, tiny_setup) == [
+        BatchShape(*batch.features.shape[:2], batch.query.shape[1], batch.target.shape[1]) for batch in batches
+    ]
+    assert len({batch.target.shape[1] for batch in batches}) > 1  # or one length for all would do
+
+
+def test_probes_that_too_few_questions_allow_are_untested_with_the_reason(
+    tiny_config: RunConfig, tiny_setup: Setup
+) -> None:
+    reasons = {probed: _untested(CompareConfig(run=tiny_config), tiny_setup, probed=probed) for probed in (True, False)}
+    assert "50 items in each of train, validation and test" in reasons[False]["probes"]
+    assert "probes" not in reasons[True]
+
+
+def test_a_sweep_over_captions_too_few_to_retrieve_among_goes_by_their_wording() -> None:
+    assert primary({"caption/cider_d": 0.3}) == 0.3
+    assert primary({"caption/cider_d": 0.3, "vqa/accuracy": 0.8}) == 0.8
