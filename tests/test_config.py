@@ -28,6 +28,7 @@ from archlab.config import (
     to_yaml,
 )
 from archlab.errors import UserError
+from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.layers.rotary_scaling import AnyRotaryScaling
 from archlab.models.registry import FAMILIES
 
@@ -35,7 +36,13 @@ SECTIONS = [
     section
     for _, section in inspect.getmembers(configuration, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == configuration.__name__
-] + [*typing.get_args(AnyRotaryScaling), *(family.config_class for family in FAMILIES.values())]
+] + [
+    BeamSearch,
+    Sampling,
+    Settings,
+    *typing.get_args(AnyRotaryScaling),
+    *(family.config_class for family in FAMILIES.values()),
+]
 
 
 def refused(overrides: list[str], kind: type = CompareConfig) -> str:

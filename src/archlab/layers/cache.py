@@ -37,6 +37,10 @@ class Cache(ABC):
         """
 
     @abstractmethod
+    def select(self, samples: Tensor) -> None:
+        """Keep the samples with these indices (N), in this order; one may be named several times."""
+
+    @abstractmethod
     def expand(self, copies: int) -> Cache:
         """A new one with every sample repeated `copies` times in a row, B * copies.
 
@@ -85,6 +89,12 @@ class KVCache(Cache):
         if self._kept is not None:
             keys, values = self._kept
             self._kept = keys[:, :, :length], values[:, :, :length]
+
+    def select(self, samples: Tensor) -> None:
+        """See `Cache`."""
+        if self._kept is not None:
+            keys, values = self._kept
+            self._kept = keys.index_select(0, samples), values.index_select(0, samples)
 
     def expand(self, copies: int) -> KVCache:
         """See `Cache`; a cache of the same kind."""
@@ -194,6 +204,16 @@ class StaticCache(KVCache):
         """See `Cache`."""
         assert 0 <= length <= self.length, f"cannot crop {self.length} tokens to {length}"
         self._length = length
+
+    def select(self, samples: Tensor) -> None:
+        """See `Cache`; only what is held is copied."""
+        if self._kept is not None:
+            picked = [part.index_select(0, samples) for part in self.read()]
+            if len(samples) != len(self._kept[0]):
+                keys, values = (part.new_empty(*part.shape[:2], self.capacity, part.shape[3]) for part in picked)
+                self._kept = keys, values
+            for room, part in zip(self._kept, picked, strict=True):
+                room[:, :, : self._length] = part
 
     def _twin(self) -> StaticCache:
         twin = StaticCache(self.capacity)

@@ -83,6 +83,12 @@ class MambaState(Cache):
         if length == 0:
             self._length, self._kept = 0, None
 
+    def select(self, samples: Tensor) -> None:
+        """See `Cache`."""
+        if self._kept is not None:
+            inputs, state = self._kept
+            self._kept = inputs.index_select(0, samples), state.index_select(0, samples)
+
     def expand(self, copies: int) -> MambaState:
         """See `Cache`."""
         expanded = MambaState()
