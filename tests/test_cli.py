@@ -39,6 +39,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.evaluate.command", "evaluate_run")
     stand_in("archlab.vl.generate", "generate")
     stand_in("archlab.bench.train", "bench_train")
+    stand_in("archlab.interop.parity.run", "run_parity")
     return calls
 
 
@@ -55,7 +56,7 @@ def raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     heavy = ["torch", "numpy", "transformers", "tokenizers", "matplotlib", "datasets", "yaml", "dacite", "rich"]
-    code = f"import sys, archlab.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, archlab.cli, archlab.models.registry; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -66,7 +67,7 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench"))
+    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity"))
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +133,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["generate", "run", "--image", "cat.png", "what is this ?"]) == 0
     assert main(["generate", "--image", "cat.png", "run"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
+    assert main(["parity"]) == 1  # the stand-in does not say that all is equal
+    assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
     assert called == [
         ("train_recipe", Path("recipes/arm.yaml"), ["seed=1", "blind=true"], Path("there")),
         ("train_recipe", Path("recipes/arm.yaml"), [], Path("runs/arm")),
@@ -140,6 +143,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("generate", Path("run"), Path("cat.png"), "what is this ?"),
         ("generate", Path("run"), Path("cat.png"), None),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
+        ("run_parity", None, ("show_causes", False), ("out", None)),
+        ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
     ]
 
 
@@ -161,6 +166,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["generate", "run"], "--image"),
         (["bench", "serve"], "'serve'"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
+        (["parity", "lama"], "did you mean 'llama'?"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_that_names_it(

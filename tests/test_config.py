@@ -28,12 +28,14 @@ from archlab.config import (
     to_yaml,
 )
 from archlab.errors import UserError
+from archlab.layers.rotary_scaling import Llama3Scaling
+from archlab.models.registry import FAMILIES
 
 SECTIONS = [
     section
     for _, section in inspect.getmembers(configuration, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == configuration.__name__
-]
+] + [Llama3Scaling, *(family.config_class for family in FAMILIES.values())]
 
 
 def refused(overrides: list[str], kind: type = CompareConfig) -> str:

@@ -22,12 +22,15 @@ _RESUMABLE = ("compare", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for an error that the user can mend, 130 when interrupted."""
+    """Run one command and return the exit code.
+
+    0 is success, 1 a comparison that failed, 2 an error that the user can mend, 130 an interruption.
+    """
     command = ""
     try:
         arguments = _parse(sys.argv[1:] if argv is None else list(argv))
         command = arguments.command
-        arguments.handler(arguments)
+        return arguments.handler(arguments) or 0
     except UserError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -48,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = "; the same command resumes the run" if command in _RESUMABLE else ""
         print(f"archlab: interrupted{how}", file=sys.stderr)
         return 130
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,6 +71,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "evaluate": _evaluate_parser(commands),
         "generate": _generate_parser(commands),
         "bench": _bench_parser(commands),
+        "parity": _parity_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -189,6 +192,28 @@ def _bench(arguments: argparse.Namespace) -> None:
     from archlab.bench.train import bench_train
 
     bench_train(rounds=arguments.rounds, precision=arguments.precision, out=arguments.out)
+
+
+def _parity_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = commands.add_parser("parity", help="prove that our models equal those of transformers")
+    parser.set_defaults(command="parity", handler=_parity)
+    parser.add_argument("family", nargs="?", metavar="FAMILY", help="family of models (default: all)")
+    parser.add_argument(
+        "--explain", action="store_true", help="name the first layer that diverges and the likely cause"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
+    return parser
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from archlab.models.registry import find
+
+    if arguments.family is not None:
+        find(arguments.family)  # before the imports, which take a while
+
+    from archlab.interop.parity.run import run_parity
+
+    return 0 if run_parity(arguments.family, show_causes=arguments.explain, out=arguments.out) else 1
 
 
 def _fail(message: str) -> int:

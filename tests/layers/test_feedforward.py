@@ -10,11 +10,17 @@ def gelu(x):
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
+def gelu_tanh(x):
+    return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
 def silu(x):
     return x / (1 + (-x).exp())
 
 
-@pytest.mark.parametrize(("name", "activation"), [("gelu", gelu), ("relu", lambda x: x.clamp(min=0))])
+@pytest.mark.parametrize(
+    ("name", "activation"), [("gelu", gelu), ("gelu-tanh", gelu_tanh), ("relu", lambda x: x.clamp(min=0))]
+)
 def test_mlp_is_its_formula(name, activation):
     mlp, x = MLP(6, 10, activation=name), torch.randn(2, 3, 6)
     up, down = mlp.up_proj, mlp.down_proj

@@ -6,12 +6,18 @@ Shape legend: W width, F hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 class MLP(nn.Module):
@@ -20,12 +26,12 @@ class MLP(nn.Module):
     Args:
         width: W.
         hidden: F.
-        activation: "gelu" is the exact one, not the tanh approximation.
+        activation: "gelu" is the exact one, "gelu-tanh" its approximation (arXiv 1606.08415, section 2) as in GPT-2.
         bias: whether both layers have one.
     """
 
     def __init__(
-        self, width: int, hidden: int, *, activation: Literal["gelu", "relu"] = "gelu", bias: bool = True
+        self, width: int, hidden: int, *, activation: Literal["gelu", "gelu-tanh", "relu"] = "gelu", bias: bool = True
     ) -> None:
         super().__init__()
         self.activation = activation

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.errors import UserError
+from archlab.layers.rotary_scaling import RotaryScaling
 
 
 class RotaryLayout(enum.Enum):
@@ -57,18 +58,26 @@ class RotaryEmbedding(nn.Module):
         head_width: D, even.
         base: the longest wavelength is about 2 pi * base positions.
         layout: how features are paired.
+        scaling: changes the frequencies for contexts longer than those of pretraining.
     """
 
     frequencies: Tensor
 
     def __init__(
-        self, head_width: int, *, base: float = 10000.0, layout: RotaryLayout = RotaryLayout.HALF_SPLIT
+        self,
+        head_width: int,
+        *,
+        base: float = 10000.0,
+        layout: RotaryLayout = RotaryLayout.HALF_SPLIT,
+        scaling: RotaryScaling | None = None,
     ) -> None:
         super().__init__()
         if head_width % 2:
             raise UserError(f"head_width={head_width}: must be even, rotary positions turn pairs of features")
         self.layout = layout
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)  # (D / 2)
+        if scaling is not None:
+            frequencies = scaling.scale(frequencies)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor) -> Rotation:

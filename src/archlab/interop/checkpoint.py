@@ -1,0 +1,170 @@
+"""Real checkpoints in the format of `transformers`: a folder with `config.json` and weights, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig
+
+from archlab.errors import UserError
+from archlab.models.registry import family_of, find_by_model_type
+from archlab.train.folder import atomic_write
+
+_CONFIG = "config.json"
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_INDEX = ".index.json"  # after the name of the weights: which tensor is in which shard
+
+
+def load_pretrained(source: str | Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Our model with the weights of a checkpoint, in evaluation mode.
+
+    Args:
+        source: folder, or id on the Hugging Face hub.
+        dtype: of the parameters.
+
+    Raises:
+        UserError: there is no such checkpoint, its family or one of its options is not implemented, a file is missing
+            or damaged, or the weights do not fit the configuration.
+    """
+    folder = _folder(source)
+    try:
+        theirs = read_config(folder)
+        family = find_by_model_type(theirs.model_type)
+        config = family.interop.config_from_hf(theirs)
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in family.model_class(config).state_dict().items()}
+        weights = family.interop.weights(config).from_hf(_weights(folder), shapes)
+    except UserError as error:
+        raise UserError(f"checkpoint {source}: {error}") from None
+    model = family.model_class(config).to(dtype)
+    model.load_state_dict(weights, strict=True)
+    return model.eval()
+
+
+def save_pretrained(model: nn.Module, folder: Path) -> None:
+    """Write a checkpoint that `transformers` loads; tokenizer and generation settings are not the model's.
+
+    Raises:
+        UserError: the model belongs to no family, `transformers` cannot express it, or a checkpoint is there already.
+    """
+    there = [name for name in (_CONFIG, _SAFE, _SAFE + _INDEX, _PICKLED, _PICKLED + _INDEX) if (folder / name).exists()]
+    if there:
+        raise UserError(f"output folder {folder}: holds {there[0]}; name another folder, or remove the checkpoint")
+    family = family_of(model)
+    theirs = family.interop.config_to_hf(model.config)
+    with torch.device("meta"):
+        theirs.architectures = [type(family.interop.reference(theirs)).__name__]
+    theirs.dtype = next(model.parameters()).dtype
+    weights = family.interop.weights(model.config).to_hf(
+        {name: value.detach() for name, value in model.state_dict().items()}
+    )
+    with atomic_write(folder / _CONFIG, folder / _SAFE) as (config_path, weights_path):
+        config_path.write_text(theirs.to_json_string(), encoding="utf-8")
+        save_file(weights, weights_path, metadata={"format": "pt"})
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a checkpoint's folder, with the defaults of `transformers` for what it leaves out.
+
+    Raises:
+        UserError: it is missing, damaged, or of a family that is not implemented.
+    """
+    given = _read_json(folder / _CONFIG)
+    model_type = given.get("model_type")
+    if not isinstance(model_type, str):
+        raise UserError(f"{_CONFIG} names no model_type; it must be written by transformers")
+    find_by_model_type(model_type)
+    try:
+        return AutoConfig.for_model(**given)
+    except Exception as error:  # validation raises errors of many classes, all about a value in the file
+        raise UserError(f"{_CONFIG}: {' '.join(str(error).split())}") from None
+
+
+class _Weights(Mapping[str, Tensor]):
+    """Tensors of all weight files by name; each is read when it is asked for."""
+
+    def __init__(self, files: Mapping[str, Any]) -> None:
+        self.files = files  # name of a tensor -> the open file, or the tensors of a pickled one
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self.files[name]
+        return file[name] if isinstance(file, dict) else file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _weights(folder: Path) -> _Weights:
+    for single in (_SAFE, _PICKLED):
+        if (folder / single).exists():
+            names = [single]
+        elif (folder / (single + _INDEX)).exists():
+            shards = _read_json(folder / (single + _INDEX)).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                raise UserError(f"{single}{_INDEX} is damaged; download it again")
+            names = sorted(set(shards.values()))
+        else:
+            continue
+        files: dict[str, Any] = {}
+        for name in names:
+            opened = _open(folder, name)
+            files |= dict.fromkeys(opened.keys(), opened)
+        return _Weights(files)
+    raise UserError(f"holds neither {_SAFE} nor {_PICKLED}; give the folder of a checkpoint of transformers")
+
+
+def _open(folder: Path, name: str) -> Any:
+    """One weight file: tensors by name, read lazily where the format can."""
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
+        raise UserError(f"{name} is missing; download it again")
+    try:
+        if path.suffix == ".safetensors":
+            return safe_open(path, "pt")
+        # weights_only: the file may come from anywhere, and unrestricted unpickling would run what it likes.
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} is damaged or cut short ({reason}); download it again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{name} holds no tensors by name; give the weights of a model")
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is missing; give the folder of a checkpoint of transformers") from None
+    except ValueError:
+        read = None
+    if not isinstance(read, dict):
+        raise UserError(f"{path.name} is damaged; download it again")
+    return read
+
+
+def _folder(source: str | Path) -> Path:
+    """The folder itself, or the downloaded copy of what the hub has under this id."""
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or len(source.split("/")) > 2 or source.startswith((".", "~", "/")):
+        raise UserError(f"checkpoint {source}: no such folder; give a folder with {_CONFIG}, or a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {source}: no such folder, and the hub does not give it ({reason})") from None

@@ -1,0 +1,154 @@
+"""Parity of whole families, as a table and as JSON: what `archlab parity` does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import torch
+import transformers
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from archlab import __version__
+from archlab.interop.parity import checks, decoding
+from archlab.interop.parity.checks import Outcome
+from archlab.interop.parity.explain import explain
+from archlab.interop.parity.results import Check, Control, FamilyResult
+from archlab.interop.parity.states import blocks
+from archlab.interop.parity.twin import Twin, build
+from archlab.layers.attention import Implementation, set_implementation
+from archlab.models.registry import FAMILIES, Family, Kind, find
+from archlab.progress import track
+from archlab.train.folder import write_text
+
+_COMMON: dict[str, Callable[[Twin], Outcome]] = {
+    "hidden states": checks.hidden_states,
+    "output": checks.output,
+    "gradients": checks.gradients,
+    "round trip": checks.round_trip,
+}
+CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
+    "decoder": _COMMON
+    | {
+        "cached decoding": decoding.cached_decoding,
+        "padding invariance": decoding.padding_invariance,
+        "generation": decoding.generation,
+    },
+    "vision": _COMMON,
+}
+"""The comparisons of each kind of model by name."""
+
+
+def run_parity(name: str | None, *, show_causes: bool, out: Path | None) -> bool:
+    """Compare one family, or all, with their references; print a table.
+
+    Args:
+        name: of the family; None runs all.
+        show_causes: also print why what differs does, planted bugs included.
+        out: JSON file for the results.
+
+    Returns:
+        Whether everything is equal and every planted bug was noticed.
+
+    Raises:
+        UserError: the family is unknown.
+    """
+    families = list(FAMILIES.values()) if name is None else [find(name)]
+    results = []
+    with track("parity", len(families)) as progress:
+        for family in families:
+            results.append(family_parity(family))
+            progress.advance()
+    print_table(results)
+    if show_causes:
+        print_causes(results)
+    if out is not None:
+        versions = {"archlab": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+        written = {"versions": versions, "families": [result.to_dict() for result in results]}
+        write_text(out, json.dumps(written, indent=2) + "\n")
+    return all(result.passed for result in results)
+
+
+def family_parity(family: Family) -> FamilyResult:
+    """Every comparison with both implementations of attention, and every planted bug."""
+    twin = build(family)
+    measured = compare(twin)
+    explanation = ""
+    failed = [check.name for check in measured if not check.passed]
+    if failed:
+        why = explain(twin, failed[0])
+        explanation = f"{why.first or 'no layer'} diverges first; likely cause: {why.cause}"
+    return FamilyResult(
+        family=family.name, checks=tuple(measured), controls=tuple(controls(twin)), explanation=explanation
+    )
+
+
+def compare(twin: Twin) -> list[Check]:
+    """Every comparison of the family's kind with both implementations of attention."""
+    found = []
+    for attention in get_args(Implementation):
+        set_implementation(twin.model, attention)
+        for name, check in CHECKS[twin.family.kind].items():
+            error, passed, where = check(twin)
+            found.append(Check(name=name, attention=attention, error=error, passed=passed, where=where))
+    return found
+
+
+def controls(twin: Twin) -> list[Control]:
+    """Plant each bug of the family in the middle layer of a copy, and see whether the comparison notices."""
+    found = []
+    for fault in twin.family.interop.FAULTS:
+        faulty = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
+        layers = blocks(faulty)
+        middle = len(layers) // 2
+        fault.plant(faulty.model, layers[middle : middle + 1])
+        noticed = not checks.hidden_states(faulty)[1]
+        why = explain(faulty)
+        found.append(Control(fault=fault.cause, noticed=noticed, first=why.first, cause=why.cause))
+    return found
+
+
+def print_table(results: Sequence[FamilyResult]) -> None:
+    """Print the largest errors, one row per family and comparison."""
+    table = Table(
+        title=f"Largest difference from transformers {transformers.__version__}, float32, tiny random models",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for header in ("family", "comparison"):
+        table.add_column(header, no_wrap=True)
+    for header in get_args(Implementation):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for result in results:
+        names = dict.fromkeys(check.name for check in result.checks)
+        for row, name in enumerate(names):
+            same = [check for check in result.checks if check.name == name]
+            errors = [f"{check.error:.1e}" if check.error else "0" for check in same]
+            failed = [check for check in same if not check.passed]
+            verdict = f"differs: {failed[0].where}" if failed else "equal"
+            table.add_row("" if row else result.family, name, *errors, verdict)
+        noticed = sum(control.noticed for control in result.controls)
+        table.add_row("", "planted bugs noticed", f"{noticed}/{len(result.controls)}", "", "")
+        table.add_section()
+    Console().print(table)
+
+
+def print_causes(results: Sequence[FamilyResult]) -> None:
+    """Print why what differs does, and what is said of each planted bug."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for result in results:
+        say(f"{result.family}: {result.explanation or 'equal to the reference'}")
+        for control in result.controls:
+            say(f"  planted: {control.fault}")
+            say(f"    found: {control.first or 'nothing'} diverges first; likely cause: {control.cause}")

@@ -1,0 +1,64 @@
+"""Where the tokens of a decoder stand and what each may attend to, with padding and with a cache.
+
+Shape legend: B samples, T new tokens, P tokens in the cache, Tk = P + T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from archlab.errors import UserError
+from archlab.layers import masks
+from archlab.layers.cache import KVCache
+
+
+@dataclass(frozen=True)
+class CausalContext:
+    """What every layer of a decoder shares in one call.
+
+    Attributes:
+        positions: of the new tokens, (B or 1, T).
+        key_positions: of cached and new tokens, (B or 1, Tk).
+        mask: True = may attend, (B or 1, 1, T, Tk).
+    """
+
+    positions: Tensor
+    key_positions: Tensor
+    mask: Tensor
+
+
+def causal_context(
+    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[KVCache] | None, limit: int
+) -> CausalContext:
+    """Count positions over real tokens only, so that padding on either side changes nothing.
+
+    Args:
+        tokens: new tokens (B, T); only the shape and the device are read.
+        mask: True at real tokens, of the cache and new, (B, Tk); None: all are real.
+        cache: of the layers; None: there is none.
+        limit: most tokens that the model reads.
+
+    Raises:
+        UserError: there are more tokens than `limit`, or the mask has another shape.
+    """
+    samples, new = tokens.shape
+    length = (cache[0].length if cache else 0) + new
+    if length > limit:
+        raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
+    if mask is None:
+        key_positions = torch.arange(length, device=tokens.device)[None]  # (1, Tk)
+    elif mask.shape != (samples, length):
+        raise UserError(
+            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
+        )
+    else:
+        key_positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # (B, Tk); padding repeats its neighbour's
+    positions = key_positions[:, length - new :]
+    may_attend = masks.causal(positions, key_positions)
+    if mask is not None:
+        may_attend = masks.combine(may_attend, masks.padding(mask))
+    return CausalContext(positions, key_positions, may_attend)

@@ -1,0 +1,168 @@
+"""Checkpoints go from `transformers` to us and back; what is wrong with one is said in one line."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from transformers import GenerationConfig
+
+from archlab.errors import UserError
+from archlab.interop.checkpoint import load_pretrained, save_pretrained
+from archlab.interop.parity.decoding import greedy
+from archlab.interop.parity.probes import PROBES
+from archlab.interop.parity.twin import build, randomise
+from archlab.layers.positions import RotaryEmbedding
+from archlab.models.registry import FAMILIES, find
+
+FAMILY = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+DECODER = pytest.mark.parametrize(
+    "family",
+    [f for f in FAMILIES.values() if f.kind == "decoder"],
+    ids=[n for n, f in FAMILIES.items() if f.kind == "decoder"],
+)
+
+
+def made(family):
+    model = family.model_class(family.config()).eval()
+    randomise(model, torch.Generator().manual_seed(0))
+    return model
+
+
+def probe(family, config):
+    return PROBES[family.kind].inputs(config, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A checkpoint as `transformers` writes it."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    build(find("gpt2")).reference.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(gpt2, tmp_path):
+    return shutil.copytree(gpt2, tmp_path / "checkpoint")
+
+
+@FAMILY
+def test_what_transformers_saved_is_read_whole_or_in_shards(family, tmp_path):
+    twin = build(family)
+    inputs = probe(family, twin.config)
+    expected = PROBES[family.kind].ours(twin.model, inputs)
+    for name, options in (("whole", {}), ("shards", {"max_shard_size": "10KB"})):
+        twin.reference.save_pretrained(tmp_path / name, **options)
+        assert (tmp_path / name / "model.safetensors.index.json").exists() == (name == "shards")
+        model = load_pretrained(tmp_path / name)
+        assert (type(model), model.config) == (family.model_class, twin.config)
+        assert torch.equal(PROBES[family.kind].ours(model, inputs), expected)
+
+
+@FAMILY
+def test_an_export_loads_in_transformers_and_answers_the_same(family, tmp_path):
+    model = made(family)
+    save_pretrained(model, tmp_path)
+    kind = getattr(transformers, json.loads((tmp_path / "config.json").read_text())["architectures"][0])
+    theirs, report = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert all("pooler" in name for name in report["missing_keys"])
+    inputs = probe(family, model.config)
+    torch.testing.assert_close(
+        PROBES[family.kind].ours(model, inputs), PROBES[family.kind].theirs(theirs, inputs), rtol=1e-4, atol=1e-5
+    )
+    again = load_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+@DECODER
+def test_an_export_generates_the_same_tokens(family, tmp_path):
+    model = made(family)
+    save_pretrained(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = probe(family, model.config)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=10, pad_token_id=0)
+    expected = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
+    assert torch.equal(greedy(model, tokens, 10), expected)
+
+
+def test_the_older_format_is_read_without_running_what_it_holds(copied):
+    expected = load_pretrained(copied).state_dict()
+    tensors = build(find("gpt2")).reference.state_dict()
+    (copied / "model.safetensors").unlink()
+    torch.save(tensors, copied / "pytorch_model.bin")
+    found = load_pretrained(copied).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    torch.save({"rope": RotaryEmbedding(4)}, copied / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model.bin is damaged"):
+        load_pretrained(copied)
+
+
+def test_the_type_of_the_parameters_can_be_chosen(gpt2):
+    assert {p.dtype for p in load_pretrained(gpt2, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
+
+
+def test_a_checkpoint_is_never_overwritten(gpt2):
+    before = (gpt2 / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"holds config.json; name another folder"):
+        save_pretrained(made(find("gpt2")), gpt2)
+    assert (gpt2 / "model.safetensors").read_bytes() == before
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: cut(folder / "model.safetensors"), "model.safetensors is damaged or cut short"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is damaged or cut short"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor pytorch_model.bin"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
+        (lambda folder: rewrite(folder / "config.json", model_type="mystery"), "model_type 'mystery' is unknown"),
+        (lambda folder: rewrite(folder / "config.json", n_layer="three"), "n_layer"),
+        (lambda folder: rewrite(folder / "config.json", n_layer=4), r"missing: transformer.h.3"),
+        (lambda folder: rewrite(folder / "config.json", n_head=5), "heads=5"),
+        (lambda folder: rewrite(folder / "config.json", vocab_size=60), "wrong shape: transformer.wte.weight"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(copied, damage, message):
+    damage(copied)
+    with pytest.raises(UserError, match=message) as caught:
+        load_pretrained(copied)
+    assert "\n" not in str(caught.value)
+    assert str(copied) in str(caught.value)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    build(find("gpt2")).reference.save_pretrained(tmp_path, max_shard_size="10KB")
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(UserError, match=f"{shard.name} is missing"):
+        load_pretrained(tmp_path)
+
+
+def test_a_hub_id_is_downloaded(gpt2, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(gpt2))
+    assert load_pretrained("someone/gpt2").config == find("gpt2").config()
+    assert asked == ["someone/gpt2"]
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(UserError, match=r"someone/gpt2: no such folder, and the hub does not give it \(no\)"):
+        load_pretrained("someone/gpt2")
+    with pytest.raises(UserError, match="no/such/folder: no such folder"):
+        load_pretrained("no/such/folder")

@@ -1,0 +1,160 @@
+"""Every family equals its reference, every planted bug is noticed, and so is every fault of the checks' own subject."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from archlab.errors import UserError
+from archlab.interop.parity import run
+from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
+from archlab.interop.parity.decoding import cached_decoding, generation, padding_invariance
+from archlab.interop.parity.explain import explain
+from archlab.interop.parity.results import STATES, within
+from archlab.interop.parity.states import blocks
+from archlab.interop.parity.twin import build
+from archlab.layers import causal
+from archlab.layers.attention import set_implementation
+from archlab.models.registry import FAMILIES, find
+
+FAULTS = [(name, index) for name, family in FAMILIES.items() for index in range(len(family.interop.FAULTS))]
+CHECKS = [(name, check) for name, family in FAMILIES.items() for check in run.CHECKS[family.kind]]
+TWINS = {}
+
+
+def twin_of(name):
+    """A copy of the family's twin that a test may change."""
+    if name not in TWINS:
+        TWINS[name] = build(FAMILIES[name])
+    return dataclasses.replace(TWINS[name], model=copy.deepcopy(TWINS[name].model))
+
+
+@pytest.mark.parametrize("attention", ["fused", "readable"])
+@pytest.mark.parametrize(("name", "check"), CHECKS)
+def test_ours_equals_the_reference(name, check, attention):
+    twin = twin_of(name)
+    set_implementation(twin.model, attention)
+    error, passed, where = run.CHECKS[twin.family.kind][check](twin)
+    assert passed, f"{where}: off by {error}"
+
+
+@pytest.mark.parametrize(("name", "index"), FAULTS)
+def test_a_planted_bug_is_noticed_and_explained(name, index):
+    twin = twin_of(name)
+    fault, layers = twin.family.interop.FAULTS[index], blocks(twin)
+    fault.plant(twin.model, layers[1:2])
+    assert not hidden_states(twin)[1]
+    assert not output(twin)[1]
+    found = explain(twin)
+    assert found.cause == fault.cause
+    changed = "output of blocks.0" if "layout" in fault.cause else "output of blocks.1"
+    assert found.first == changed
+
+
+@pytest.mark.parametrize(("name", "index"), FAULTS)
+def test_a_bug_in_every_layer_is_explained_too(name, index):
+    twin = twin_of(name)
+    fault = twin.family.interop.FAULTS[index]
+    fault.plant(twin.model, blocks(twin))
+    assert explain(twin).cause == fault.cause
+
+
+def test_gradients_notice_a_detached_part():
+    twin = twin_of("llama")
+    norm = twin.model.norm
+    norm.register_forward_hook(lambda _, __, out: out + (out.detach() - out) * 0.5)
+    assert output(twin)[1]
+    error, passed, where = gradients(twin)
+    assert not passed
+    assert error > 0
+    assert explain(twin, "gradients").cause.startswith("every layer agrees; a part is detached")
+    assert where
+
+
+def test_decoding_notices_positions_that_start_again_after_the_cache(monkeypatch):
+    twin = twin_of("gpt2")
+
+    def restart(tokens, **options):
+        at = causal.causal_context(tokens, **options)
+        return dataclasses.replace(at, positions=at.positions - at.positions[:, :1])
+
+    monkeypatch.setattr("archlab.models.gpt2.causal_context", restart)
+    assert hidden_states(twin)[1]
+    assert not cached_decoding(twin)[1]
+    assert not padding_invariance(twin)[1] or not generation(twin)[1]
+
+
+def test_padding_that_is_seen_is_noticed(monkeypatch):
+    twin = twin_of("llama")
+
+    def blind(tokens, *, mask, cache, limit):
+        return causal.causal_context(tokens, mask=None, cache=cache, limit=limit)
+
+    monkeypatch.setattr("archlab.models.llama.causal_context", blind)
+    assert hidden_states(twin)[1]
+    assert not padding_invariance(twin)[1]
+
+
+def test_a_map_that_does_not_return_what_it_was_given_is_noticed(monkeypatch):
+    twin = twin_of("gpt2")
+    assert round_trip(twin)[1]
+    monkeypatch.setattr("archlab.interop.transforms.Fused.to_theirs", lambda _, ours: (torch.cat(ours[::-1]),))
+    assert round_trip(twin)[1:] == (False, "transformer.h.0.attn.c_attn.weight")
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "first", "cause"),
+    [
+        ("llama", lambda model: model.token_embedding.weight, "input of blocks.0", "embeddings"),
+        ("llama", lambda model: model.norm.weight, "output of the model", "final norm"),
+        ("llama", lambda model: model.blocks[2].attention.k_proj.weight, "output of blocks.2", "agrees: scores"),
+        ("gpt2", lambda model: model.blocks[0].feed_forward.up_proj.bias, "output of blocks.0", "differs too: norms"),
+        ("vit", lambda model: model.blocks[0].feed_forward.up_proj.bias, "output of blocks.0", "a part of this layer"),
+    ],
+)
+def test_an_unknown_bug_is_described_by_its_pattern(name, edit, first, cause):
+    twin = twin_of(name)
+    with torch.no_grad():
+        edit(twin.model).mul_(1.5)
+    found = explain(twin)
+    assert found.first == first
+    assert cause in found.cause
+
+
+def test_nothing_but_equal_is_within_the_tolerance():
+    one = torch.ones(3)
+    assert within(one, one, STATES) == (0.0, True)
+    for other in (one + 1e-3, one * torch.nan, torch.ones(2), torch.tensor([1.0, 1.0, torch.inf])):
+        assert not within(one, other, STATES)[1]
+        assert not within(other, one, STATES)[1]
+
+
+def test_a_run_prints_a_table_and_writes_the_results(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    path = tmp_path / "parity.json"
+    assert run.run_parity("vit", show_causes=True, out=path)
+    (family,) = json.loads(path.read_text())["families"]
+    assert (family["family"], family["passed"]) == ("vit", True)
+    assert {check["name"] for check in family["checks"]} == set(run.CHECKS["vision"])
+    assert all(control["noticed"] and control["cause"] == control["fault"] for control in family["controls"])
+    shown = capsys.readouterr().out
+    assert "hidden states" in shown
+    assert "likely cause: queries and keys are swapped" in shown
+
+
+def test_a_difference_is_said_with_place_and_cause(monkeypatch, capsys):
+    twin = twin_of("gpt2")
+    find("gpt2").interop.FAULTS[1].plant(twin.model, blocks(twin)[2:3])
+    monkeypatch.setattr(run, "build", lambda family: twin)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert not run.run_parity("gpt2", show_causes=True, out=None)
+    shown = capsys.readouterr().out
+    assert "differs: output of blocks.2" in shown
+    assert "output of blocks.2 diverges first; likely cause: attention scores are not divided" in shown
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(UserError, match="'lama' is unknown; did you mean 'llama'"):
+        run.run_parity("lama", show_causes=False, out=None)
