@@ -52,6 +52,7 @@ class Attention(nn.Module):
         self.head_width = width // heads
         self.group = heads // key_value_heads
         self.implementation: Implementation = implementation
+        self.dropout = 0.0  # of the weights, in training; set by `layers.dropout.set_dropout`
         self.q_proj = nn.Linear(width, width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
@@ -128,10 +129,11 @@ class Attention(nn.Module):
         if mask is not None and mask.dim() == 3:
             mask = mask[:, None]  # (B, 1, Tq, Tk)
 
+        dropout = self.dropout if self.training else 0.0
         if self.implementation == "fused":
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, enable_gqa=self.group > 1)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, enable_gqa=self.group > 1)
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
-        mixed, weights = readable_attention(queries, keys, values, mask)
+        mixed, weights = readable_attention(queries, keys, values, mask, dropout)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
@@ -139,13 +141,16 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, T, H * D) -> (B, H, T, D)
 
 
-def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def readable_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Attention step by step.
 
     Args:
         queries: (B, H, Tq, D).
         keys, values: (B, K, Tk, D); K divides H.
         mask: True = may attend, broadcasting to (B, H, Tq, Tk).
+        dropout: probability with which a weight is set to zero.
 
     Returns:
         mixed values (B, H, Tq, D) and weights (B, H, Tq, Tk).
@@ -159,6 +164,8 @@ def readable_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tens
         # The lowest finite number rather than -inf, and zero afterwards: a query that may attend nowhere gets zero
         # weights and zero gradients where -inf would give NaN.
         weights = scores.masked_fill(~mask, finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
+    if dropout:
+        weights = F.dropout(weights, dropout)
     return weights.to(values.dtype) @ values, weights
 
 
