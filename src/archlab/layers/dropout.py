@@ -20,7 +20,8 @@ def set_dropout(model: nn.Module, probability: float, attention: float = 0.0) ->
     Args:
         model: once only, and before its first step.
         probability: for the results that blocks add to the residual stream and for the embeddings that enter the first
-            block of every stack ("Attention is all you need", section 5.4), and for modules that are `nn.Dropout`.
+            block of every stack ("Attention is all you need", section 5.4), for modules that are `nn.Dropout`, and
+            between the layers of an LSTM.
         attention: for the weights of attention (GPT-2 and BERT have it, the paper has not).
     """
     for name, module in model.named_modules():
@@ -28,6 +29,8 @@ def set_dropout(model: nn.Module, probability: float, attention: float = 0.0) ->
             module.dropout = attention
         elif isinstance(module, nn.Dropout):
             module.p = probability
+        elif isinstance(module, nn.LSTM) and module.num_layers > 1:
+            module.dropout = probability
         if not probability:
             continue
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in RESIDUAL_OUTPUTS:
