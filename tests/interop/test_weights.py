@@ -18,6 +18,7 @@ MAP = WeightMap(
     values={"layer": range(2), "part": ("weight", "bias")},
     prefix="base.",
     tied={"head": "base.wte"},
+    zeros=("base.shift",),
     ignored=(r"h\.\d+\.mask",),
 )
 THEIRS = {
@@ -44,7 +45,7 @@ def test_there_and_back_is_the_same_bit_for_bit():
 
 def test_a_prefix_may_be_missing_tables_repeated_and_buffers_present():
     bare = {name.removeprefix("base."): tensor for name, tensor in THEIRS.items()}
-    given = bare | {"head": THEIRS["base.wte"].clone(), "h.0.mask": torch.ones(1)}
+    given = bare | {"head": THEIRS["base.wte"].clone(), "h.0.mask": torch.ones(1), "shift": torch.zeros(3)}
     assert same(MAP.from_hf(given, SHAPES), MAP.from_hf(THEIRS, SHAPES))
     unprefixed = dataclasses.replace(MAP, rules=(Rule("table", "wte"),), tied={})
     assert same(unprefixed.from_hf({"base.wte": THEIRS["base.wte"]}, SHAPES), {"table": THEIRS["base.wte"]})
@@ -59,6 +60,7 @@ def test_a_prefix_may_be_missing_tables_repeated_and_buffers_present():
         ({"base.wte": torch.ones(4, 5)}, r"wrong shape: base.wte \(4, 5\) for table \(5, 4\)"),
         ({"base.h.0.qk": torch.ones(4, 4)}, r"base.h.0.qk \(4, 4\) for 0.q \(2, 4\), 0.k \(1, 4\)"),
         ({"head": torch.ones(5, 4)}, "head differs from base.wte"),
+        ({"base.shift": torch.ones(3)}, "base.shift is not zero"),
         ({"wte": torch.ones(5, 4)}, "wte and base.wte are the same tensor"),
     ],
 )

@@ -14,8 +14,8 @@ WIDTH, HEADS = 24, 6
 IMPLEMENTATIONS = ["fused", "readable"]
 
 
-def naive_attention(attention, x, memory, mask):
-    """Attention of one sample by loops over heads and queries; mask (H, Tq, Tk)."""
+def naive_attention(attention, x, memory, mask, bias=None):
+    """Attention of one sample by loops over heads and queries; mask and bias (H, Tq, Tk)."""
     width, group = attention.head_width, attention.group
     queries, keys, values = attention.q_proj(x), attention.k_proj(memory), attention.v_proj(memory)
     rows = []
@@ -28,7 +28,10 @@ def naive_attention(attention, x, memory, mask):
             if len(allowed) == 0:
                 mixed.append(torch.zeros(width))
                 continue
-            scores = torch.stack([queries[t, own] @ keys[k, served] for k in allowed]) / width**0.5
+            scores = torch.stack([queries[t, own] @ keys[k, served] for k in allowed])
+            scores = scores * (width**-0.5 if attention.scale is None else attention.scale)
+            if bias is not None:
+                scores = scores + bias[head, t, allowed]
             weights = scores.exp() / scores.exp().sum()
             mixed.append(sum(weight * values[k, served] for weight, k in zip(weights, allowed, strict=True)))
         rows.append(torch.cat(mixed))
@@ -49,8 +52,23 @@ def test_attention_is_what_the_paper_says(implementation, key_value_heads, cross
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_scores_are_scaled_and_biased_as_asked_and_heads_have_their_own_width(implementation):
+    torch.manual_seed(0)
+    attention = Attention(WIDTH, HEADS, key_value_heads=3, head_width=5, scale=0.7, implementation=implementation)
+    x, bias = torch.randn(2, 5, WIDTH), torch.randn(2, HEADS, 5, 5)
+    mask = torch.rand(2, HEADS, 5, 5) > 0.4
+    for allowed in (None, mask):
+        out = attention(x, mask=allowed, bias=bias)
+        seen = torch.ones_like(mask) if allowed is None else mask
+        expected = torch.stack([naive_attention(attention, x[b], x[b], seen[b], bias[b]) for b in range(2)])
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+
+
 @given(
     seed=st.integers(0, 2**16),
+    bias_shape=st.sampled_from([None, (3, 6), (1, 6), (1, 1)]),
+    scale=st.sampled_from([None, 1.0]),
     key_value_heads=st.sampled_from([6, 3, 1]),
     cross=st.booleans(),
     rotary=st.booleans(),
@@ -58,9 +76,11 @@ def test_attention_is_what_the_paper_says(implementation, key_value_heads, cross
     mask_shape=st.sampled_from(["none", "keys", "queries", "sample", "head"]),
     share=st.floats(0, 1),
 )
-def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, cross, rotary, past, mask_shape, share):
+def test_fused_equals_readable_in_outputs_and_gradients(
+    seed, bias_shape, scale, key_value_heads, cross, rotary, past, mask_shape, share
+):
     torch.manual_seed(seed)
-    fused = Attention(WIDTH, HEADS, key_value_heads=key_value_heads, bias=True)
+    fused = Attention(WIDTH, HEADS, key_value_heads=key_value_heads, scale=scale, bias=True)
     readable = copy.deepcopy(fused)
     set_implementation(readable, "readable")
     samples, queries = 3, 5
@@ -78,32 +98,36 @@ def test_fused_equals_readable_in_outputs_and_gradients(seed, key_value_heads, c
     )
     inputs = torch.randn(samples, queries, WIDTH), torch.randn(samples, 4, WIDTH), torch.randn(samples, past, WIDTH)
     upstream = torch.randn(samples, queries, WIDTH)
+    added = None if bias_shape is None else torch.randn(*bias_shape, queries, keys)
 
     results = []
     for attention in (fused, readable):
+        bias = None if added is None else added.clone().requires_grad_()
         x, memory, before = (tensor.clone().requires_grad_() for tensor in inputs)
         cache = None
         if past and not cross:
             cache = KVCache()
             attention(before, cache=cache)
-        out = attention(x, memory=memory if cross else None, mask=mask, rotation=rotation, cache=cache)
+        out = attention(x, memory=memory if cross else None, mask=mask, bias=bias, rotation=rotation, cache=cache)
         out.backward(upstream)
-        results.append([out, x.grad, memory.grad, before.grad, *(p.grad for p in attention.parameters())])
+        learned = None if bias is None else bias.grad
+        results.append([out, x.grad, memory.grad, before.grad, learned, *(p.grad for p in attention.parameters())])
     for one, other in zip(*results, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [None, torch.randn(HEADS, 5, 5)], ids=["plain", "biased"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_query_that_may_attend_nowhere_gives_zeros_and_finite_gradients(implementation):
+def test_a_query_that_may_attend_nowhere_gives_zeros_and_finite_gradients(implementation, bias):
     torch.manual_seed(0)
     attention = Attention(WIDTH, HEADS, implementation=implementation)
     x = torch.randn(2, 5, WIDTH, requires_grad=True)
     mask = torch.ones(2, 5, 5, dtype=torch.bool)
     mask[0, 3] = False
     mask[1] = False
-    out = attention(x, mask=mask)
+    out = attention(x, mask=mask, bias=bias)
     assert (out[0, 3] == 0).all()
     assert (out[1] == 0).all()
     assert (out[0, 2] != 0).any()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from archlab.errors import UserError
-from archlab.models.registry import family_of, find_by_model_type
+from archlab.interop.family import Head
+from archlab.models.registry import Family, family_of, find_by_model_type
 from archlab.train.folder import atomic_write
 
 _CONFIG = "config.json"
@@ -23,28 +24,30 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = ".index.json"  # after the name of the weights: which tensor is in which shard
 
 
-def load_pretrained(source: str | Path, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_pretrained(source: str | Path, *, head: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Our model with the weights of a checkpoint, in evaluation mode.
 
     Args:
         source: folder, or id on the Hugging Face hub.
+        head: one of the family's `HEADS`, such as "masked-lm" of BERT; None: the family's own model.
         dtype: of the parameters.
 
     Raises:
-        UserError: there is no such checkpoint, its family or one of its options is not implemented, a file is missing
-            or damaged, or the weights do not fit the configuration.
+        UserError: there is no such checkpoint, its family, one of its options or the head is not implemented, a file
+            is missing or damaged, or the weights do not fit the configuration.
     """
     folder = _folder(source)
     try:
         theirs = read_config(folder)
         family = find_by_model_type(theirs.model_type)
         config = family.interop.config_from_hf(theirs)
+        kind = _head(family, head)
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in family.model_class(config).state_dict().items()}
-        weights = family.interop.weights(config).from_hf(_weights(folder), shapes)
+            shapes = {name: tensor.shape for name, tensor in kind.model(config, theirs).state_dict().items()}
+        weights = kind.weights(config).from_hf(_weights(folder), shapes)
     except UserError as error:
         raise UserError(f"checkpoint {source}: {error}") from None
-    model = family.model_class(config).to(dtype)
+    model = kind.model(config, theirs).to(dtype)
     model.load_state_dict(weights, strict=True)
     return model.eval()
 
@@ -86,6 +89,15 @@ def read_config(folder: Path) -> PretrainedConfig:
         return AutoConfig.for_model(**given)
     except Exception as error:  # validation raises errors of many classes, all about a value in the file
         raise UserError(f"{_CONFIG}: {' '.join(str(error).split())}") from None
+
+
+def _head(family: Family, name: str | None) -> Head:
+    if name is None:
+        return Head(lambda config, _: family.model_class(config), family.interop.weights)
+    heads: dict[str, Head] = getattr(family.interop, "HEADS", {})
+    if name not in heads:
+        raise UserError(f"head {name!r}: {family.name} has {', '.join(map(repr, heads)) or 'no heads'}")
+    return heads[name]
 
 
 class _Weights(Mapping[str, Tensor]):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from archlab.interop.weights import WeightMap
@@ -12,8 +15,21 @@ if TYPE_CHECKING:
     from archlab.interop.parity.faults import Fault
 
 
+@dataclass(frozen=True)
+class Head:
+    """A family's model with another output layer than that of the registry.
+
+    Attributes:
+        model: makes it of our configuration and theirs.
+        weights: its map, of our configuration.
+    """
+
+    model: Callable[[Any, PretrainedConfig], nn.Module]
+    weights: Callable[[Any], WeightMap]
+
+
 class Interop(Protocol):
-    """The module `archlab.interop.NAME`.
+    """The module `archlab.interop.NAME`. One whose models have heads also lists them, `HEADS: dict[str, Head]`.
 
     Attributes:
         BLOCKS: where the layers are, ours and theirs, as paths of attributes; one pair per stack of layers.

@@ -33,12 +33,14 @@ class Options:
     Attributes:
         copied: our name -> theirs, for values that are the same.
         fixed: theirs -> the only value that our model implements.
+        obsolete: the same, of options that only old files have; they are never written.
         handled: theirs that the family's own code reads and writes.
         ignored: theirs without influence on what a model computes after training, such as dropout.
     """
 
     copied: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    obsolete: Mapping[str, Any] = field(default_factory=dict)
     handled: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -49,13 +51,14 @@ class Options:
             UserError: an option has a value that is not implemented, or is unknown.
         """
         given = theirs.to_dict()
-        for name, only in self.fixed.items():
+        fixed = {**self.fixed, **self.obsolete}
+        for name, only in fixed.items():
             if given.get(name, only) != only:
                 raise UserError(
                     f"{theirs.model_type} option {name}={given[name]!r}: only {only!r} is implemented; "
                     f"use another checkpoint"
                 )
-        known = {*self.copied.values(), *self.fixed, *self.handled, *self.ignored, *_HARMLESS, *_TOKENS}
+        known = {*self.copied.values(), *fixed, *self.handled, *self.ignored, *_HARMLESS, *_TOKENS}
         for name, value in given.items():
             if name in known or (name in _common() and (name not in _ESSENTIAL or value == _common()[name])):
                 continue

@@ -49,14 +49,18 @@ class WeightMap:
         values: placeholder -> what it stands for, such as `{"layer": range(12), "part": ("weight", "bias")}`.
         prefix: files may lack it, or have it in addition, depending on the class that wrote them.
         tied: names in files -> names of the tensors that they repeat; they may be missing, and are never written.
+        zeros: names in files of parts that we do not have and that change nothing while they are zero; never written.
         ignored: patterns of names that are left out on purpose, such as heads that we do not have.
+        renamed: ends of names in old files -> what they are now.
     """
 
     rules: tuple[Rule, ...]
     values: Mapping[str, Iterable[Any]]
     prefix: str = ""
     tied: Mapping[str, str] = field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Each of our names, and the names in files that it is made of."""
@@ -76,7 +80,7 @@ class WeightMap:
         expected = {name for names in self.names().values() for name in names}
         problems = [
             _listed("missing", sorted(expected - source.keys())),
-            _listed("unexpected", sorted(source.keys() - expected - self.tied.keys())),
+            _listed("unexpected", sorted(source.keys() - expected - self.tied.keys() - {*self.zeros})),
         ]
         _refuse(problems)
         ours: dict[str, Tensor] = {}
@@ -98,11 +102,16 @@ class WeightMap:
             for name, other in self.tied.items()
             if name in source and not torch.equal(theirs[source[name]], theirs[source[other]])
         ]
+        problems += [
+            f"{name} is not zero; it is not implemented"
+            for name in self.zeros
+            if name in source and bool(theirs[source[name]].any())
+        ]
         _refuse(problems)
         return ours
 
     def to_hf(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Their tensors of ours; those of `tied` and `ignored` are left out.
+        """Their tensors of ours; those of `tied`, `zeros` and `ignored` are left out.
 
         Raises:
             UserError: tensors are missing or unexpected.
@@ -126,13 +135,17 @@ class WeightMap:
         Raises:
             UserError: two names in the file stand for one tensor.
         """
-        known = {name for names in self.names().values() for name in names} | self.tied.keys()
+        known = {name for names in self.names().values() for name in names} | self.tied.keys() | {*self.zeros}
         source: dict[str, str] = {}
         for name in theirs:
-            bare = name.removeprefix(self.prefix)
+            now = name
+            for old, new in self.renamed.items():
+                if name.endswith(old):
+                    now = name.removesuffix(old) + new
+            bare = now.removeprefix(self.prefix)
             if any(re.fullmatch(pattern, bare) for pattern in self.ignored):
                 continue
-            canonical = next((form for form in (name, self.prefix + name, bare) if form in known), name)
+            canonical = next((form for form in (now, self.prefix + now, bare) if form in known), name)
             if canonical in source:
                 raise UserError(f"weights: {name} and {source[canonical]} are the same tensor; remove one of them")
             source[canonical] = name

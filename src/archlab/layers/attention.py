@@ -1,12 +1,13 @@
 """Multi-head attention, self or cross, with grouped keys and values, in a readable and a fused implementation.
 
-Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value heads, D = W / H width of a head.
+Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value heads, D width of a head, by default W / H.
 """
 
 from __future__ import annotations
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor, finfo, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,8 @@ class Attention(nn.Module):
         width: W.
         heads: H.
         key_value_heads: K, by default H.
+        head_width: D; None is W / H.
+        scale: of the scores; None is 1 / sqrt(D).
         bias: whether the four projections have one.
         implementation: "fused" is `F.scaled_dot_product_attention`; "readable" spells it out and can return weights.
             Both give the same outputs and gradients; `set_implementation` switches a whole model.
@@ -40,23 +43,26 @@ class Attention(nn.Module):
         heads: int,
         *,
         key_value_heads: int | None = None,
+        head_width: int | None = None,
+        scale: float | None = None,
         bias: bool = False,
         implementation: Implementation = "fused",
     ) -> None:
         super().__init__()
         key_value_heads = key_value_heads or heads
-        if width % heads:
+        if head_width is None and width % heads:
             raise UserError(f"heads={heads}: must divide the width, {width}")
         if heads % key_value_heads:
             raise UserError(f"key_value_heads={key_value_heads}: must divide the number of heads, {heads}")
-        self.head_width = width // heads
+        self.head_width = head_width or width // heads
+        self.scale = scale
         self.group = heads // key_value_heads
         self.implementation: Implementation = implementation
         self.dropout = 0.0  # of the weights, in training; set by `layers.dropout.set_dropout`
-        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.q_proj = nn.Linear(width, heads * self.head_width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
-        self.out_proj = nn.Linear(width, width, bias=bias)
+        self.out_proj = nn.Linear(heads * self.head_width, width, bias=bias)
 
     @overload
     def forward(
@@ -65,6 +71,7 @@ class Attention(nn.Module):
         *,
         memory: Tensor | None = ...,
         mask: Tensor | None = ...,
+        bias: Tensor | None = ...,
         rotation: Rotation | None = ...,
         cache: KVCache | None = ...,
         return_weights: Literal[False] = ...,
@@ -77,6 +84,7 @@ class Attention(nn.Module):
         *,
         memory: Tensor | None = ...,
         mask: Tensor | None = ...,
+        bias: Tensor | None = ...,
         rotation: Rotation | None = ...,
         cache: KVCache | None = ...,
         return_weights: Literal[True],
@@ -88,6 +96,7 @@ class Attention(nn.Module):
         *,
         memory: Tensor | None = None,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         rotation: Rotation | None = None,
         cache: KVCache | None = None,
         return_weights: bool = False,
@@ -99,6 +108,7 @@ class Attention(nn.Module):
             memory: source of keys and values for cross-attention, (B, Tk, W).
             mask: boolean, True = may attend; (Tq, Tk), (B, Tq, Tk) or (B, H, Tq, Tk), where any axis may be 1 instead.
                 Tk counts what the cache holds. A query that may attend nowhere gets zeros before `out_proj`.
+            bias: added to the scores, (B, H, Tq, Tk), where any axis may be 1 instead; see `layers.position_bias`.
             rotation: rotary turn of the positions of `x`; for self-attention only.
             cache: keys and values of earlier tokens, extended by this call. With `memory` it holds keys and values of
                 the memory, which the first call computes and the later ones reuse.
@@ -131,9 +141,12 @@ class Attention(nn.Module):
 
         dropout = self.dropout if self.training else 0.0
         if self.implementation == "fused":
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, enable_gqa=self.group > 1)
+            added = mask if bias is None else _masked(bias.to(queries.dtype), mask)
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, added, dropout, scale=self.scale, enable_gqa=self.group > 1
+            )
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
-        mixed, weights = readable_attention(queries, keys, values, mask, dropout)
+        mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale, dropout=dropout)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
@@ -142,7 +155,14 @@ class Attention(nn.Module):
 
 
 def readable_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention step by step.
 
@@ -150,6 +170,8 @@ def readable_attention(
         queries: (B, H, Tq, D).
         keys, values: (B, K, Tk, D); K divides H.
         mask: True = may attend, broadcasting to (B, H, Tq, Tk).
+        bias: added to the scores, broadcasting likewise.
+        scale: of the scores; None is 1 / sqrt(D).
         dropout: probability with which a weight is set to zero.
 
     Returns:
@@ -157,7 +179,10 @@ def readable_attention(
     """
     group = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)  # (B, H, Tk, D)
-    scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5  # (B, H, Tq, Tk)
+    scores = queries @ keys.transpose(-2, -1)  # (B, H, Tq, Tk)
+    scores = scores / queries.shape[-1] ** 0.5 if scale is None else scores * scale
+    if bias is not None:
+        scores = scores + bias
     if mask is None:
         weights = scores.softmax(-1)
     else:
@@ -167,6 +192,10 @@ def readable_attention(
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(values.dtype) @ values, weights
+
+
+def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
+    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:

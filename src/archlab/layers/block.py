@@ -1,11 +1,11 @@
-"""The residual block and the stack of them that trunk, target encoder and text decoder share.
+"""Residual blocks, and the stack of them that trunk, target encoder and text decoder share.
 
 Shape legend: B samples, T tokens, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from archlab.config import TransformerConfig
 from archlab.layers.attention import Attention
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import DecoderCache, KVCache
 from archlab.layers.feedforward import GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
@@ -21,16 +21,27 @@ from archlab.layers.positions import RotaryEmbedding, Rotation
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then feed-forward, each reading a normalised copy of the stream.
+    """Residual block: attention, then feed-forward.
+
+    Pre-norm: each part reads a normalised copy of the stream, which is never normalised itself (GPT-2, section 2.3).
+    Post-norm: each sum is normalised ("Attention is all you need", section 3.1).
 
     Args:
-        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use.
+        attention_norm, attention, feed_forward_norm, feed_forward: the parts, in the order of use when pre-norm.
+        post_norm: which of the two.
     """
 
     def __init__(
-        self, attention_norm: nn.Module, attention: Attention, feed_forward_norm: nn.Module, feed_forward: nn.Module
+        self,
+        attention_norm: nn.Module,
+        attention: Attention,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+        *,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.post_norm = post_norm
         self.attention_norm = attention_norm
         self.attention = attention
         self.feed_forward_norm = feed_forward_norm
@@ -41,12 +52,81 @@ class Block(nn.Module):
         x: Tensor,
         *,
         mask: Tensor | None = None,
+        bias: Tensor | None = None,
         rotation: Rotation | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """(B, T, W) -> (B, T, W); the other arguments are those of `Attention.forward`."""
-        x = x + self.attention(self.attention_norm(x), mask=mask, rotation=rotation, cache=cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+
+        def attend(states: Tensor) -> Tensor:
+            return self.attention(states, mask=mask, bias=bias, rotation=rotation, cache=cache)
+
+        x = _add(x, self.attention_norm, attend, self.post_norm)
+        return _add(x, self.feed_forward_norm, self.feed_forward, self.post_norm)
+
+
+class CrossBlock(nn.Module):
+    """Block of a decoder that also reads a memory: attention, cross-attention, feed-forward (same paper, section 3.1).
+
+    Args:
+        attention_norm, attention, cross_attention_norm, cross_attention, feed_forward_norm, feed_forward: the parts.
+        post_norm: see `Block`.
+    """
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: Attention,
+        cross_attention_norm: nn.Module,
+        cross_attention: Attention,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+        *,
+        post_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.cross_attention_norm = cross_attention_norm
+        self.cross_attention = cross_attention
+        self.feed_forward_norm = feed_forward_norm
+        self.feed_forward = feed_forward
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
+        """(B, T, W) -> (B, T, W).
+
+        Args:
+            memory: states of the encoder (B, S, W).
+            mask, bias: of the attention to `x` itself, see `Attention.forward`.
+            memory_mask: True = may attend to the memory, broadcasting to (B, H, T, S).
+            cache: extended by this call; the first call also keeps keys and values of the memory.
+        """
+
+        def attend(states: Tensor) -> Tensor:
+            return self.attention(states, mask=mask, bias=bias, cache=cache.tokens if cache else None)
+
+        def read(states: Tensor) -> Tensor:
+            kept = cache.memory if cache else None
+            return self.cross_attention(states, memory=memory, mask=memory_mask, cache=kept)
+
+        x = _add(x, self.attention_norm, attend, self.post_norm)
+        x = _add(x, self.cross_attention_norm, read, self.post_norm)
+        return _add(x, self.feed_forward_norm, self.feed_forward, self.post_norm)
+
+
+def _add(x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], post_norm: bool) -> Tensor:
+    """The stream (B, T, W) after one part of a block."""
+    return norm(x + part(x)) if post_norm else x + part(norm(x))
 
 
 class TransformerStack(nn.Module):

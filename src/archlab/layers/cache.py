@@ -5,6 +5,8 @@ Shape legend: B samples, K key-value heads, T tokens, D width of a head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from torch import Tensor, cat
 
 
@@ -51,3 +53,16 @@ class KVCache:
             keys, values = self._kept
             expanded._kept = keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0)
         return expanded
+
+
+@dataclass(frozen=True)
+class DecoderCache:
+    """What one block of an encoder-decoder's decoder keeps.
+
+    Attributes:
+        tokens: grows with every call.
+        memory: filled by the first call and reused by the later ones.
+    """
+
+    tokens: KVCache = field(default_factory=KVCache)
+    memory: KVCache = field(default_factory=KVCache)

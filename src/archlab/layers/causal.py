@@ -32,7 +32,7 @@ class CausalContext:
 
 
 def causal_context(
-    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[KVCache] | None, limit: int
+    tokens: Tensor, *, mask: Tensor | None, cache: Sequence[KVCache] | None, limit: int | None
 ) -> CausalContext:
     """Count positions over real tokens only, so that padding on either side changes nothing.
 
@@ -40,25 +40,43 @@ def causal_context(
         tokens: new tokens (B, T); only the shape and the device are read.
         mask: True at real tokens, of the cache and new, (B, Tk); None: all are real.
         cache: of the layers; None: there is none.
-        limit: most tokens that the model reads.
+        limit: most tokens that the model reads; None: any number.
 
     Raises:
         UserError: there are more tokens than `limit`, or the mask has another shape.
     """
-    samples, new = tokens.shape
+    new = tokens.shape[1]
     length = (cache[0].length if cache else 0) + new
-    if length > limit:
-        raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
-    if mask is None:
-        key_positions = torch.arange(length, device=tokens.device)[None]  # (1, Tk)
-    elif mask.shape != (samples, length):
-        raise UserError(
-            f"mask of shape {tuple(mask.shape)}: must be {(samples, length)}, all tokens of the cache and the new ones"
-        )
-    else:
-        key_positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # (B, Tk); padding repeats its neighbour's
+    key_positions = real_positions(tokens, mask, length, limit)  # (B or 1, Tk)
     positions = key_positions[:, length - new :]
     may_attend = masks.causal(positions, key_positions)
     if mask is not None:
         may_attend = masks.combine(may_attend, masks.padding(mask))
     return CausalContext(positions, key_positions, may_attend)
+
+
+def real_positions(tokens: Tensor, mask: Tensor | None, length: int, limit: int | None) -> Tensor:
+    """Positions counted over real tokens; padding repeats its neighbour's.
+
+    Args:
+        tokens: new tokens (B, T); only the batch and the device are read.
+        mask: True at real tokens, (B, length); None: all are real.
+        length: of the sequence, what the cache holds included.
+        limit: most tokens that the model reads; None: any number.
+
+    Returns:
+        (B or 1, length).
+
+    Raises:
+        UserError: there are more tokens than `limit`, or the mask has another shape.
+    """
+    if limit is not None and length > limit:
+        raise UserError(f"sequence of {length} tokens: this model reads at most {limit}; shorten it")
+    if mask is None:
+        return torch.arange(length, device=tokens.device)[None]
+    if mask.shape != (len(tokens), length):
+        raise UserError(
+            f"mask of shape {tuple(mask.shape)}: must be {(len(tokens), length)}, "
+            f"all tokens of the cache and the new ones"
+        )
+    return (mask.long().cumsum(1) - 1).clamp(min=0)

@@ -54,7 +54,7 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(
-        self, width: int, hidden: int, *, activation: Literal["silu", "gelu"] = "silu", bias: bool = False
+        self, width: int, hidden: int, *, activation: Literal["silu", "gelu", "gelu-tanh"] = "silu", bias: bool = False
     ) -> None:
         super().__init__()
         self.activation = activation

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
     from archlab.interop.family import Interop
 
-Kind = Literal["decoder", "vision"]
-"""decoder: tokens to next-token logits; vision: images to hidden states."""
+Kind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
+"""What is read and given.
+
+decoder: tokens to next-token logits; encoder: tokens to hidden states; encoder-decoder: source tokens and target tokens
+to next-token logits of the target; vision: images to hidden states.
+"""
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,16 @@ def _unknown(what: str, name: str, known: Mapping[str, Any]) -> str:
     return f"{what} {name!r} is unknown; did you mean {near[0]!r}? (known: {', '.join(known)})"
 
 
+_BERT = "huggingface.co, safetensors parameter counts less the heads of pretraining"
+_LARGE = {"width": 1024, "depth": 24, "heads": 16, "feed_forward": 4096}
+_VASWANI = (
+    "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
+    "the exact count is that of torch.nn.Transformer and one table"
+)
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
+_T5 = "huggingface.co/google-t5 and google, counts of the released weights"
+_T511 = {"activation": "gated-gelu", "tied": False}
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
@@ -145,6 +157,54 @@ _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        Family(
+            name="bert",
+            kind="encoder",
+            config_name="BertConfig",
+            model_name="Bert",
+            model_types=("bert",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "token_types": 3,
+                "width": 24,
+                "depth": 3,
+                "heads": 3,
+                "feed_forward": 40,
+                "norm_eps": 1e-4,
+            },
+            sizes={
+                "bert-base-uncased": Size(109_482_240, _BERT, {}),
+                "bert-base-cased": Size(108_310_272, _BERT, {"vocab_size": 28996}),
+                "bert-large-uncased": Size(335_141_888, _BERT, _LARGE),
+                "bert-large-cased": Size(333_579_264, _BERT, {"vocab_size": 28996} | _LARGE),
+                "minilm-l6": Size(
+                    22_713_216,
+                    "huggingface.co/sentence-transformers/all-MiniLM-L6-v2, its weights",
+                    {"width": 384, "depth": 6, "feed_forward": 1536},
+                ),
+            },
+        ),
+        Family(
+            name="encoder_decoder",
+            kind="encoder-decoder",
+            config_name="EncoderDecoderConfig",
+            model_name="EncoderDecoderTransformer",
+            model_types=("marian",),
+            tiny={
+                "vocab_size": 61,
+                "context": 32,
+                "width": 24,
+                "depth": 3,
+                "decoder_depth": 2,
+                "heads": 3,
+                "feed_forward": 40,
+            },
+            sizes={
+                "base": Size(63_082_496, _VASWANI, {}),
+                "big": Size(214_245_376, _VASWANI, {"width": 1024, "heads": 16, "feed_forward": 4096}),
+            },
+        ),
         Family(
             name="gpt2",
             kind="decoder",
@@ -199,6 +259,60 @@ FAMILIES: dict[str, Family] = {
                 ),
                 "llama-3.2-3b": Size(
                     3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32
+                ),
+            },
+        ),
+        Family(
+            name="t5",
+            kind="encoder-decoder",
+            config_name="T5Config",
+            model_name="T5",
+            model_types=("t5",),
+            tiny={
+                "vocab_size": 61,
+                "width": 16,
+                "depth": 3,
+                "decoder_depth": 2,
+                "heads": 3,
+                "head_width": 3,
+                "feed_forward": 20,
+                # Of the four buckets of a direction, two hold one distance each; some distances are the farthest.
+                "buckets": 8,
+                "farthest": 8,
+                "norm_eps": 1e-2,
+            }
+            | _T511,
+            sizes={
+                "t5-small": Size(60_506_624, _T5, {}),
+                "t5-base": Size(
+                    222_903_552,
+                    _T5,
+                    {"width": 768, "depth": 12, "decoder_depth": 12, "heads": 12, "feed_forward": 3072},
+                ),
+                "t5-large": Size(
+                    737_668_096,
+                    _T5,
+                    {"width": 1024, "depth": 24, "decoder_depth": 24, "heads": 16, "feed_forward": 4096},
+                ),
+                "t5-3b": Size(
+                    2_851_598_336,
+                    _T5,
+                    {
+                        "width": 1024,
+                        "depth": 24,
+                        "decoder_depth": 24,
+                        "heads": 32,
+                        "head_width": 128,
+                        "feed_forward": 16384,
+                    },
+                ),
+                "t5-v1.1-small": Size(
+                    76_961_152, _T5, {"depth": 8, "decoder_depth": 8, "heads": 6, "feed_forward": 1024} | _T511
+                ),
+                "t5-v1.1-base": Size(
+                    247_577_856,
+                    _T5,
+                    {"width": 768, "depth": 12, "decoder_depth": 12, "heads": 12, "feed_forward": 2048} | _T511,
                 ),
             },
         ),

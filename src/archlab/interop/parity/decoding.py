@@ -19,8 +19,8 @@ from archlab.interop.parity.results import EXACT, STATES
 from archlab.interop.parity.twin import Twin
 from archlab.models.protocols import Decoder
 
-_SPLITS = 5
-_NEW_TOKENS = 8
+SPLITS = 5
+NEW_TOKENS = 8
 
 
 @torch.no_grad()
@@ -29,13 +29,13 @@ def cached_decoding(twin: Twin) -> Outcome:
     tokens, chance = questions(twin), random.Random(0)
     expected = _expected(twin.reference, tokens)
     padding = torch.tensor([3, 0])  # of each sample
-    padded, mask = _padded(tokens, padding, left=True)
+    padded, mask = padded_batch(tokens, padding, left=True)
     pairs = {}
-    for split in range(_SPLITS):
-        chunks = _chunks(tokens.shape[1], chance)
-        pairs[f"chunks of {chunks}"] = _in_chunks(twin, tokens, None, chunks), expected
-        chunks = _chunks(padded.shape[1], chance)
-        found = _in_chunks(twin, padded, mask, chunks)
+    for split in range(SPLITS):
+        chunks = random_chunks(tokens.shape[1], chance)
+        pairs[f"chunks of {chunks}"] = _inrandom_chunks(twin, tokens, None, chunks), expected
+        chunks = random_chunks(padded.shape[1], chance)
+        found = _inrandom_chunks(twin, padded, mask, chunks)
         for sample, count in enumerate(padding.tolist()):
             kept = slice(count, count + tokens.shape[1])
             pairs[f"split {split}: {count} padding and chunks of {chunks}"] = found[sample, kept], expected[sample]
@@ -50,7 +50,7 @@ def padding_invariance(twin: Twin) -> Outcome:
     pairs = {}
     for left in (True, False):
         padding = torch.tensor([4, 1])
-        padded, mask = _padded(tokens, padding, left=left)
+        padded, mask = padded_batch(tokens, padding, left=left)
         found = model(padded, mask=mask)
         for sample in range(len(tokens)):
             side = "left" if left else "right"
@@ -62,10 +62,10 @@ def padding_invariance(twin: Twin) -> Outcome:
 def generation(twin: Twin) -> Outcome:
     """The likeliest next token, again and again: the same tokens as `generate` of the reference."""
     tokens = questions(twin)
-    settings = GenerationConfig(do_sample=False, max_new_tokens=_NEW_TOKENS, pad_token_id=0, use_cache=True)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0, use_cache=True)
     generate: Callable[..., Tensor] = cast(Any, twin.reference).generate
     expected = generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
-    return worst({"tokens": (greedy(cast(Decoder, twin.model), tokens, _NEW_TOKENS), expected)}, EXACT)
+    return worst({"tokens": (greedy(cast(Decoder, twin.model), tokens, NEW_TOKENS), expected)}, EXACT)
 
 
 def greedy(model: Decoder, tokens: Tensor, count: int) -> Tensor:
@@ -82,7 +82,7 @@ def _expected(reference: PreTrainedModel, tokens: Tensor) -> Tensor:
     return DecoderProbe().theirs(reference, tokens)
 
 
-def _in_chunks(twin: Twin, tokens: Tensor, mask: Tensor | None, chunks: list[int]) -> Tensor:
+def _inrandom_chunks(twin: Twin, tokens: Tensor, mask: Tensor | None, chunks: list[int]) -> Tensor:
     model = cast(Decoder, twin.model)
     cache, end, logits = model.new_cache(), 0, []
     for chunk in tokens.split(chunks, 1):
@@ -91,13 +91,13 @@ def _in_chunks(twin: Twin, tokens: Tensor, mask: Tensor | None, chunks: list[int
     return torch.cat(logits, 1)  # (B, T, V)
 
 
-def _chunks(length: int, chance: random.Random) -> list[int]:
+def random_chunks(length: int, chance: random.Random) -> list[int]:
     """Random lengths of at least one that add up to `length`."""
     cuts = sorted(chance.sample(range(1, length), chance.randint(1, 4)))
     return [end - start for start, end in zip([0, *cuts], [*cuts, length], strict=True)]
 
 
-def _padded(tokens: Tensor, padding: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
+def padded_batch(tokens: Tensor, padding: Tensor, *, left: bool) -> tuple[Tensor, Tensor]:
     """Tokens with as much padding (B) as asked for on one side, the rest on the other, and which of them are real.
 
     Padding holds a real id, so that a model which looks at it is noticed.

@@ -67,7 +67,7 @@ def _pattern(twin: Twin, first: State) -> str:
     if first.block is None:
         return "every layer agrees: the final norm or the output layer differs"
     if first.block < 0:
-        return "the input of the first layer differs: embeddings, their scale, or positions"
+        return "the input of a first layer differs: embeddings, their scale, or positions"
     if not PROBES[twin.family.kind].causal:
         return "a part of this layer differs: norms, projections, scores or feed-forward"
     # The first token sees itself alone: its attention weight is 1 whatever the scores are.

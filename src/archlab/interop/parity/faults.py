@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from archlab.layers.attention import Attention
-from archlab.layers.feedforward import MLP
+from archlab.layers.block import Block, CrossBlock
+from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 
@@ -28,11 +29,13 @@ class Fault:
         cause: what is wrong, in words that finish "likely cause: ...".
         plant: makes it.
         repair: undoes it.
+        shows: the place that diverges first, where that is not the first of the layers that are to be changed.
     """
 
     cause: str
     plant: Edit
     repair: Edit
+    shows: str = ""
 
 
 def missing_root() -> Fault:
@@ -49,6 +52,19 @@ def missing_root() -> Fault:
     return Fault("attention scores are not divided by the root of the head's width", scale(0.5), scale(-0.5))
 
 
+def extra_root() -> Fault:
+    """Scores are divided by sqrt(D) in a family that has the factor in its initialisation instead."""
+
+    def edit(divided: bool) -> Edit:
+        def scale(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
+            for attention in _find(blocks, Attention):
+                attention.scale = attention.head_width**-0.5 if divided else 1.0
+
+        return scale
+
+    return Fault("attention scores are divided by the root of the head's width", edit(True), edit(False))
+
+
 def swapped_queries_and_keys() -> Fault:
     """Queries are made by the key projection and the reverse."""
 
@@ -59,6 +75,17 @@ def swapped_queries_and_keys() -> Fault:
     return Fault("queries and keys are swapped", edit, edit)
 
 
+def norm_place() -> Fault:
+    """Norms stand before the parts of a block where they must follow the sums, or the reverse."""
+
+    def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        for block in blocks:
+            assert isinstance(block, Block | CrossBlock)
+            block.post_norm = not block.post_norm
+
+    return Fault("pre-norm and post-norm are confused", edit, edit)
+
+
 def rotary_layout() -> Fault:
     """Neighbouring features are turned instead of the two halves: queries and keys were not permuted."""
 
@@ -67,7 +94,8 @@ def rotary_layout() -> Fault:
             half_split = rotary.layout is RotaryLayout.HALF_SPLIT
             rotary.layout = RotaryLayout.INTERLEAVED if half_split else RotaryLayout.HALF_SPLIT
 
-    return Fault("the rotary layout is wrong: half-split and interleaved weights need a permutation", edit, edit)
+    cause = "the rotary layout is wrong: half-split and interleaved weights need a permutation"
+    return Fault(cause, edit, edit, shows="output of blocks.0")
 
 
 def head_mapping() -> Fault:
@@ -99,7 +127,8 @@ def activation(wrong: Activation, right: Activation, cause: str) -> Fault:
 
     def use(name: Activation) -> Edit:
         def edit(_: nn.Module, blocks: Sequence[nn.Module]) -> None:
-            for layer in _find(blocks, MLP):
+            layers: list[MLP | GatedMLP] = [*_find(blocks, MLP), *_find(blocks, GatedMLP)]
+            for layer in layers:
                 layer.activation = name
 
         return edit

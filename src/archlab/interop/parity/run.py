@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from archlab import __version__
-from archlab.interop.parity import checks, decoding
+from archlab.interop.parity import checks, decoding, encoder_decoding, encoding
 from archlab.interop.parity.checks import Outcome
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import Check, Control, FamilyResult
@@ -39,6 +39,13 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
         "cached decoding": decoding.cached_decoding,
         "padding invariance": decoding.padding_invariance,
         "generation": decoding.generation,
+    },
+    "encoder": _COMMON | {"padding invariance": encoding.padding_invariance},
+    "encoder-decoder": _COMMON
+    | {
+        "cached decoding": encoder_decoding.cached_decoding,
+        "padding invariance": encoder_decoding.padding_invariance,
+        "generation": encoder_decoding.generation,
     },
     "vision": _COMMON,
 }

@@ -20,7 +20,7 @@ class State:
 
     Attributes:
         place: "input of blocks.0", "output of blocks.2", "output of the model".
-        block: number of the layer over all stacks that wrote it; -1 before the first, None after the last.
+        block: number of the layer over all stacks that wrote it; -1 before the first of a stack, None after the last.
         ours, theirs: (B, T, W); at the end what the model gives.
     """
 
@@ -55,7 +55,7 @@ def states(twin: Twin) -> list[State]:
         assert len(own) == len(other), f"{path}: {len(own)} states, but the reference has {len(other)}"
         for layer, (one, two) in enumerate(zip(own, other, strict=True)):
             place = f"output of {path}.{layer - 1}" if layer else f"input of {path}.0"
-            found.append(State(place, before + layer - 1, one, two))
+            found.append(State(place, before + layer - 1 if layer else -1, one, two))
         before += len(own) - 1
     return [*found, State("output of the model", None, answer, expected)]
 

@@ -48,9 +48,14 @@ def build(family: Family, seed: int = 0) -> Twin:
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter anew, gains and biases of norms too: at their usual 1 and 0 they would hide mistakes."""
+    """Draw every parameter anew, gains and biases of norms too: at their usual 1 and 0 they would hide mistakes.
+
+    Fixed tables, parameters without a gradient in some references, stay.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             gain = parameter.dim() == 1 and name.endswith("weight")
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_((1.0 if gain else 0.0) + 0.2 * noise)

@@ -1,0 +1,50 @@
+"""T5 beyond the registry's tiny configuration: version 1.0, and the files that each version has."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from archlab.interop.checkpoint import load_pretrained, save_pretrained
+from archlab.interop.parity import run
+from archlab.interop.parity.checks import hidden_states, output
+from archlab.interop.parity.explain import explain
+from archlab.interop.parity.twin import build
+from archlab.models.registry import find
+
+V10 = {"activation": "relu", "tied": True}
+
+
+@pytest.fixture(scope="module")
+def twin():
+    """Of version 1.0: ReLU, and the output layer is the token table."""
+    family = find("t5")
+    return build(dataclasses.replace(family, tiny={**family.tiny, **V10}))
+
+
+def test_version_1_0_equals_the_reference_too(twin):
+    assert [check for check in run.compare(twin) if not check.passed] == []
+
+
+def test_an_output_layer_that_is_not_scaled_is_noticed(twin, monkeypatch):
+    monkeypatch.setattr(twin.model, "head", lambda x: x @ twin.model.token_embedding.weight.T)
+    assert hidden_states(twin)[1]
+    assert not output(twin)[1]
+    assert "final norm or the output layer" in explain(twin).cause
+
+
+@pytest.mark.parametrize("version", [{}, V10], ids=["1.1", "1.0"])
+def test_a_file_says_whether_the_output_layer_is_tied(version, tmp_path):
+    family = find("t5")
+    config = dataclasses.replace(family.config(), **version)
+    save_pretrained(family.model_class(config), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] == config.tied
+    assert load_pretrained(tmp_path).config == config
+
+
+def test_the_unused_table_of_the_first_files_is_left_out(twin):
+    theirs = twin.reference.state_dict()
+    theirs["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.zeros(8, 3)
+    shapes = {name: value.shape for name, value in twin.model.state_dict().items()}
+    assert twin.weights.from_hf(theirs, shapes).keys() == shapes.keys()
