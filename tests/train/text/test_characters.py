@@ -50,6 +50,7 @@ def test_every_character_of_validation_is_predicted_once_and_none_of_it_is_train
     predicted = windows[:, 1:].ravel()
     assert np.array_equal(predicted, text.validation[1 : len(predicted) + 1])
     assert len(text.validation) - 1 - len(predicted) < 16
+    assert len(text.train) + len(text.validation) == len(SENTENCE * 40)
     text.train[:] = 7
     assert all((text.batch(0, number, 8).tokens == 7).all() for number in range(20))
 
