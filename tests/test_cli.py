@@ -38,7 +38,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.train.recipes", "train_recipe")
     stand_in("archlab.evaluate.command", "evaluate_run")
     stand_in("archlab.vl.generate", "generate")
+    stand_in("archlab.generate.command", "continue_text")
     stand_in("archlab.bench.train", "bench_train")
+    stand_in("archlab.bench.generate", "bench_generate")
     stand_in("archlab.interop.parity.run", "run_parity")
     return calls
 
@@ -132,6 +134,9 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["evaluate", "run", "--split", "test_combinations", "--data", "folder", "--out", "scores.json"]) == 0
     assert main(["generate", "run", "--image", "cat.png", "what is this ?"]) == 0
     assert main(["generate", "--image", "cat.png", "run"]) == 0
+    assert main(["generate", "a prompt", "--top-k", "3", "--model", "there", "--stop", "a", "--stop", "b"]) == 0
+    assert main(["generate", "--model", "there", "--compile", "prompt", "--draft", "small"]) == 0
+    assert main(["bench", "generate"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
@@ -142,6 +147,9 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("evaluate_run", Path("run"), "test_combinations", "folder", Path("scores.json")),
         ("generate", Path("run"), Path("cat.png"), "what is this ?"),
         ("generate", Path("run"), Path("cat.png"), None),
+        ("continue_text", "there", "a prompt", ("top_k", 3), ("stop", ["a", "b"])),
+        ("continue_text", "there", "prompt", ("draft", "small"), ("compiled", True)),
+        ("bench_generate", ("rounds", 10), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
@@ -164,6 +172,10 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["compare", "run.optimizer.steps"], "section.key=value"),
         (["train"], "CONFIG"),
         (["generate", "run"], "--image"),
+        (["generate", "--image", "cat.png"], "a run, --image and at most one question"),
+        (["generate", "run", "what", "is this", "--image", "cat.png"], "at most one question in quotes"),
+        (["generate", "run", "--image", "cat.png", "--beams", "3"], "--beams: is for language models"),
+        (["generate", "--model", "there"], "continues one prompt, not 0"),
         (["bench", "serve"], "'serve'"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
         (["parity", "lama"], "did you mean 'llama'?"),

@@ -27,6 +27,7 @@ from archlab.config import (
     to_yaml,
 )
 from archlab.errors import UserError
+from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.layers.rotary_scaling import Llama3Scaling
 from archlab.models.registry import FAMILIES
 from archlab.train.recipes import RECIPES, load_recipe
@@ -38,7 +39,7 @@ SECTIONS = [
     for module in (configuration, text_configuration)
     for _, section in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == module.__name__
-] + [Llama3Scaling, *(family.config_class for family in FAMILIES.values())]
+] + [BeamSearch, Llama3Scaling, Sampling, Settings, *(family.config_class for family in FAMILIES.values())]
 
 
 def refused(overrides: list[str], kind: type = CompareConfig) -> str:

@@ -58,3 +58,10 @@ def test_the_peak_is_the_best_of_all_products(precision: str) -> None:
     )
     peak = machine.matmul_peak(precision, sizes=(16, 32), repeats=2, clock=lambda: next(times))  # type: ignore[arg-type]
     assert peak == pytest.approx(2 * 32**3 / 1e9)
+
+
+def test_the_bandwidth_is_that_of_the_fastest_pass_after_the_first() -> None:
+    """Passes of 1, 5, 2 and 4 seconds over eight matrices of one row."""
+    ticks = iter([0, 1, 10, 15, 20, 22, 30, 34])
+    found = machine.matvec_bandwidth("bfloat16", megabytes=0, repeats=3, clock=lambda: next(ticks))
+    assert found == pytest.approx(8 * 4096 * 2 / 2 / 1e9)

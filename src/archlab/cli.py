@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from archlab import __version__
 from archlab.errors import UserError
@@ -160,38 +160,93 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     evaluate_run(arguments.run, arguments.split, arguments.data, arguments.out)
 
 
+# Options of `archlab generate --model`: flag -> how it is read. The names are those of `continue_text`.
+_TEXT_OPTIONS: dict[str, dict[str, Any]] = {
+    "--max-new-tokens": {"type": int, "metavar": "N", "help": "default: 128, or what the model can still read"},
+    "--temperature": {"type": float, "metavar": "X", "help": "sample; 0 (default) takes the likeliest token"},
+    "--top-k": {"type": int, "metavar": "K", "help": "sample from the K likeliest tokens"},
+    "--top-p": {"type": float, "metavar": "P", "help": "sample from the likeliest tokens that add up to P"},
+    "--min-p": {
+        "type": float,
+        "metavar": "P",
+        "help": "sample from tokens at least P times as likely as the likeliest",
+    },
+    "--seed": {"type": int, "metavar": "N", "help": "of the sampling (default: 0)"},
+    "--repetition-penalty": {"type": float, "metavar": "X", "help": "above 1: make tokens that occurred less likely"},
+    "--beams": {"type": int, "metavar": "N", "help": "beam search"},
+    "--stop": {"action": "append", "metavar": "TEXT", "help": "end before this text; may be given several times"},
+    "--draft": {"metavar": "ID", "help": "smaller checkpoint that guesses ahead; changes the speed only"},
+    "--compile": {"dest": "compiled", "action": "store_true", "default": None, "help": "compile each step first"},
+}
+
+
 def _generate_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = commands.add_parser("generate", help="answer a question about an image, or describe it")
+    parser = commands.add_parser(
+        "generate",
+        help="continue a text with a checkpoint, or answer a question about an image",
+        usage="archlab generate --model ID_OR_FOLDER [options] PROMPT\n"
+        "       archlab generate RUN --image FILE [QUESTION]",
+    )
     parser.set_defaults(command="generate", handler=_generate)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--image", type=Path, metavar="FILE", required=True, help="image file")
-    parser.add_argument("question", nargs="?", metavar="QUESTION", help="without one the image is described")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="PROMPT, or RUN and QUESTION, as above")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="what the run looks at; described without QUESTION")
+    parser.add_argument("--model", metavar="ID", help="checkpoint of a language model: a folder or a hub id")
+    for flag, how in _TEXT_OPTIONS.items():
+        parser.add_argument(flag, **how)
     return parser
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    names = {flag: how.get("dest", flag[2:].replace("-", "_")) for flag, how in _TEXT_OPTIONS.items()}
+    given = {flag: value for flag, name in names.items() if (value := getattr(arguments, name)) is not None}
+    if arguments.model is not None:
+        if arguments.image is not None:
+            raise UserError("--image: a language model reads text; give the folder of a run instead of --model")
+        if len(arguments.words) != 1:
+            raise UserError(f"--model: continues one prompt, not {len(arguments.words)}; put it in quotes")
+
+        from archlab.generate.command import continue_text
+
+        continue_text(arguments.model, arguments.words[0], **{names[flag]: value for flag, value in given.items()})
+        return
+    if given:
+        raise UserError(f"{next(iter(given))}: is for language models; give one with --model")
+    if arguments.image is None or not 1 <= len(arguments.words) <= 2:
+        raise UserError("generate: needs --model and a prompt, or a run, --image and at most one question in quotes")
+
     from archlab.vl.generate import generate
 
-    generate(arguments.run, arguments.image, arguments.question)
+    generate(Path(arguments.words[0]), arguments.image, *(arguments.words[1:] or [None]))
 
 
 def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser = commands.add_parser("bench", help="time our code beside its peers")
     parser.set_defaults(command="bench", handler=_bench)
-    parser.add_argument("what", choices=["train"], help="train: a training step beside the same model in transformers")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed steps of each (default: 30)")
+    parser.add_argument(
+        "what",
+        choices=["train", "generate"],
+        help="train: a training step, generate: cached decoding, both beside the same model in transformers",
+    )
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="timed calls of each (default: 30 for train, 10 for generate)"
+    )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: float32")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
     return parser
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 1:
+    if arguments.rounds is not None and arguments.rounds < 1:
         raise UserError(f"--rounds {arguments.rounds}: must be at least 1")
+    if arguments.what == "generate":
+        from archlab.bench.generate import bench_generate
+
+        bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
+        return
 
     from archlab.bench.train import bench_train
 
-    bench_train(rounds=arguments.rounds, precision=arguments.precision, out=arguments.out)
+    bench_train(rounds=arguments.rounds or 30, precision=arguments.precision, out=arguments.out)
 
 
 def _parity_parser(commands: Commands[_Parser]) -> _Parser:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from torch.nn import functional as F
 
 _GIB = 2**30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,6 +68,39 @@ def matmul_peak(
             start = clock()
             torch.mm(left, right, out=product)
             best = max(best, 2 * size**3 / (clock() - start) / 1e9)
+    return best
+
+
+def matvec_bandwidth(
+    precision: Literal["float32", "bfloat16"] = "float32",
+    *,
+    megabytes: int = 512,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """How fast matrix-vector products read their matrix, in GB/s (1e9 bytes per second): the fastest of several.
+
+    A measured ceiling for decoding one sequence, which reads every weight once per token. The matrices are together
+    larger than any cache of a processor.
+
+    Args:
+        precision: of matrix and vector.
+        megabytes: size of all matrices, each of 4096 columns.
+        repeats: passes over all matrices that are timed, after one that is not.
+        clock: seconds.
+    """
+    dtype, columns, count = _DTYPES[precision], 4096, 8
+    rows = max(1, megabytes * 10**6 // (count * columns * dtype.itemsize))
+    matrices = [torch.ones(rows, columns, dtype=dtype) for _ in range(count)]
+    vector = torch.ones(1, columns, dtype=dtype)
+    best = 0.0
+    for attempt in range(1 + repeats):
+        start = clock()
+        for matrix in matrices:
+            F.linear(vector, matrix)
+        seconds = clock() - start
+        if attempt:
+            best = max(best, count * rows * columns * dtype.itemsize / seconds / 1e9)
     return best
 
 

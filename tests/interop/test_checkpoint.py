@@ -103,6 +103,13 @@ def test_the_type_of_the_parameters_can_be_chosen(gpt2):
     assert {p.dtype for p in load_pretrained(gpt2, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
+def test_rotary_frequencies_keep_their_precision_in_any_type(tmp_path):
+    """Rounded to bfloat16, they would turn distant tokens by wrong angles."""
+    build(find("llama")).reference.save_pretrained(tmp_path)
+    narrow, wide = load_pretrained(tmp_path, dtype=torch.bfloat16), load_pretrained(tmp_path)
+    assert torch.equal(narrow.rotary.frequencies, wide.rotary.frequencies)
+
+
 def test_a_checkpoint_is_never_overwritten(gpt2):
     before = (gpt2 / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"holds config.json; name another folder"):

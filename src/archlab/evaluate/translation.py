@@ -11,10 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.data.text.batch import pad
 from archlab.data.tokenizer import TextTokenizer
+from archlab.generate.engine import generate
+from archlab.generate.settings import BeamSearch, Settings
+from archlab.layers.cache import KVCache
 
 Decode = Callable[["Translator", Tensor, Tensor], list[list[int]]]
 """Model, source ids (B, S) and their mask (B, S) -> ids of the translations, without special tokens at the start."""
@@ -47,23 +50,58 @@ class Bleu:
     signature: str
 
 
-def greedy(tokenizer: TextTokenizer, max_target: int) -> Decode:
-    """Decoding that takes the likeliest token at every step, up to [EOS] or `max_target` tokens."""
+def search(tokenizer: TextTokenizer, max_target: int, beams: int = 1, length_penalty: float = 1.0) -> Decode:
+    """Decoding up to [EOS] or `max_target` tokens: beam search, or with one beam the likeliest token at every step."""
+    strategy = BeamSearch(beams=beams, length_penalty=length_penalty) if beams > 1 else None
+    settings = Settings(max_new_tokens=max_target, eos=(tokenizer.eos_id,), strategy=strategy)
 
     @torch.inference_mode()
     def decode(model: Translator, source: Tensor, source_mask: Tensor) -> list[list[int]]:
-        memory, cache = model.encode(source, mask=source_mask), model.new_cache()
-        tokens = source.new_full((len(source), 1), tokenizer.bos_id)  # (B, 1)
-        written: list[Tensor] = []
-        ended = torch.zeros(len(source), dtype=torch.bool, device=source.device)
-        while len(written) < max_target and not ended.all():
-            logits = model.decode(tokens, memory, memory_mask=source_mask, cache=cache)  # (B, 1, V)
-            tokens = logits[:, -1].argmax(-1, keepdim=True)
-            written.append(tokens)
-            ended |= tokens[:, 0] == tokenizer.eos_id
-        return torch.cat(written, 1).tolist()  # (B, T)
+        written = _Written(model.encode(source, mask=source_mask), source_mask, model.new_cache())
+        return generate(_Continues(model), [[tokenizer.bos_id]] * len(source), settings, cache=[written])
 
     return decode
+
+
+class _Written(KVCache):
+    """What has been read and written of a batch of sentences: memory, its mask, and the decoder's caches as one."""
+
+    def __init__(self, memory: Tensor, memory_mask: Tensor, caches: Sequence[Any]) -> None:
+        super().__init__()
+        self.memory, self.memory_mask, self.caches = memory, memory_mask, caches
+        self.parts = [
+            part
+            for cache in caches
+            for part in ((cache.tokens, cache.memory) if hasattr(cache, "tokens") else (cache,))
+        ]
+
+    @property
+    def length(self) -> int:
+        """Tokens written."""
+        return int(self.parts[0].length)
+
+    def select(self, samples: Tensor) -> None:
+        """Keep the samples with these indices (N), in this order; one may be named several times."""
+        self.memory, self.memory_mask = self.memory[samples], self.memory_mask[samples]
+        for part in self.parts:
+            part.select(samples)
+
+
+class _Continues:
+    """A translator as a decoder that continues what it has written; see `models.protocols.Decoder`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.blocks = nn.ModuleList([model])
+
+    def new_cache(self) -> list[KVCache]:
+        raise AssertionError("a translation goes on from the memory of its source")
+
+    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+        assert cache is not None
+        written = cache[0]
+        assert isinstance(written, _Written)
+        return self.model.decode(tokens, written.memory, memory_mask=written.memory_mask, cache=written.caches)
 
 
 def translate(

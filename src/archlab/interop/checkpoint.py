@@ -16,6 +16,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from archlab.errors import UserError
 from archlab.interop.family import Head
+from archlab.interop.text import Text
 from archlab.models.registry import Family, family_of, find_by_model_type
 from archlab.train.folder import atomic_write
 
@@ -36,7 +37,7 @@ def load_pretrained(source: str | Path, *, head: str | None = None, dtype: torch
         UserError: there is no such checkpoint, its family, one of its options or the head is not implemented, a file
             is missing or damaged, or the weights do not fit the configuration.
     """
-    folder = _folder(source)
+    folder = locate(source)
     try:
         theirs = read_config(folder)
         family = find_by_model_type(theirs.model_type)
@@ -47,18 +48,30 @@ def load_pretrained(source: str | Path, *, head: str | None = None, dtype: torch
         weights = kind.weights(config).from_hf(_weights(folder), shapes)
     except UserError as error:
         raise UserError(f"checkpoint {source}: {error}") from None
-    model = kind.model(config, theirs).to(dtype)
+    model = kind.model(config, theirs)
+    set_dtype(model, dtype)
     model.load_state_dict(weights, strict=True)
     return model.eval()
 
 
-def save_pretrained(model: nn.Module, folder: Path) -> None:
-    """Write a checkpoint that `transformers` loads; tokenizer and generation settings are not the model's.
+def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the type of the parameters in place; buffers, such as rotary frequencies, keep their precision."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def save_pretrained(model: nn.Module, folder: Path, *, text: Text | None = None) -> None:
+    """Write a checkpoint that `transformers` loads.
+
+    Args:
+        text: tokenizer and special tokens, where they are known; without them the configuration names none.
 
     Raises:
         UserError: the model belongs to no family, `transformers` cannot express it, or a checkpoint is there already.
     """
-    there = [name for name in (_CONFIG, _SAFE, _SAFE + _INDEX, _PICKLED, _PICKLED + _INDEX) if (folder / name).exists()]
+    extra = [] if text is None else text.files()
+    names = (_CONFIG, _SAFE, _SAFE + _INDEX, _PICKLED, _PICKLED + _INDEX, *extra)
+    there = [name for name in names if (folder / name).exists()]
     if there:
         raise UserError(f"output folder {folder}: holds {there[0]}; name another folder, or remove the checkpoint")
     family = family_of(model)
@@ -69,9 +82,27 @@ def save_pretrained(model: nn.Module, folder: Path) -> None:
     weights = family.interop.weights(model.config).to_hf(
         {name: value.detach() for name, value in model.state_dict().items()}
     )
-    with atomic_write(folder / _CONFIG, folder / _SAFE) as (config_path, weights_path):
+    if text is not None:
+        for name, value in text.ids().items():
+            setattr(theirs, name, value)
+    written = [folder / name for name in (_CONFIG, _SAFE, *extra)]
+    with atomic_write(*written) as (config_path, weights_path, *text_paths):
         config_path.write_text(theirs.to_json_string(), encoding="utf-8")
         save_file(weights, weights_path, metadata={"format": "pt"})
+        if text is not None:
+            text.write(text_paths)
+
+
+def model_type_of(folder: Path) -> str:
+    """The `model_type` in a checkpoint's folder.
+
+    Raises:
+        UserError: its configuration is missing, damaged, or names none.
+    """
+    model_type = _read_json(folder / _CONFIG).get("model_type")
+    if not isinstance(model_type, str):
+        raise UserError(f"{_CONFIG} names no model_type; it must be written by transformers")
+    return model_type
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -80,13 +111,9 @@ def read_config(folder: Path) -> PretrainedConfig:
     Raises:
         UserError: it is missing, damaged, or of a family that is not implemented.
     """
-    given = _read_json(folder / _CONFIG)
-    model_type = given.get("model_type")
-    if not isinstance(model_type, str):
-        raise UserError(f"{_CONFIG} names no model_type; it must be written by transformers")
-    find_by_model_type(model_type)
+    find_by_model_type(model_type_of(folder))
     try:
-        return AutoConfig.for_model(**given)
+        return AutoConfig.for_model(**_read_json(folder / _CONFIG))
     except Exception as error:  # validation raises errors of many classes, all about a value in the file
         raise UserError(f"{_CONFIG}: {' '.join(str(error).split())}") from None
 
@@ -166,8 +193,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return read
 
 
-def _folder(source: str | Path) -> Path:
-    """The folder itself, or the downloaded copy of what the hub has under this id."""
+def locate(source: str | Path) -> Path:
+    """The folder itself, or the downloaded copy of what the hub has under this id.
+
+    Raises:
+        UserError: there is neither.
+    """
     if Path(source).is_dir():
         return Path(source)
     if isinstance(source, Path) or len(source.split("/")) > 2 or source.startswith((".", "~", "/")):

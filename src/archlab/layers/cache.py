@@ -43,6 +43,12 @@ class KVCache:
             keys, values = self._kept
             self._kept = keys[:, :, :length], values[:, :, :length]
 
+    def select(self, samples: Tensor) -> None:
+        """Keep the samples with these indices (N), in this order; one may be named several times."""
+        if self._kept is not None:
+            keys, values = self._kept
+            self._kept = keys.index_select(0, samples), values.index_select(0, samples)
+
     def expand(self, copies: int) -> KVCache:
         """A new cache with every sample repeated `copies` times in a row, (B * copies, K, T, D).
 

@@ -131,6 +131,10 @@ class TranslationConfig(Section):
     batch_tokens: int = 4096
     """Most tokens of a batch on either side, padding included."""
     label_smoothing: float = 0.1
+    beams: int = 5
+    """Hypotheses that are kept side by side when the tests are translated; 1 takes the likeliest token."""
+    length_penalty: float = 1.0
+    """The score of a hypothesis is divided by its length to this power."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
 

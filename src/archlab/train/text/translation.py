@@ -15,7 +15,7 @@ from archlab.data.text.batch import Pairs, pad, to_device
 from archlab.data.text.buckets import LengthBuckets
 from archlab.data.text.sets import Bitext, load_translation
 from archlab.data.tokenizer import TextTokenizer
-from archlab.evaluate.translation import Decode, bleu, bleu_by_length, greedy, translate
+from archlab.evaluate.translation import Decode, bleu, bleu_by_length, search, translate
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
 from archlab.models.lstm import LSTMConfig, LSTMTranslator
 from archlab.objectives.sequence import Translation
@@ -107,7 +107,7 @@ def _prepare(config: TranslationConfig) -> Task:
         return {"loss": total / tokens}
 
     def report(history: History) -> Report:
-        decode = greedy(tokenizer, config.max_target)
+        decode = search(tokenizer, config.max_target, config.beams, config.length_penalty)
         return _report(config, texts, tokenizer, model, decode, batches, history, device)
 
     return Task(
@@ -168,8 +168,9 @@ def _report(
         "epochs": config.training.steps * config.training.accumulate / batches.buckets.per_epoch,
         "padding": batches.buckets.padding,
         "vocabulary": tokenizer.vocab_size,
+        "beams": config.beams,
         "bleu": scores,
     }
     signature = scores[_TESTS[0]]["signature"]
-    note = f"sacreBLEU, `{signature}`. Short, medium and long sources are thirds of {_TESTS[0]}."
+    note = f"sacreBLEU, `{signature}`, {config.beams} beams. Short, medium and long sources are thirds of {_TESTS[0]}."
     return Report([row], metrics, note=note)

@@ -1,0 +1,1 @@
+"""Generation: one engine that continues token sequences with any `models.protocols.Decoder`."""

@@ -1,0 +1,181 @@
+"""`archlab generate --model`: any checkpoint of a generative family, through the real command line."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from archlab.cli import main
+from archlab.config import build as build_config
+from archlab.generate.engine import generate
+from archlab.generate.settings import BeamSearch, Sampling, Settings
+from archlab.generate.text import TextGenerator
+from archlab.interop.checkpoint import load_pretrained, save_pretrained
+from archlab.interop.parity.twin import build, randomise
+from archlab.interop.text import Text, load_text
+from archlab.models.registry import FAMILIES, find
+
+DECODERS = [name for name, family in FAMILIES.items() if family.kind == "decoder"]
+
+
+def saved(folder, name, text, seed=0, **options):
+    family = find(name)
+    config = build_config(family.config_class, {**family.tiny, "vocab_size": 300, **options})
+    model = family.model_class(config).eval()
+    randomise(model, torch.Generator().manual_seed(seed))
+    save_pretrained(model, folder, text=text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, byte_level):
+    return saved(tmp_path_factory.mktemp("gpt2"), "gpt2", Text(tokenizer=byte_level, bos=1, pad=0), context=64)
+
+
+@pytest.fixture
+def said(capsys):
+    """`said(*arguments)`: what the command prints."""
+
+    def run(*arguments):
+        assert main(["generate", *map(str, arguments)]) == 0
+        shown = capsys.readouterr().out
+        assert shown.endswith("\n")
+        return shown[:-1]
+
+    return run
+
+
+def expected(checkpoint, byte_level, prompt="hello", stop=(), **settings):
+    model = load_pretrained(checkpoint)
+    return TextGenerator(model, byte_level, Settings(**settings), stop=stop).generate([prompt])[0]
+
+
+def test_options_reach_the_engine(checkpoint, byte_level, said):
+    asked = {
+        (): {"max_new_tokens": 60},  # what the model still reads after five tokens
+        ("--max-new-tokens", 9): {"max_new_tokens": 9},
+        ("--max-new-tokens", 9, "--beams", 3): {"max_new_tokens": 9, "strategy": BeamSearch(beams=3)},
+        ("--max-new-tokens", 9, "--temperature", 0): {"max_new_tokens": 9},
+        ("--max-new-tokens", 9, "--repetition-penalty", 1.5): {"max_new_tokens": 9, "repetition_penalty": 1.5},
+        ("--max-new-tokens", 9, "--temperature", 2, "--seed", 4): {
+            "max_new_tokens": 9,
+            "strategy": Sampling(temperature=2.0, seed=4),
+        },
+        ("--max-new-tokens", 9, "--top-k", 5, "--top-p", 0.9, "--min-p", 0.01): {
+            "max_new_tokens": 9,
+            "strategy": Sampling(top_k=5, top_p=0.9, min_p=0.01),
+        },
+    }
+    length = len(byte_level.encode("hello").ids)
+    asked[()]["max_new_tokens"] = 64 - length + 1
+    answers = {}
+    for options, settings in asked.items():
+        answers[options] = said("--model", checkpoint, "hello", *options)
+        assert answers[options] == expected(checkpoint, byte_level, **settings)
+    assert len(set(answers.values())) > 4
+
+
+def test_stop_strings_and_a_draft(checkpoint, byte_level, said, tmp_path):
+    draft = saved(tmp_path / "draft", "llama", Text(tokenizer=byte_level), context=64)
+    whole = said("--model", checkpoint, "hello", "--max-new-tokens", 20)
+    assert said("--model", checkpoint, "hello", "--max-new-tokens", 20, "--draft", draft) == whole
+    assert said("--model", checkpoint, "hello", "--draft", draft, "--stop", whole[4:9]) == whole[:4]
+
+
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_ids_that_end_a_text_are_read_from_the_checkpoint(byte_level, said, tmp_path, place, several, checkpoint):
+    prompt = byte_level.encode("hello").ids
+    tokens = generate(load_pretrained(checkpoint), [prompt], Settings(max_new_tokens=12))[0]
+    end = tokens[6]
+    folder = saved(tmp_path / "model", "gpt2", Text(tokenizer=byte_level), context=64)
+    path = folder / place
+    if place == "config.json":
+        (folder / "generation_config.json").unlink()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [299, end] if several else end}))
+    first = min(index for index, token in enumerate(tokens) if token in (end, 299))
+    text = byte_level.decode(prompt + tokens[:first])[len("hello") :]
+    assert said("--model", folder, "hello") == text
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_family_that_generates_runs_and_its_export_generates_the_same_in_transformers(
+    name, byte_level, said, tmp_path
+):
+    folder = saved(tmp_path / name, name, Text(tokenizer=byte_level, bos=1, eos=(2, 7), pad=0))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == [2, 7]
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<bos>", "<eos>", "<pad>")
+    asked = tokenizer("hello", return_tensors="pt")
+    tokens = model.generate(asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=9)[0]
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert said("--model", folder, "hello", "--max-new-tokens", 9) == text[len("hello") :]
+
+
+def test_tokenizer_and_tokens_survive_loading_and_saving(byte_level, tmp_path):
+    text = Text(tokenizer=byte_level, bos=1, eos=(2,), pad=0)
+    folder = saved(tmp_path / "one", "gpt2", text)
+    again = load_text(folder)
+    assert (again.bos, again.eos, again.pad) == (1, (2,), 0)
+    assert again.tokenizer.to_str() == byte_level.to_str()
+    save_pretrained(load_pretrained(folder), tmp_path / "two", text=again)
+    names = {path.name for path in folder.iterdir()}
+    assert all((folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    assert load_text(saved(tmp_path / "bare", "gpt2", None)) == Text()
+
+
+def fails(capsys, *arguments):
+    assert main(["generate", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, capsys):
+    build(find("vit")).reference.save_pretrained(tmp_path)
+    capsys.readouterr()  # a progress bar
+    error = fails(capsys, "--model", tmp_path, "hello")
+    assert f"model_type 'vit' does not continue text here; the families that do: {', '.join(DECODERS)}" in error
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert "model_type 'bert' does not continue text here" in fails(capsys, "--model", tmp_path, "hello")
+
+
+def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, checkpoint):
+    assert "no such folder" in fails(capsys, "--model", "no/such/folder", "hello")
+    bare = saved(tmp_path / "bare", "gpt2", None)
+    assert "holds no tokenizer.json" in fails(capsys, "--model", bare, "hello")
+    (bare / "tokenizer.json").write_text("{")
+    assert "tokenizer.json: is damaged" in fails(capsys, "--model", bare, "hello")
+    (bare / "generation_config.json").write_text("[]")
+    assert "generation_config.json: is damaged" in fails(capsys, "--model", bare, "hello")
+    (bare / "generation_config.json").write_text('{"eos_token_id": "two"}')
+    assert "eos_token_id='two': must be the id of a token" in fails(capsys, "--model", bare, "hello")
+    other = saved(tmp_path / "other", "gpt2", Text(tokenizer=type(byte_level).from_str(byte_level.to_str())))
+    vocabulary = json.loads((other / "tokenizer.json").read_text())
+    vocabulary["model"]["vocab"]["!"], vocabulary["model"]["vocab"]['"'] = (
+        vocabulary["model"]["vocab"]['"'],
+        vocabulary["model"]["vocab"]["!"],
+    )
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
+    assert "another vocabulary" in fails(capsys, "--model", checkpoint, "hello", "--draft", other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-k", 5, "--temperature", 0], "top_k=5: changes nothing at temperature 0"),
+        (["--seed", 5, "--beams", 2], "seed=5: is for sampling"),
+        (["--temperature", 0.5, "--beams", 2], "temperature=0.5: is for sampling"),
+        (["--beams", 0], "beams=0: must be at least 1"),
+        (["--top-p", 2], "top_p=2.0: must be more than 0 and at most 1"),
+        (["--max-new-tokens", 0], "max_new_tokens=0"),
+        (["--max-new-tokens", 200], "this model reads at most 64"),
+        (["--beams", 2, "--stop", "x"], "stop='x': beam search"),
+        (["--image", "cat.png"], "--image: a language model reads text"),
+        (["more"], "--model: continues one prompt, not 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(checkpoint, capsys, options, message):
+    assert message in fails(capsys, "--model", checkpoint, "hello", *options)
