@@ -23,7 +23,6 @@ from archlab.config import (
     build,
     flatten,
     load,
-    load_recipe,
     to_dict,
     to_yaml,
 )
@@ -31,11 +30,15 @@ from archlab.errors import UserError
 from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.layers.rotary_scaling import AnyRotaryScaling
 from archlab.models.registry import FAMILIES
+from archlab.train.recipes import RECIPES, load_recipe
+from archlab.train.text import config as text_configuration
+from archlab.train.text.config import CharactersConfig, SentimentConfig, TranslationConfig
 
 SECTIONS = [
     section
-    for _, section in inspect.getmembers(configuration, inspect.isclass)
-    if dataclasses.is_dataclass(section) and section.__module__ == configuration.__name__
+    for module in (configuration, text_configuration)
+    for _, section in inspect.getmembers(module, inspect.isclass)
+    if dataclasses.is_dataclass(section) and section.__module__ == module.__name__
 ] + [
     BeamSearch,
     Sampling,
@@ -213,12 +216,38 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_recipe_chooses_its_configuration(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("recipe: pretrain\nseed: 4\n")
-    assert load_recipe(path, ["scenes_share=0.5"]) == PretrainConfig(seed=4, scenes_share=0.5)
+    assert load_recipe(path, ["scenes_share=0.5"])[1] == PretrainConfig(seed=4, scenes_share=0.5)
     path.write_text("seed: 4\n")
-    assert load_recipe(path) == RunConfig(seed=4)
+    assert load_recipe(path)[1] == RunConfig(seed=4)
     path.write_text("recipe: pretraining\n")
-    with pytest.raises(UserError, match="'pretraining' must be one of arm, pretrain"):
+    with pytest.raises(UserError, match="'pretraining' must be one of arm, pretrain, characters"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_function_that_trains_it(name: str, tmp_path: Path) -> None:
+    assert callable(RECIPES[name].train)
+    (tmp_path / "a.yaml").write_text(f"recipe: {name}\n")
+    assert load_recipe(tmp_path / "a.yaml")[1] == RECIPES[name].config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "expected"),
+    [
+        (CharactersConfig, ["training.warmup=3000"], "warmup=3000: must be at most steps=2000"),
+        (
+            CharactersConfig,
+            ["training.average.kind=checkpoints", "training.average.every=2001"],
+            "average.every=2001: must be at most steps=2000",
+        ),
+        (CharactersConfig, ["training.decay_fraction=0"], "decay_fraction=0.0: must be more than 0"),
+        (TranslationConfig, ["languages=[en]"], "must be two different ones"),
+        (TranslationConfig, ["batch_tokens=100"], "batch_tokens=100: must be at least max_target=128"),
+        (SentimentConfig, ["max_tokens=9000"], "batch_tokens=8192: must be at least max_tokens=9000"),
+    ],
+)
+def test_recipes_on_text_have_their_rules(kind: type, overrides: list[str], expected: str) -> None:
+    assert expected in refused(overrides, kind)
 
 
 def test_flat_keys_are_dotted_and_lose_nothing() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from archlab.cli import _parse
 from archlab.compare.readme import write_readme_block
-from archlab.config import CompareConfig, load, load_recipe
+from archlab.config import CompareConfig, load
+from archlab.train.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

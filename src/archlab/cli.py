@@ -139,7 +139,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _train_parser(commands: Commands[_Parser]) -> _Parser:
     parser = _command(commands, "train", "train one model from a YAML recipe")
     parser.set_defaults(handler=_train)
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML; its key 'recipe' is arm or pretrain")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML; its key 'recipe' names the task")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
     return parser

@@ -344,7 +344,8 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_at_least(1), "test_items latency_requests workers"),
     (_at_least(100), "bootstrap_samples"),  # fewer give no 95 % interval; see evaluate.statistics
     (_at_least(0), "seed limit views weight_decay reconstruction target_learning_rate_scale sweep_steps"),
-    (_at_least(0), "machine_price_per_hour"),
+    (_at_least(0), "machine_price_per_hour warmup"),
+    (_at_least(1), "accumulate evaluate_every every last ngram max_tokens batch_tokens"),
     (_at_least(1), "max_new_tokens beams"),
     (_at_least(0), "top_k"),
     (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
@@ -353,11 +354,15 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
     (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
     (_POSITIVE, "local_rotary_base fast_turns slow_turns"),
     ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
-    ((lambda value: 0 <= value <= 1, "must lie between 0 and 1"), "warmup_fraction scenes_share recoloured min_p"),
-    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio regularization"),
-    ((lambda value: 0 < value <= 1, "must be more than 0 and at most 1"), "top_p"),
+    (
+        (lambda value: 0 <= value <= 1, "must lie between 0 and 1"),
+        "warmup_fraction scenes_share recoloured final min_p",
+    ),
+    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio regularization decay beta2"),
+    ((lambda value: 0 < value <= 1, "must be more than 0 and at most 1"), "decay_fraction top_p"),
     ((lambda value: -math.inf < value < math.inf, "must be finite"), "length_penalty"),
     ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "validation_fraction test_fraction"),
+    ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "dropout attention_dropout label_smoothing"),
     ((lambda value: 2 <= value <= 100, "must lie between 2 and 100"), "pmi_gallery"),
     (_NAMED, "source query weights"),
     (_each(_NAMED, least=1), "sources"),
@@ -367,9 +372,6 @@ _RULES_OF_NAMES: list[tuple[_Rule, str]] = [
 ]
 _RULES = {name: rule for rule, names in _RULES_OF_NAMES for name in names.split()}
 
-RECIPES: dict[str, type[RunConfig] | type[PretrainConfig]] = {"arm": RunConfig, "pretrain": PretrainConfig}
-"""What the key `recipe` of a training file may name."""
-
 
 def load(path: str | os.PathLike[str], kind: type[Config], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file into the configuration `kind`, then apply `section.key=value` overrides.
@@ -377,16 +379,7 @@ def load(path: str | os.PathLike[str], kind: type[Config], overrides: Sequence[s
     Raises:
         UserError: the file is missing or no mapping, a key is unknown, or a value breaks its type or rule.
     """
-    return build(kind, _read(path), overrides)
-
-
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig | PretrainConfig:
-    """Read a training file: its key `recipe` chooses the configuration, an arm's run by default; see `load`."""
-    raw = _read(path)
-    recipe = raw.pop("recipe", "arm")
-    if recipe not in RECIPES:
-        raise UserError(f"configuration {path}: recipe {recipe!r} must be one of {', '.join(RECIPES)}")
-    return build(RECIPES[recipe], raw, overrides)
+    return build(kind, read_yaml(path), overrides)
 
 
 def build(kind: type[Config], raw: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -430,7 +423,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML file, unchecked; see `load`."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

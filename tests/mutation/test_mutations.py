@@ -463,7 +463,95 @@ EXPERTS = [
     ),
 ]
 
-FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *DECODING, *METRICS, *STATISTICS, *EXPERTS]
+TEXT = [
+    Fault(
+        "accumulated batches weigh the same however many targets they have",
+        "train/loop.py",
+        "shares.append(output.weight / first)",
+        "shares.append(1.0)",
+        "train/test_loop_features.py::test_accumulated_batches_make_the_update_of_one_large_batch_however_uneven_they_are",
+    ),
+    Fault(
+        "the average of the weights is not saved",
+        "train/loop.py",
+        'parts |= {"average": average} if average is not None else {}',
+        "pass",
+        "train/test_loop_features.py"
+        "::test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one[exponential average]",
+    ),
+    Fault(
+        "the scale of float16 is not saved",
+        "train/loop.py",
+        'parts |= {"scaler": scaler} if scaler.is_enabled() else {}',
+        "pass",
+        "train/test_loop_features.py::test_float16_leaves_out_a_step_that_overflows_and_halves_the_scale",
+    ),
+    Fault(
+        "recomputed blocks drop other values than the first time",
+        "train/recompute.py",
+        "use_reentrant=False",
+        "use_reentrant=False, preserve_rng_state=False",
+        "train/test_loop_features.py::test_recomputed_blocks_give_the_same_gradients_and_keep_less_in_memory",
+    ),
+    Fault(
+        "Muon takes the embeddings too",
+        "train/optim.py",
+        ' and "blocks." in name',
+        "",
+        "train/test_loop_features.py::test_muon_makes_the_update_of_a_hidden_matrix_nearly_orthogonal_and_leaves_the_rest_to_adamw",
+    ),
+    Fault(
+        "wsd comes down from the start",
+        "train/schedule.py",
+        "min(1.0, (steps - step) / decay)",
+        "(steps - step) / steps",
+        "train/test_schedule.py::test_wsd_is_stable_until_its_last_part_and_then_falls_in_a_line",
+    ),
+    Fault(
+        "n-grams back off to how often a symbol was seen",
+        "evaluate/ngram.py",
+        "if n < order:",
+        "if False:",
+        "evaluate/test_ngram.py::test_a_bigram_leaves_its_discount_to_the_symbols_that_follow_many_others",
+    ),
+    Fault(
+        "characters of validation are trained on",
+        "train/text/characters.py",
+        "self.train, self.validation = ids[:cut], ids[cut:]",
+        "self.train, self.validation = ids, ids[cut:]",
+        "train/text/test_characters.py::test_every_character_of_validation_is_predicted_once_and_none_of_it_is_trained_on",
+    ),
+    Fault(
+        "the LSTM attends to padding",
+        "models/lstm.py",
+        "scores.masked_fill(~memory_mask[:, None], torch.finfo(scores.dtype).min)",
+        "scores",
+        "models/test_lstm.py::test_source_padding_changes_nothing",
+    ),
+    Fault(
+        "the order of batches is that of the first epoch for ever",
+        "data/text/buckets.py",
+        "np.random.default_rng([self.seed, epoch])",
+        "np.random.default_rng(self.seed)",
+        "data/text/test_buckets.py::test_epochs_and_seeds_differ",
+    ),
+    Fault(
+        "the loss of a translation counts padding",
+        "objectives/sequence.py",
+        ".masked_fill(~batch.target_mask[:, 1:], _IGNORED)",
+        "",
+        "objectives/test_sequence.py::test_translation_loss_is_the_definition_over_real_tokens",
+    ),
+    Fault(
+        "the tail of a long review is lost",
+        "train/text/sentiment.py",
+        "*ids[len(ids) - tail :]]",
+        "*ids[most - tail : most]]",
+        "train/text/test_tasks.py::test_head_and_tail_keep_both_ends_and_the_right_number",
+    ),
+]
+
+FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *TEXT, *DECODING, *METRICS, *STATISTICS, *EXPERTS]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ EVALUATE_AT = (0, 5, 10, 24)
 @dataclass(frozen=True)
 class Output:
     loss: Tensor
+    weight: float = 1.0
 
 
 class ScaledError(nn.Module):

@@ -93,10 +93,7 @@ class TextTokenizer:
         Returns:
             ids, int64 (B, L), and mask, bool (B, L), True at real tokens; L <= `max_length`.
         """
-        rows = [
-            [self.bos_id, *encoding.ids[: max_length - 2], self.eos_id]
-            for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
+        rows = [[self.bos_id, *ids[: max_length - 2], self.eos_id] for ids in self.tokens(texts)]
         length = max((len(row) for row in rows), default=0)
         ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), length), dtype=bool)
@@ -104,6 +101,10 @@ class TextTokenizer:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = True
         return ids, mask
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, all of them, without special tokens."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids up to the first [EOS], special tokens left out."""

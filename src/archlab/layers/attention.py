@@ -67,6 +67,7 @@ class Attention(Switchable):
         self.group = heads // key_value_heads
         self.scale = scale
         self.implementation = implementation
+        self.dropout = 0.0  # of the weights, in training; set by `layers.dropout.set_dropout`
         self.q_proj = nn.Linear(width, heads * self.head_width, bias=bias)
         self.k_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
         self.v_proj = nn.Linear(width, key_value_heads * self.head_width, bias=bias)
@@ -153,13 +154,14 @@ class Attention(Switchable):
         if mask is not None and mask.dim() == 3:
             mask = mask[:, None]  # (B, 1, Tq, Tk)
 
+        dropout = self.dropout if self.training else 0.0
         if self.implementation == "fused":
             added = mask if bias is None else _masked(bias.to(queries.dtype), mask)
             mixed = F.scaled_dot_product_attention(
-                queries, keys, values, added, scale=self.scale, enable_gqa=self.group > 1
+                queries, keys, values, added, dropout, scale=self.scale, enable_gqa=self.group > 1
             )
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
-        mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale)
+        mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale, dropout=dropout)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
@@ -175,6 +177,7 @@ def readable_attention(
     *,
     bias: Tensor | None = None,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention step by step.
 
@@ -184,6 +187,7 @@ def readable_attention(
         mask: True = may attend, broadcasting to (B, H, Tq, Tk).
         bias: added to the scores, broadcasting likewise.
         scale: of the scores, by default 1 / sqrt(D).
+        dropout: probability with which a weight is set to zero.
 
     Returns:
         mixed values (B, H, Tq, D) and weights (B, H, Tq, Tk).
@@ -200,6 +204,8 @@ def readable_attention(
         # The lowest finite number rather than -inf, and zero afterwards: a query that may attend nowhere gets zero
         # weights and zero gradients where -inf would give NaN.
         weights = scores.masked_fill(~mask, finfo(scores.dtype).min).softmax(-1).masked_fill(~mask, 0.0)
+    if dropout:
+        weights = F.dropout(weights, dropout)
     return weights.to(values.dtype) @ values, weights
 
 

@@ -5,21 +5,31 @@ Shape legend: B samples, M meanings.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.objectives.output import Output
 
-if TYPE_CHECKING:
-    from archlab.data.batch import Batch
+
+class HasMeaning(Protocol):
+    """A batch whose samples have classes."""
+
+    @property
+    def meaning(self) -> Tensor:
+        """Class of each sample, -1 where it is unknown, (B,)."""
+        ...
 
 
-class GivesClassLogits(Protocol):
+Batch = TypeVar("Batch", bound=HasMeaning)
+_Batch = TypeVar("_Batch", bound=HasMeaning, contravariant=True)
+
+
+class GivesClassLogits(Protocol[_Batch]):
     """A model that classifies."""
 
-    def class_logits(self, batch: Batch) -> Tensor:
+    def class_logits(self, batch: _Batch) -> Tensor:
         """(B, M)."""
         ...
 
@@ -27,9 +37,10 @@ class GivesClassLogits(Protocol):
 class Classification(nn.Module):
     """Cross-entropy of the target's meaning; the mean is over the samples whose meaning is known (not -1)."""
 
-    def forward(self, model: GivesClassLogits, batch: Batch) -> Output:
+    def forward(self, model: GivesClassLogits[Batch], batch: Batch) -> Output:
         """`loss` in nats per sample; zero if no meaning is known."""
         logits = model.class_logits(batch).float()
         total = F.cross_entropy(logits, batch.meaning, ignore_index=-1, reduction="sum")
-        loss = total / (batch.meaning != -1).sum().clamp(min=1)
-        return Output(loss, {"cross_entropy": loss.detach()})
+        known = (batch.meaning != -1).sum().clamp(min=1)
+        loss = total / known
+        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(known))

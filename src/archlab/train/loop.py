@@ -1,7 +1,8 @@
 """The training loop. It knows neither the model nor the objective nor the data.
 
-Every input is a function of the step (batch, learning rate) or part of the saved state (weights, optimiser, random
-numbers), so that a run that was interrupted and resumed equals one that was not, bit for bit.
+Every input is a function of the step (batch, learning rate) or part of the saved state (weights, their average, the
+optimiser, the loss scale, random numbers), so that a run that was interrupted and resumed equals one that was not, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from archlab.errors import UserError
 from archlab.progress import track
+from archlab.train.averaging import WeightAverage, averaged
 from archlab.train.checkpoint import load_state, save_state
+
+Precision = Literal["float32", "bfloat16", "float16"]
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALLEST_SCALE = 2.0**-24  # a loss scale that halves below this meets gradients that no scale makes finite
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -38,6 +45,11 @@ class Output(Protocol):
         """The scalar to minimise."""
         ...
 
+    @property
+    def weight(self) -> float:
+        """Number of targets that the loss is the mean of; gradients accumulate in this proportion."""
+        ...
+
 
 class Objective(Protocol[_Model, _Batch]):
     """Model and batch to a loss; it may own parameters of its own, such as a temperature."""
@@ -47,6 +59,27 @@ class Objective(Protocol[_Model, _Batch]):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Stateful(Protocol):
+    """A part of the run that is saved and restored with it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Optimizer(Stateful, Protocol):
+    """What the loop uses of `torch.optim.Optimizer`."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters and their options."""
+        ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def step(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -93,12 +126,14 @@ def fit(
     model: Model,
     objective: Objective[Model, Batch],
     batches: Callable[[int], Batch],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     steps: int,
     schedule: Callable[[int], float],
     gradient_clip: float = math.inf,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
+    accumulate: int = 1,
+    average: WeightAverage | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_at: Collection[int] = (),
     resume: Resume | None = None,
@@ -110,11 +145,17 @@ def fit(
 
     Args:
         batches: batch of each step, 0 to `steps - 1`; asked for every step once, in order, from the resumed one on.
+            With `accumulate` there are `steps * accumulate` of them.
         optimizer: may hold parameters of the objective too. A group's key `scale` multiplies its learning rate; the
             groups of one key `clip` are clipped together.
         schedule: learning rate of each step.
         gradient_clip: largest norm of the gradients that are clipped together; infinity never clips.
-        precision: "bfloat16" computes matrix products in bfloat16 (autocast); the weights stay in float32.
+        precision: "bfloat16" and "float16" compute matrix products in these (autocast); the weights stay in float32.
+            With "float16" the loss is scaled so that small gradients survive; a step whose gradients overflow is left
+            out and halves the scale (arXiv 1710.03740, section 3.2).
+        accumulate: batches whose gradients make one update, each weighing as many targets as it has: the update is
+            that of one batch of all of them.
+        average: follows the weights; evaluations see its average. The model keeps its own weights.
         evaluate: called with the number of updates done, the model in evaluation mode; its scores go to the curve.
         evaluate_at: numbers of updates after which it is called, 0 for before the first.
         description: shown beside the progress bar.
@@ -126,41 +167,47 @@ def fit(
     """
     history, step = History(), 0
     losses: list[float] = []  # since the last point of the curve
-    if resume is not None and (state := load_state(resume.path, resume.owner)) is not None:
-        history, step, losses = _restore(state, model, objective, optimizer)
-    saved = step
     clipped: defaultdict[str, list[Tensor]] = defaultdict(list)
     for group in optimizer.param_groups:
         clipped[group.get("clip", "")] += group["params"]
     device_type = optimizer.param_groups[0]["params"][0].device.type
+    as_torch = cast(torch.optim.Optimizer, optimizer)  # the scaler asks for no more than the protocol has
+    scaler = torch.amp.GradScaler(device_type, enabled=precision == "float16")
+    # What is not used is not saved: a state holds what its run depends on and nothing else.
+    parts: dict[str, Stateful] = {"model": model, "objective": objective, "optimizer": optimizer}
+    parts |= {"scaler": scaler} if scaler.is_enabled() else {}
+    parts |= {"average": average} if average is not None else {}
+    if resume is not None and (state := load_state(resume.path, resume.owner)) is not None:
+        history, step, losses = _restore(state, parts)
+    saved = step
 
     with _Interruption() as interruption, track(description, steps, done=step) as progress:
         model.train()
         while True:
             if evaluate is not None and step in evaluate_at and all(point.step < step for point in history.curve):
                 model.eval()
-                scores = {name: float(score) for name, score in evaluate(step).items()}
+                with averaged(model, average):
+                    scores = {name: float(score) for name, score in evaluate(step).items()}
                 model.train()
                 loss_so_far = math.fsum(losses) / len(losses) if losses else None
                 history.curve.append(Point(step, history.seconds, loss_so_far, scores))
                 losses = []
             due = interruption.requested or step >= steps or (step > saved and resume and step % resume.every == 0)
             if resume is not None and due:
-                save_state(resume.path, _state(history, step, losses, model, objective, optimizer), resume.owner)
+                save_state(resume.path, _state(history, step, losses, parts), resume.owner)
                 saved = step
             if interruption.requested or step >= steps:
                 break
 
             started = time.perf_counter()
             rate = schedule(step)
-            batch = batches(step)
-            with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = objective(model, batch).loss
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            own_batches = map(batches, range(step * accumulate, (step + 1) * accumulate))
+            losses.append(_backward(model, objective, own_batches, [*chain(*clipped.values())], scaler, precision))
+            scaler.unscale_(as_torch)
             norm = torch.stack([nn.utils.clip_grad_norm_(part, gradient_clip) for part in clipped.values()]).max()
-            losses.append(loss.item())
-            for name, value in (("loss", losses[-1]), ("norm of its gradient", norm.item())):
+            overflow = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_SCALE  # then it is no error of the run
+            for name, value in (("loss", losses[-1]), ("norm of its gradient", 0.0 if overflow else norm.item())):
                 if not math.isfinite(value):
                     raise UserError(
                         f"step {step}: the {name} is {value}, not a finite number; lower optimizer.learning_rate "
@@ -168,8 +215,11 @@ def fit(
                     )
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("scale", 1.0)
-            optimizer.step()
+            scaler.step(as_torch)
+            scaler.update()
             step += 1
+            if average is not None:
+                average.update(model, step)
             history.seconds += time.perf_counter() - started
             progress.advance(loss=losses[-1])
     if interruption.requested:
@@ -177,32 +227,44 @@ def fit(
     return history
 
 
-def _state(
-    history: History,
-    step: int,
-    losses: list[float],
-    model: nn.Module,
-    objective: Objective[Any, Any],
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, Any]:
+def _backward(
+    model: Model,
+    objective: Objective[Model, Batch],
+    batches: Iterable[Batch],
+    parameters: Collection[Tensor],
+    scaler: torch.amp.GradScaler,
+    precision: Precision,
+) -> float:
+    """Leave in `parameters` the (scaled) gradient of the mean loss over the targets of all `batches`; that loss."""
+    device_type = next(iter(parameters)).device.type
+    losses, shares, first = [], [], None
+    for batch in batches:
+        with torch.autocast(device_type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+            output = objective(model, batch)
+        first = first or output.weight
+        shares.append(output.weight / first)  # of about one: the sum of all weights could overflow float16
+        scaler.scale(output.loss * shares[-1]).backward()
+        losses.append(output.loss.item() * shares[-1])
+    if len(shares) > 1:
+        for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
+            gradient /= math.fsum(shares)
+    return math.fsum(losses) / math.fsum(shares)
+
+
+def _state(history: History, step: int, losses: list[float], parts: Mapping[str, Stateful]) -> dict[str, Any]:
     """Everything that the rest of the run depends on. NumPy generators are made per step and hold no state."""
     return {
         "history": asdict(history),
         "step": step,
         "losses": losses,
-        "model": model.state_dict(),
-        "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
         "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
     }
 
 
-def _restore(
-    state: dict[str, Any], model: nn.Module, objective: Objective[Any, Any], optimizer: torch.optim.Optimizer
-) -> tuple[History, int, list[float]]:
-    model.load_state_dict(state["model"])
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
+def _restore(state: dict[str, Any], parts: Mapping[str, Stateful]) -> tuple[History, int, list[float]]:
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     torch.set_rng_state(state["random"]["cpu"])
     torch.cuda.set_rng_state_all(state["random"]["cuda"])
     curve = [Point(**point) for point in state["history"]["curve"]]

@@ -1,4 +1,4 @@
-"""AdamW over parameter groups: what decays, what learns more slowly, and what is frozen and left out."""
+"""AdamW and Muon over parameter groups: what decays, what learns more slowly, and what is frozen and left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from archlab.config import OptimizerConfig
+from archlab.errors import UserError
 
 # The second moment of the masked-autoencoder and GPT recipes: steadier than 0.999 in runs of a few thousand steps.
 _BETAS = (0.9, 0.95)
@@ -71,5 +72,73 @@ def adamw(
     groups = parameter_groups(model, config.weight_decay, scales, clipped_apart)
     for other in others:
         groups += parameter_groups(other, config.weight_decay)
+    return adamw_over(groups, config.learning_rate, _BETAS)
+
+
+def adamw_over(groups: list[dict[str, Any]], learning_rate: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW over groups of parameters; see `parameter_groups`."""
     # One kernel over all tensors: for small models the default loop spends longer on launches than on arithmetic.
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+
+
+class MuonWithAdamW:
+    """Muon for the matrices inside the blocks of a Transformer, AdamW for everything else.
+
+    Muon replaces the momentum of a matrix by the nearest orthogonal one (Jordan et al., 2024). Embeddings, heads, gains
+    and biases are no maps from one hidden state to the next and stay with AdamW. Updates are scaled to the size of
+    AdamW's (arXiv 2502.16982, section 2.2), so that both share one learning rate and one weight decay.
+
+    Args:
+        model: has its blocks in lists named `blocks` or `..._blocks`.
+        weight_decay: of matrices.
+        learning_rate: the first one; the loop sets it at every step.
+        betas: of AdamW.
+
+    Raises:
+        UserError: the model has no blocks, or PyTorch is too old.
+    """
+
+    def __init__(
+        self, model: nn.Module, weight_decay: float, learning_rate: float, betas: tuple[float, float] = _BETAS
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise UserError(f"optimizer='muon': PyTorch {torch.__version__} has none; install 2.9 or newer")
+        hidden = {
+            id(parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.dim() == 2 and "blocks." in name and parameter.requires_grad
+        }
+        if not hidden:
+            raise UserError(f"optimizer='muon': {type(model).__name__} has no blocks with matrices; use 'adamw'")
+        matrices: list[dict[str, Any]] = []
+        rest: list[dict[str, Any]] = []
+        for group in parameter_groups(model, weight_decay):
+            for groups, is_hidden in ((matrices, True), (rest, False)):
+                if chosen := [one for one in group["params"] if (id(one) in hidden) == is_hidden]:
+                    groups.append(group | {"params": chosen})
+        self.muon = torch.optim.Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw")
+        self.adamw = adamw_over(rest, learning_rate, betas)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of both; what is set there counts."""
+        return [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        self.muon.zero_grad(set_to_none)
+        self.adamw.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """One update of every parameter."""
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of both."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Continue from a saved state."""
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])

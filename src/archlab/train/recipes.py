@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from archlab.config import PretrainConfig, load_recipe
+from archlab.config import PretrainConfig, RunConfig, build, read_yaml
+from archlab.errors import UserError
+from archlab.train.text.config import CharactersConfig, SentimentConfig, TranslationConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the key `recipe` of a training file may name.
+
+    Attributes:
+        config: what the rest of the file is.
+        module, function: which trains it, called with the configuration and the run's folder.
+    """
+
+    config: type[Any]
+    module: str
+    function: str
+
+    @property
+    def train(self) -> Callable[[Any, Path], object]:
+        """The function, imported when it is asked for."""
+        return getattr(import_module(self.module), self.function)
+
+
+RECIPES = {
+    "arm": Recipe(RunConfig, "archlab.train.recipes", "_train_arm"),
+    "pretrain": Recipe(PretrainConfig, "archlab.train.pretrain", "pretrain"),
+    "characters": Recipe(CharactersConfig, "archlab.train.text.characters", "train_characters"),
+    "translation": Recipe(TranslationConfig, "archlab.train.text.translation", "train_translation"),
+    "sentiment": Recipe(SentimentConfig, "archlab.train.text.sentiment", "train_sentiment"),
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Any]:
+    """Read a training file: its key `recipe` chooses what it configures, an arm's run by default.
+
+    Returns:
+        the recipe, and its configuration.
+
+    Raises:
+        UserError: there is no such recipe, or see `config.load`.
+    """
+    raw = read_yaml(path)
+    name = raw.pop("recipe", "arm")
+    if name not in RECIPES:
+        raise UserError(f"configuration {path}: recipe {name!r} must be one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    return recipe, build(recipe.config, raw, overrides)
 
 
 def train_recipe(path: Path, overrides: Sequence[str], out: Path) -> None:
@@ -14,12 +64,11 @@ def train_recipe(path: Path, overrides: Sequence[str], out: Path) -> None:
     Raises:
         UserError: the recipe is wrong, its data cannot be read, or `out` holds another run.
     """
-    config = load_recipe(path, overrides)
-    if isinstance(config, PretrainConfig):
-        from archlab.train.pretrain import pretrain
+    recipe, config = load_recipe(path, overrides)
+    recipe.train(config, out)
 
-        pretrain(config, out)
-        return
+
+def _train_arm(config: RunConfig, out: Path) -> None:
     from archlab.train.run import train_run
     from archlab.train.setup import Setup
 

@@ -1,0 +1,1 @@
+"""Text sets, and the batches that are made of them."""

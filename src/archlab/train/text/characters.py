@@ -1,0 +1,136 @@
+"""The recipe `characters`: a GPT-2 learns to continue a text character by character.
+
+Differs from nanoGPT, whose two configurations it repeats: the linear layers and norms have biases, as GPT-2's do, and
+validation is measured on all of the held-out text instead of on random stretches of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archlab.data.text.batch import Tokens, to_device
+from archlab.data.text.sets import digest, load_characters
+from archlab.errors import UserError
+from archlab.evaluate.ngram import ngram_loss
+from archlab.models.gpt2 import GPT2, GPT2Config
+from archlab.objectives.sequence import LanguageModelling
+from archlab.train.loop import History
+from archlab.train.text.config import CharactersConfig
+from archlab.train.text.run import Report, Row, Task, device_of, parameters_of, train_task
+
+_WINDOWS_AT_ONCE = 64
+
+
+class Text:
+    """A text as ids of its characters, cut into a part to train on and the rest.
+
+    Attributes:
+        symbols: its characters in the order of their ids.
+        train, validation: ids.
+
+    Raises:
+        UserError: a part is too short for one stretch of the model's context.
+    """
+
+    def __init__(self, text: str, validation_fraction: float, context: int) -> None:
+        self.symbols = "".join(sorted(set(text)))
+        index = {symbol: i for i, symbol in enumerate(self.symbols)}
+        ids = np.array([index[symbol] for symbol in text])
+        cut = int((1 - validation_fraction) * len(ids))
+        self.train, self.validation = ids[:cut], ids[cut:]
+        self.context = context
+        shortest = min(len(self.train), len(self.validation))
+        if shortest <= context:
+            raise UserError(
+                f"source: its training or validation part has {shortest} characters; must be more than "
+                f"model.context={context}; give a longer text"
+            )
+
+    def batch(self, seed: int, number: int, size: int) -> Tokens:
+        """Random stretches of the training part, a pure function of the arguments."""
+        starts = np.random.default_rng([seed, number]).integers(0, len(self.train) - self.context, size)
+        return Tokens(torch.from_numpy(self.train[starts[:, None] + np.arange(self.context + 1)]))
+
+    def windows(self) -> Tensor:
+        """The validation part as stretches (N, T + 1) that overlap in one character, which is not predicted twice."""
+        count = (len(self.validation) - 1) // self.context
+        starts = self.context * np.arange(count)
+        return torch.from_numpy(self.validation[starts[:, None] + np.arange(self.context + 1)])
+
+
+def train_characters(config: CharactersConfig, folder: Path) -> dict[str, Any]:
+    """Train into `folder`; see `train_task`."""
+    return train_task(config, folder, lambda: _prepare(config))
+
+
+def _prepare(config: CharactersConfig) -> Task:
+    characters = load_characters(config.source)
+    text = Text(characters, config.validation_fraction, config.model.context)
+    size = config.model
+    device = device_of(config.training)
+    model = GPT2(
+        GPT2Config(
+            vocab_size=len(text.symbols),
+            context=size.context,
+            width=size.width,
+            depth=size.depth,
+            heads=size.heads,
+            feed_forward=size.feed_forward,
+        )
+    ).to(device)
+    objective = LanguageModelling()
+    windows = text.windows()
+
+    def evaluate() -> Mapping[str, float]:
+        total = 0.0
+        for some in windows.split(_WINDOWS_AT_ONCE):
+            total += objective(model, to_device(Tokens(some), device)).loss.item() * len(some)
+        return {"loss": total / len(windows)}
+
+    return Task(
+        name="characters",
+        model=model,
+        objective=objective,
+        batches=lambda number: text.batch(config.seed, number, config.batch_size),
+        evaluate=evaluate,
+        report=lambda history: _report(config, text, parameters_of(model), history),
+        digests={"text": digest([characters])},
+    )
+
+
+def _report(config: CharactersConfig, text: Text, parameters: int, history: History) -> Report:
+    """The model beside n-gram models of the same text."""
+    floors = {
+        f"{order}-gram": ngram_loss(text.train, text.validation, len(text.symbols), order)
+        for order in range(1, config.ngram + 1)
+    }
+    curve = [(point.step, point.scores["loss"]) for point in history.curve]
+    passed = {name: next((step for step, loss in curve if loss < floor), None) for name, floor in floors.items()}
+    rows: list[Row] = [
+        {"model": f"{name}, Kneser-Ney", "parameters": None, "validation loss": floor, "passed at step": passed[name]}
+        for name, floor in floors.items()
+    ]
+    best = min(loss for _, loss in curve)
+    rows.append(
+        {"model": "GPT-2", "parameters": parameters, "validation loss": curve[-1][1], "passed at step": None},
+    )
+    metrics = {
+        "characters": len(text.train) + len(text.validation),
+        "symbols": text.symbols,
+        "characters_trained_on": config.training.steps * config.training.accumulate * config.batch_size * text.context,
+        "validation_loss": curve[-1][1],
+        "best_validation_loss": best,
+        "floors": floors,
+        "passed_at_step": passed,
+    }
+    note = (
+        f"Losses in nats per character of the held-out text. The best of the learning curve is {best:.4f}. "
+        f"N-gram models may look back across the start of a stretch, the model may not."
+    )
+    return Report(rows, metrics, {name: floors[name] for name in list(floors)[-2:]}, note)
