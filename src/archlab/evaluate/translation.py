@@ -17,7 +17,7 @@ from archlab.data.text.batch import pad
 from archlab.data.tokenizer import TextTokenizer
 from archlab.generate.engine import generate
 from archlab.generate.settings import BeamSearch, Settings
-from archlab.layers.cache import KVCache
+from archlab.layers.cache import Cache, KVCache
 
 Decode = Callable[["Translator", Tensor, Tensor], list[list[int]]]
 """Model, source ids (B, S) and their mask (B, S) -> ids of the translations, without special tokens at the start."""
@@ -94,10 +94,10 @@ class _Continues:
         self.model = model
         self.blocks = nn.ModuleList([model])
 
-    def new_cache(self) -> list[KVCache]:
+    def new_cache(self) -> list[Cache]:
         raise AssertionError("a translation goes on from the memory of its source")
 
-    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
         assert cache is not None
         written = cache[0]
         assert isinstance(written, _Written)
