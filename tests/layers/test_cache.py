@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from archlab.errors import UserError
 from archlab.layers import masks
 from archlab.layers.attention import Attention
-from archlab.layers.cache import KVCache, SlidingCache, StaticCache
+from archlab.layers.cache import DecoderCache, KVCache, SlidingCache, StaticCache
 from archlab.layers.causal import causal_context
 from archlab.layers.positions import RotaryEmbedding
 
@@ -158,3 +158,18 @@ def test_expanded_prefix_serves_every_candidate_and_leaves_the_original(new_cach
 def test_reading_an_empty_cache_is_a_defect_of_the_caller():
     with pytest.raises(AssertionError, match="nothing"):
         KVCache().read()
+
+
+def test_a_decoders_cache_counts_and_crops_its_tokens_and_picks_and_repeats_both_parts():
+    cache = DecoderCache()
+    tokens, memory = torch.randn(2, 1, 4, 3), torch.randn(2, 1, 5, 3)
+    cache.tokens.append(tokens, tokens)
+    cache.memory.append(memory, memory)
+    assert cache.length == 4
+    repeated = cache.expand(2)
+    assert torch.equal(repeated.tokens.read()[0], tokens.repeat_interleave(2, 0))
+    assert torch.equal(repeated.memory.read()[1], memory.repeat_interleave(2, 0))
+    cache.crop(3)
+    cache.select(torch.tensor([1, 1, 0]))
+    assert torch.equal(cache.tokens.read()[0], tokens[[1, 1, 0], :, :3])
+    assert torch.equal(cache.memory.read()[0], memory[[1, 1, 0]])

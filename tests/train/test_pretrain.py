@@ -124,10 +124,10 @@ def test_an_unknown_source_is_refused_and_claims_no_folder(tiny_pretraining: Pre
 
 def interrupt_at(step: int) -> type[ImageStream]:
     class Interrupting(ImageStream):
-        def __call__(self, at: int) -> ImageBatch:
+        def _draw(self, at: int) -> tuple[torch.Tensor, np.random.Generator]:
             if at == step:
                 signal.raise_signal(signal.SIGINT)
-            return super().__call__(at)
+            return super()._draw(at)
 
     return Interrupting
 

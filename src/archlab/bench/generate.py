@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from archlab import __version__, machine
-from archlab.bench.train import median_ratio
+from archlab import machine
+from archlab.bench.train import conditions, median_ratio
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
 from archlab.config import build
@@ -99,11 +99,7 @@ def bench_generate(
     compiled = has_compiler() if compiled is None else compiled
     bandwidth = machine.matvec_bandwidth(precision, clock=clock)
     results: dict[str, Any] = {
-        "archlab": __version__,
-        "git": machine.git_commit(),
-        "machine": machine.describe(),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
+        **conditions(precision),
         "matvec_gb_per_second": bandwidth,
         "shapes": {},
     }
@@ -169,7 +165,7 @@ def pair(shape: Shape, seed: int = 0) -> tuple[Decoder, Any]:
     """Our model and theirs with the same random weights, in float32."""
     from transformers.utils import logging
 
-    from archlab.interop.parity.twin import file_names
+    from archlab.interop.parity.twin import copy_weights
 
     logging.set_verbosity_error()
     family = find(shape.family)
@@ -178,9 +174,7 @@ def pair(shape: Shape, seed: int = 0) -> tuple[Decoder, Any]:
         torch.manual_seed(seed)
         theirs = family.interop.reference(family.interop.config_to_hf(config)).eval()
     ours: Any = family.model_class(config).eval()
-    shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
-    weights = family.interop.weights(config)
-    ours.load_state_dict(weights.from_hf(file_names(theirs, theirs.state_dict()), shapes), strict=True)
+    copy_weights(theirs, ours, family.interop.weights(config))
     return ours, theirs
 
 

@@ -61,11 +61,7 @@ def bench_train(
     """
     peak = machine.matmul_peak(precision, clock=clock)
     results: dict[str, Any] = {
-        "archlab": __version__,
-        "git": machine.git_commit(),
-        "machine": machine.describe(),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
+        **conditions(precision),
         "matmul_peak_gflops": peak,
         "shapes": {},
     }
@@ -79,6 +75,17 @@ def bench_train(
     if out is not None:
         write_text(out, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def conditions(precision: Precision) -> dict[str, Any]:
+    """Under which a benchmark ran: versions, machine, threads and precision."""
+    return {
+        "archlab": __version__,
+        "git": machine.git_commit(),
+        "machine": machine.describe(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
 
 
 def compare(

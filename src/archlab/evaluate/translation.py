@@ -69,22 +69,17 @@ class _Written(KVCache):
     def __init__(self, memory: Tensor, memory_mask: Tensor, caches: Sequence[Any]) -> None:
         super().__init__()
         self.memory, self.memory_mask, self.caches = memory, memory_mask, caches
-        self.parts = [
-            part
-            for cache in caches
-            for part in ((cache.tokens, cache.memory) if hasattr(cache, "tokens") else (cache,))
-        ]
 
     @property
     def length(self) -> int:
         """Tokens written."""
-        return int(self.parts[0].length)
+        return int(self.caches[0].length)
 
     def select(self, samples: Tensor) -> None:
         """Keep the samples with these indices (N), in this order; one may be named several times."""
         self.memory, self.memory_mask = self.memory[samples], self.memory_mask[samples]
-        for part in self.parts:
-            part.select(samples)
+        for cache in self.caches:
+            cache.select(samples)
 
 
 class _Continues:

@@ -7,8 +7,7 @@ from typing import Any
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
-from archlab.errors import UserError
-from archlab.interop.options import Options
+from archlab.interop.options import Options, require_derived_head_width
 from archlab.interop.parity import faults
 from archlab.interop.rotary import context_from_hf, context_to_hf, rope_to_hf, scaling_from_hf
 from archlab.interop.weights import Rule, WeightMap
@@ -42,11 +41,7 @@ _OPTIONS = Options(
 def config_from_hf(theirs: PretrainedConfig) -> LlamaConfig:
     """See `interop.family.Interop`."""
     options = _OPTIONS.read(theirs)
-    if theirs.head_dim * theirs.num_attention_heads != theirs.hidden_size:
-        raise UserError(
-            f"llama option head_dim={theirs.head_dim}: only hidden_size / num_attention_heads is implemented; "
-            f"use another checkpoint"
-        )
+    require_derived_head_width(theirs)
     rope: dict[str, Any] = theirs.rope_parameters
     scaling = scaling_from_hf(rope, family="llama", context=theirs.max_position_embeddings)
     context = context_from_hf(scaling, theirs.max_position_embeddings)

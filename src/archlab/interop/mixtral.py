@@ -7,8 +7,7 @@ from typing import Any
 from transformers import MixtralConfig as TheirConfig
 from transformers import MixtralForCausalLM, PretrainedConfig, PreTrainedModel
 
-from archlab.errors import UserError
-from archlab.interop.options import Options
+from archlab.interop.options import Options, require_derived_head_width
 from archlab.interop.parity import expert_faults, faults
 from archlab.interop.rotary import rope_to_hf, scaling_from_hf
 from archlab.interop.transforms import Stacked
@@ -46,11 +45,7 @@ _OPTIONS = Options(
 def config_from_hf(theirs: PretrainedConfig) -> MixtralConfig:
     """See `interop.family.Interop`."""
     options = _OPTIONS.read(theirs)
-    if theirs.head_dim is not None and theirs.head_dim * theirs.num_attention_heads != theirs.hidden_size:
-        raise UserError(
-            f"mixtral option head_dim={theirs.head_dim}: only hidden_size / num_attention_heads is implemented; "
-            f"use another checkpoint"
-        )
+    require_derived_head_width(theirs)
     rope: dict[str, Any] = theirs.rope_parameters
     scaling_from_hf(rope, family="mixtral", context=theirs.max_position_embeddings, types=("default",))
     return MixtralConfig(rotary_base=float(rope["rope_theta"]), **options)

@@ -112,6 +112,20 @@ def require_squares(theirs: PretrainedConfig, *names: str) -> None:
             )
 
 
+def require_derived_head_width(theirs: PretrainedConfig) -> None:
+    """Check that the heads share the width, if their own width is given at all.
+
+    Raises:
+        UserError: they do not.
+    """
+    head_dim = theirs.head_dim
+    if head_dim is not None and head_dim * theirs.num_attention_heads != theirs.hidden_size:
+        raise UserError(
+            f"{theirs.model_type} option head_dim={head_dim}: only hidden_size / num_attention_heads is implemented; "
+            f"use another checkpoint"
+        )
+
+
 @cache
 def _common() -> dict[str, Any]:
     return PretrainedConfig().to_dict()

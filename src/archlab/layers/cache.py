@@ -222,7 +222,7 @@ class StaticCache(KVCache):
 
 
 @dataclass(frozen=True)
-class DecoderCache:
+class DecoderCache(Cache):
     """What one block of an encoder-decoder's decoder keeps.
 
     Attributes:
@@ -232,3 +232,21 @@ class DecoderCache:
 
     tokens: KVCache = field(default_factory=KVCache)
     memory: KVCache = field(default_factory=KVCache)
+
+    @property
+    def length(self) -> int:
+        """See `Cache`."""
+        return self.tokens.length
+
+    def crop(self, length: int) -> None:
+        """See `Cache`; the memory stays whole."""
+        self.tokens.crop(length)
+
+    def select(self, samples: Tensor) -> None:
+        """See `Cache`."""
+        self.tokens.select(samples)
+        self.memory.select(samples)
+
+    def expand(self, copies: int) -> DecoderCache:
+        """See `Cache`."""
+        return DecoderCache(self.tokens.expand(copies), self.memory.expand(copies))

@@ -13,6 +13,17 @@ from torch.nn import functional as F
 from archlab.errors import UserError
 
 
+def patches_per_side(image_size: int, patch_size: int) -> int:
+    """Patches along one side of a square image.
+
+    Raises:
+        UserError: the patches do not fill the image.
+    """
+    if image_size % patch_size:
+        raise UserError(f"image_size={image_size}: must be a multiple of patch_size={patch_size}")
+    return image_size // patch_size
+
+
 def patchify(images: Tensor, patch: int) -> Tensor:
     """Cut images (B, C, H, W) into patches (B, N, P).
 

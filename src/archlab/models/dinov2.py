@@ -15,7 +15,7 @@ from archlab.config import Section, TransformerConfig
 from archlab.errors import UserError
 from archlab.layers.attention import Attention
 from archlab.layers.block import SandwichBlock
-from archlab.layers.embeddings import PatchEmbedding
+from archlab.layers.embeddings import PatchEmbedding, patches_per_side
 from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.layer_scale import LayerScale
@@ -42,13 +42,12 @@ class DINOv2Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % self.patch_size:
-            raise UserError(f"image_size={self.image_size}: must be a multiple of patch_size={self.patch_size}")
+        patches_per_side(self.image_size, self.patch_size)
 
     @property
     def patches(self) -> int:
         """Patches in the table of positions."""
-        return (self.image_size // self.patch_size) ** 2
+        return patches_per_side(self.image_size, self.patch_size) ** 2
 
 
 class DINOv2(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from archlab.config import Section, TransformerConfig
 from archlab.errors import UserError
-from archlab.layers.embeddings import TubeletEmbedding, take
+from archlab.layers.embeddings import TubeletEmbedding, patches_per_side, take
 from archlab.layers.initialization import initialize
 from archlab.layers.positions import Rotation
 from archlab.layers.rotary_3d import Rotary3D
@@ -43,13 +43,12 @@ class VJEPAConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % self.patch_size:
-            raise UserError(f"image_size={self.image_size}: must be a multiple of patch_size={self.patch_size}")
+        patches_per_side(self.image_size, self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:
         """h and w."""
-        side = self.image_size // self.patch_size
+        side = patches_per_side(self.image_size, self.patch_size)
         return side, side
 
 

@@ -63,6 +63,17 @@ class ImageStream:
 
     def __call__(self, step: int) -> ImageBatch:
         """The batch of a step."""
+        clean, generator = self._draw(step)
+        amplitude = generator.uniform(0, _NOISE, (len(clean), 1, 1, 1))
+        noise = (amplitude * generator.uniform(-1, 1, clean.shape)).astype(np.float32)
+        return ImageBatch(clean + torch.from_numpy(noise), clean)
+
+    def clean(self, step: int) -> Tensor:
+        """The images of that batch alone, (B, 3, H, W)."""
+        return self._draw(step)[0]
+
+    def _draw(self, step: int) -> tuple[Tensor, np.random.Generator]:
+        """Clean images, and the generator that the step's noise comes from."""
         generator = np.random.default_rng([self.config.seed, step])
         parts = []
         if self.scenes:
@@ -72,10 +83,7 @@ class ImageStream:
         for source, share in zip(self.sources, shares, strict=False):
             rows = generator.integers(0, len(source), len(share))
             parts.append(source[rows])
-        clean = normalise(torch.from_numpy(np.concatenate(parts)))
-        amplitude = generator.uniform(0, _NOISE, (len(clean), 1, 1, 1))
-        noise = (amplitude * generator.uniform(-1, 1, clean.shape)).astype(np.float32)
-        return ImageBatch(clean + torch.from_numpy(noise), clean)
+        return normalise(torch.from_numpy(np.concatenate(parts))), generator
 
 
 def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
@@ -112,7 +120,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             description=f"pretraining ({config.method})",
         )
     vit = method.encoder.eval()
-    standardise(vit, stream(config.optimizer.steps).clean)
+    standardise(vit, stream.clean(config.optimizer.steps))
     metrics = {
         "steps": config.optimizer.steps,
         "images": config.optimizer.steps * config.optimizer.batch_size,
@@ -150,7 +158,7 @@ def _lejepa(config: PretrainConfig, stream: ImageStream) -> _Method:
     def batches(step: int) -> ViewBatch:
         seed = int(np.random.default_rng([config.seed, step, 1]).integers(2**62))
         generator = torch.Generator().manual_seed(seed)
-        return draw_views(stream(step).clean, settings.points, settings.recoloured, generator)
+        return draw_views(stream.clean(step), settings.points, settings.recoloured, generator)
 
     objective = LocalInvariance(settings.regularization, settings.reconstruction)
     return _Method(model, model.encoder, objective, batches)

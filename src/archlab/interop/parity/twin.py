@@ -42,9 +42,14 @@ def build(family: Family, seed: int = 0) -> Twin:
     randomise(reference, torch.Generator().manual_seed(seed))
     model = family.model_class(config).eval()
     weights = interop.weights(config)
+    copy_weights(reference, model, weights)
+    return Twin(family, config, model, reference, weights)
+
+
+def copy_weights(reference: PreTrainedModel, model: nn.Module, weights: WeightMap) -> None:
+    """Give our model the weights of its reference, through the map as if they were read from a file."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict(weights.from_hf(file_names(reference, reference.state_dict()), shapes), strict=True)
-    return Twin(family, config, model, reference, weights)
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
