@@ -288,6 +288,8 @@ class PretrainConfig(Section):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=4000, batch_size=256, learning_rate=1e-3)
     )
+    update: Literal["adamw", "muon"] = "adamw"
+    """What updates hidden matrices and filters; see `train.optim.MuonWithAdamW`."""
     seed: int = 0
     probe_every: int = 1000
     """Steps between two probes against random initialisation."""
