@@ -102,7 +102,7 @@ class TokenizerConfig(Section):
 class EncoderConfig(Section):
     """The frozen X-encoder whose features both arms read."""
 
-    weights: str = "lejepa-v1"
+    weights: str = "lejepa-v2"
     """Name of a folder shipped in `archlab/weights`, or a path."""
     views: int = 0
     """Augmented views cached per training image beside the plain one, the same for both arms."""
