@@ -98,7 +98,7 @@ class CharactersConfig(Section):
     source: Named = "tinyshakespeare"
     """A named text, or the path of a text file; see `data.text.sets`."""
     validation_fraction: ShareBelowOne = 0.1
-    """Share of the text, at its end, that is not trained on."""
+    """Share of the text that is not trained on: its end, and of names some drawn by lot."""
     model: CharacterModelConfig = field(default_factory=CharacterModelConfig)
     batch_size: Count = 12
     ngram: Count = 5
@@ -167,9 +167,9 @@ class SentimentConfig(Section):
     """Sentiment: an encoder from scratch or a pretrained one, next to a majority and a TF-IDF classifier."""
 
     source: Named = "imdb"
-    """A named set; see `data.text.sets`."""
+    """A named set; see `data.text.reviews`."""
     validation_fraction: ShareBelowOne = 0.1
-    """Share of the training reviews that is held out."""
+    """Share of the training reviews that is held out, where the set has no validation split."""
     pretrained: str = ""
     """Folder or hub id of a BERT in the format of `transformers`; empty trains an encoder from scratch."""
     encoder: TransformerConfig = field(
