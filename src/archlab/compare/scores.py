@@ -98,8 +98,6 @@ def metric_label(metric: str) -> str:
         how = " by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
         how += ", own item only" if family.endswith("_strict") else ""
         return f"{direction.replace('_', ' ')}{how}, R@{k}"
-    if family.startswith("vqa_"):
-        return f"{metric_label(f'vqa/{rest}')} ({family.removeprefix('vqa_')} log-probability)"
     if family == "probe":
         method, _, target = rest.partition("/")
         return f"{method} probe: {target.replace('_', ' ')}"
