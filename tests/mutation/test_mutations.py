@@ -148,7 +148,7 @@ LOSSES = [
     Fault(
         "the decoder trains the target encoder",
         "objectives/embedding_prediction.py",
-        'target = contrast.embeddings["target"]',
+        'target = output.embeddings["target"]',
         "target = model.embed(batch)[1]",
         "objectives/test_embedding_prediction.py::"
         "test_the_decoder_teaches_nothing_but_itself_and_is_taught_by_nothing_else",
@@ -159,6 +159,50 @@ LOSSES = [
         'clipped_apart=("decoder",) if config.arm == "vljepa" else ()',
         "clipped_apart=()",
         "train/test_run.py::test_the_size_of_the_decoder_changes_nothing_else",
+    ),
+]
+VARIANTS = [
+    Fault(
+        "a frozen target encoder asks for a gradient",
+        "vl/arms.py",
+        "            arm.target_encoder.requires_grad_(False)\n",
+        "            pass\n",
+        "vl/test_recipes.py::test_all_that_is_trained_learns_and_all_that_is_frozen_does_not[vljepa-l1]",
+    ),
+    Fault(
+        "a hybrid trains more than its decoder",
+        "vl/arms.py",
+        "            arm.requires_grad_(False)\n",
+        "",
+        "vl/test_recipes.py::test_all_that_is_trained_learns_and_all_that_is_frozen_does_not[hybrid]",
+    ),
+    Fault(
+        "hidden visual tokens are seen",
+        "vl/predictors.py",
+        "torch.where(visible[:, :, None], visual, self.mask_token.to(visual.dtype))",
+        "visual + 0 * self.mask_token",
+        "vl/test_recipes.py::test_hidden_visual_tokens_are_not_seen_and_language_is",
+    ),
+    Fault(
+        "the causal predictor is not causal",
+        "vl/predictors.py",
+        "masks.combine(masks.padding(mask), masks.causal(positions, positions))",
+        "masks.padding(mask)",
+        "vl/test_recipes.py::test_ablations_of_the_joint_predictor[causal]",
+    ),
+    Fault(
+        "the decoder of an encoder-decoder reads ahead",
+        "vl/arms.py",
+        "        attend = masks.combine(masks.padding(mask), masks.causal(positions, positions))\n",
+        "        attend = masks.padding(mask)\n",
+        "vl/test_recipes.py::test_an_encoder_decoder_reads_the_image_as_vljepa_does_and_the_answer_causally",
+    ),
+    Fault(
+        "VICReg counts variances as covariances",
+        "objectives/regularizers.py",
+        "covariance.square().sum() - covariance.diagonal().square().sum()",
+        "covariance.square().sum()",
+        "objectives/test_regression.py::test_the_covariance_term_is_the_sum_of_squares_off_the_diagonal",
     ),
 ]
 PRETRAINING = [
@@ -551,7 +595,19 @@ TEXT = [
     ),
 ]
 
-FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *TEXT, *DECODING, *METRICS, *STATISTICS, *EXPERTS]
+FAULTS = [
+    *MASKS,
+    *LOSSES,
+    *VARIANTS,
+    *PRETRAINING,
+    *ORDER,
+    *TRAINING,
+    *TEXT,
+    *DECODING,
+    *METRICS,
+    *STATISTICS,
+    *EXPERTS,
+]
 
 
 @contextmanager
