@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import archlab
 from archlab import config as configuration
+from archlab.compare.grid.protocol import Expectation, Factor, Protocol, Tuning
 from archlab.config import (
     CompareConfig,
     EmbeddingArmConfig,
@@ -40,6 +41,10 @@ SECTIONS = [
     for _, section in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == module.__name__
 ] + [
+    Expectation,
+    Factor,
+    Protocol,
+    Tuning,
     BeamSearch,
     Sampling,
     Settings,

@@ -205,6 +205,36 @@ VARIANTS = [
         "objectives/test_regression.py::test_the_covariance_term_is_the_sum_of_squares_off_the_diagonal",
     ),
 ]
+GRID = [
+    Fault(
+        "cells on other data share a key",
+        "compare/grid/cells.py",
+        "[given, self.test_items, self.digests]",
+        "[given, self.test_items]",
+        "compare/grid/test_protocol.py::test_a_cell_is_its_configuration_its_data_and_what_is_measured",
+    ),
+    Fault(
+        "tuning sees the test split",
+        "compare/grid/cells.py",
+        "Cell(relevant(short), 0, inputs.digests(short))",
+        "Cell(relevant(short), protocol.test_items, inputs.digests(short))",
+        "compare/grid/test_protocol.py::test_all_arms_try_the_same_learning_rates_in_short_runs_that_never_see_test",
+    ),
+    Fault(
+        "arms are compared across seeds",
+        "compare/grid/summary.py",
+        "ours[seed] - theirs[seed] for",
+        "ours[seed] - theirs[min(theirs)] for",
+        "compare/grid/test_summary.py::test_differences_are_taken_seed_by_seed",
+    ),
+    Fault(
+        "an interval over seeds leaves out a tail",
+        "compare/grid/summary.py",
+        "t.ppf((1 + _LEVEL) / 2,",
+        "t.ppf(_LEVEL,",
+        "compare/grid/test_summary.py::test_an_interval_is_students_over_seeds",
+    ),
+]
 PRETRAINING = [
     Fault(
         "SIGReg ignores the imaginary part",
@@ -599,6 +629,7 @@ FAULTS = [
     *MASKS,
     *LOSSES,
     *VARIANTS,
+    *GRID,
     *PRETRAINING,
     *ORDER,
     *TRAINING,

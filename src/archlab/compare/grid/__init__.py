@@ -1,0 +1,1 @@
+"""`archlab grid PROTOCOL`: a written experiment as many small cells that resume, and the report made of them."""
