@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 import yaml
 
+from archlab.compare.budgets import apply_budget
+from archlab.compare.experiment import batch_shapes
+from archlab.compare.flops import Sizes
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.cells import Cell
 from archlab.compare.grid.inputs import make_inputs
@@ -226,6 +229,17 @@ def test_digests_are_those_of_the_data_and_the_encoder(tiny_config: RunConfig, t
     other = make_inputs().digests(replace(tiny_config, data=replace(tiny_config.data, scenes=scenes)))
     assert other[-1] == digests[-1] == FrozenEncoder.load(tiny_config.encoder.weights).digest
     assert set(other[:-1]).isdisjoint(digests[:-1])
+
+
+@pytest.mark.parametrize("name", ["shared", "paper", "equal-params", "equal-flops"])
+def test_a_run_under_a_budget_is_that_of_a_comparison(tiny_config: RunConfig, tiny_setup: Setup, name: Any) -> None:
+    sizes = Sizes(tiny_setup.encoder.width, tiny_setup.tokenizer.vocab_size, len(tiny_setup.answers))
+    inputs = make_inputs()
+    for arm in ("token", "vljepa"):
+        own = replace(tiny_config, arm=arm)  # type: ignore[arg-type]
+        wanted = apply_budget(name, own, sizes, batch_shapes(own, tiny_setup))
+        assert inputs.budgeted(name, own) == getattr(wanted, arm)
+        assert inputs.budgeted(name, replace(own, seed=4)) == replace(getattr(wanted, arm), seed=4)
 
 
 def test_the_ledger_counts_what_training_was_told(tiny_setup: Setup) -> None:

@@ -257,7 +257,8 @@ def _controls(protocol: Protocol, found: Found) -> Section:
         Table("Blind controls", ["run", split_label(protocol.split), *_BLIND.values()], blind_rows,
               "Controls are scored on the test split."),
         Table("What the decoder adds", ["run", *_SPOKEN.values()], spoken_rows,
-              "CIDEr-D; the ceiling decodes the embeddings of the true captions."),
+              "CIDEr-D against all wordings of the data: compare within a level of the dial, not across levels. The "
+              "ceiling decodes the embeddings of the true captions."),
     ]  # fmt: skip
     return section("controls", "Controls", "What is reached without the image, or by copying.", tables=tables)
 
