@@ -8,41 +8,59 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-import math
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import dacite
 import yaml
 
 from archlab.errors import UserError
+from archlab.rules import (
+    NAMED,
+    POSITIVE,
+    Count,
+    GradientClip,
+    InnerShare,
+    Named,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    TokenLimit,
+    at_least,
+    between,
+    each,
+    one_of,
+    rules_of,
+)
 
 Config = TypeVar("Config")
 
 
 class Section:
-    """A part of the configuration; its values are checked whenever one is made."""
+    """A part of the configuration; its values are checked against the rules in their types whenever one is made."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            holds, rule = _RULES.get(name, _ANYTHING)
-            if not holds(value):
-                raise UserError(f"{name}={value!r}: {rule}")
+        for name, rule in rules_of(type(self)).items():  # type: ignore[arg-type]  # mypy doubts that a class has a hash
+            value = getattr(self, name)
+            if not rule.holds(value):
+                raise UserError(f"{name}={value!r}: {rule.text}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesData(Section):
     """Size and language of the built-in procedural data (`data.scenes`)."""
 
-    train_images: int = 4000
-    validation_images: int = 500
-    test_images: int = 1000
-    questions_per_image: int = 4
-    paraphrases: int = 4
+    train_images: Count = 4000
+    validation_images: Count = 500
+    test_images: Count = 1000
+    questions_per_image: Count = 4
+    paraphrases: Annotated[int, one_of(1, 2, 4, 8, 32)] = 4
     """K, the number of surface forms per meaning: 1, 2, 4, 8 or 32."""
     kinds: list[str] = field(default_factory=list)
     """Question kinds to keep; empty keeps all."""
@@ -56,14 +74,14 @@ class PairsData(Section):
     """Role (image, text, question, answer, split, group) -> column name, where the names differ from the roles."""
     on_error: Literal["fail", "skip"] = "fail"
     """Broken image, missing file, empty text: stop with one line, or skip, count and list."""
-    validation_fraction: float = 0.1
+    validation_fraction: ShareBelowOne = 0.1
     """Share of the images to hold out where the data brings no validation split."""
-    test_fraction: float = 0.1
-    max_pixels: int = 50_000_000
+    test_fraction: ShareBelowOne = 0.1
+    max_pixels: Count = 50_000_000
     """Larger images are refused before they are decoded (decompression bombs)."""
-    query: str = "describe the picture"
+    query: Named = "describe the picture"
     """The query of rows that have a text but no question."""
-    limit: int = 0
+    limit: Natural = 0
     """Read at most this many rows of each split; 0 reads all."""
 
     def __post_init__(self) -> None:
@@ -79,9 +97,9 @@ class PairsData(Section):
 class DataConfig(Section):
     """Where the images, queries and targets come from."""
 
-    source: str = "scenes"
+    source: Named = "scenes"
     """"scenes", a named set, a folder, a parquet file, webdataset shards or a hub id."""
-    seed: int = 0
+    seed: Natural = 0
     scenes: ScenesData = field(default_factory=ScenesData)
     pairs: PairsData = field(default_factory=PairsData)
 
@@ -90,21 +108,21 @@ class DataConfig(Section):
 class TokenizerConfig(Section):
     """Byte-pair tokenizer trained on the training texts, or a pretrained one."""
 
-    vocab_size: int = 1024
+    vocab_size: Count = 1024
     pretrained: str = ""
     """Hub id or path of a tokenizer; empty trains one."""
-    max_query: int = 48
+    max_query: TokenLimit = 48
     """Longer queries are cut, in tokens."""
-    max_target: int = 64
+    max_target: TokenLimit = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Section):
     """The frozen X-encoder whose features both arms read."""
 
-    weights: str = "lejepa-v1"
+    weights: Named = "lejepa-v2"
     """Name of a folder shipped in `archlab/weights`, or a path."""
-    views: int = 0
+    views: Natural = 0
     """Augmented views cached per training image beside the plain one, the same for both arms."""
 
 
@@ -112,10 +130,10 @@ class EncoderConfig(Section):
 class TransformerConfig(Section):
     """Size of one pre-norm Transformer stack (RMSNorm, rotary attention, SwiGLU)."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    feed_forward: int = 352
+    width: Count = 128
+    depth: Count = 4
+    heads: Count = 4
+    feed_forward: Count = 352
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,7 +153,7 @@ class TokenArmConfig(Section):
     architecture: Literal["decoder-only", "encoder-decoder"] = "decoder-only"
     """"decoder-only": the trunk reads image, query and answer as one sequence; "encoder-decoder": it reads image and
     query, and a decoder writes the answer with cross-attention to its states."""
-    decoder_depth: int = 2
+    decoder_depth: Count = 2
     """Blocks of the decoder of "encoder-decoder", which are as wide as the trunk's."""
 
     def __post_init__(self) -> None:
@@ -153,7 +171,7 @@ class ContrastiveConfig(Section):
 
     positives: Literal["meaning", "text", "none"] = "meaning"
     """"meaning": all targets of one meaning are positives; "text": equal strings are; "none": only the own target."""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """Initial value; it is learned."""
 
 
@@ -161,7 +179,7 @@ class ContrastiveConfig(Section):
 class SIGRegConfig(Section):
     """Agreement of prediction and target, both of them as a Gaussian (LeJEPA, arXiv 2511.08544, equation 6)."""
 
-    regularization: float = 0.05
+    regularization: InnerShare = 0.05
     """Lambda, the weight of the Gaussian against the agreement."""
 
 
@@ -169,9 +187,9 @@ class SIGRegConfig(Section):
 class VICRegConfig(Section):
     """Weights of VICReg's three terms (arXiv 2105.04906, section 4.2)."""
 
-    invariance: float = 25.0
-    variance: float = 25.0
-    covariance: float = 1.0
+    invariance: NonNegative = 25.0
+    variance: NonNegative = 25.0
+    covariance: NonNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +203,11 @@ class PredictorConfig(Section):
     """Of "joint"; the paper turns the language model's causal mask off."""
     conditioned: bool = True
     """Whether "joint" reads the query."""
-    depth: int = 2
+    depth: Count = 2
     """Blocks of "cross-attention", which are as wide as the trunk's."""
-    reconstruction: float = 0.0
+    reconstruction: NonNegative = 0.0
     """Weight of predicting hidden visual tokens from query and answer, for "cross-attention"; 0 leaves it out."""
-    mask_ratio: float = 0.5
+    mask_ratio: InnerShare = 0.5
     """Share of the visual tokens that are hidden for it."""
 
     def __post_init__(self) -> None:
@@ -208,11 +226,11 @@ class PredictorConfig(Section):
 class EmbeddingArmConfig(Section):
     """What only the VL-JEPA arm has: target encoder, loss and the text decoder that speaks embeddings."""
 
-    embedding: int = 128
+    embedding: Count = 128
     """Dimensions of the space shared by predictor and target encoder."""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     target: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
-    target_learning_rate_scale: float = 1.0
+    target_learning_rate_scale: NonNegative = 1.0
     """Of the target encoder's learning rate; the paper's is 0.05, and 0 freezes it."""
     objective: Literal["info-nce", "cosine", "l1", "l2", "sigreg", "vicreg"] = "info-nce"
     """What trains prediction and target. Only InfoNCE, SIGReg and VICReg keep a trained target from collapse."""
@@ -220,7 +238,7 @@ class EmbeddingArmConfig(Section):
     sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
     vicreg: VICRegConfig = field(default_factory=VICRegConfig)
     decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
-    decoder_prefix: int = 4
+    decoder_prefix: Count = 4
     """Tokens that the embedding is unfolded into before the decoder reads it."""
 
 
@@ -228,13 +246,13 @@ class EmbeddingArmConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with warm-up; the same for both arms but for the tuned learning rate."""
 
-    steps: int = 400
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    steps: Count = 400
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_fraction: float = 0.05
-    weight_decay: float = 0.05
-    gradient_clip: float = 1.0
+    warmup_fraction: Share = 0.05
+    weight_decay: NonNegative = 0.05
+    gradient_clip: GradientClip = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -242,12 +260,12 @@ class OptimizerConfig(Section):
 class EvaluationConfig(Section):
     """What is measured while a run trains."""
 
-    checkpoints: int = 5
+    checkpoints: Count = 5
     """Number of log-spaced steps at which the validation split is scored, the last step included."""
-    first_checkpoint: int = 25
-    items: int = 400
+    first_checkpoint: Count = 25
+    items: Count = 400
     """Validation questions scored at a checkpoint; and as many captions and retrieval pairs at most."""
-    resume_every: int = 200
+    resume_every: Count = 200
     """Steps between two saves of the resumable training state."""
 
 
@@ -257,9 +275,9 @@ class StartConfig(Section):
 
     run: str = ""
     """Folder of the finished run; empty draws every part at random."""
-    parts: list[Literal["backbone", "head", "predictor", "target_encoder", "decoder"]] = field(
-        default_factory=lambda: ["backbone"]
-    )
+    parts: Annotated[
+        list[Literal["backbone", "head", "predictor", "target_encoder", "decoder"]], each(NAMED, least=1)
+    ] = field(default_factory=lambda: ["backbone"])
     """What begins with its weights; a hybrid takes all but the decoder, whatever this says."""
 
 
@@ -269,7 +287,7 @@ class RunConfig(Section):
 
     arm: Literal["token", "vljepa", "hybrid", "supervised"] = "vljepa"
     """"hybrid" is a finished `vljepa`, frozen, with a decoder that learns to speak its predictions."""
-    seed: int = 0
+    seed: Natural = 0
     blind: bool = False
     """Train with the images shuffled against the questions: the trained blind control."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -294,24 +312,24 @@ class CompareConfig(Section):
 
     run: RunConfig = field(default_factory=RunConfig)
     budget: Literal["shared", "paper", "equal-params", "equal-flops"] = "shared"
-    seeds: list[int] = field(default_factory=lambda: [0])
-    learning_rates: list[float] = field(default_factory=list)
+    seeds: Annotated[list[int], each(at_least(0), least=1)] = field(default_factory=lambda: [0])
+    learning_rates: Annotated[list[float], each(POSITIVE)] = field(default_factory=list)
     """Tried for each arm with equal trials on validation; empty trains at `run.optimizer.learning_rate`."""
-    sweep_steps: int = 0
+    sweep_steps: Natural = 0
     """Length of one trial."""
     trained_blind: bool = False
     supervised: bool = False
     """Also train a supervised classifier on the same features: the ceiling of the frozen encoder."""
-    test_items: int = 2000
+    test_items: Count = 2000
     """Test questions scored per split (and as many captions and retrieval pairs at most)."""
-    pmi_gallery: int = 100
+    pmi_gallery: Annotated[int, between(2, 100)] = 100
     """Gallery of the token arm's likelihood retrieval, at most 100."""
-    bootstrap_samples: int = 2000
-    workers: int = 2
+    bootstrap_samples: Annotated[int, at_least(100)] = 2000  # fewer give no 95 % interval; see evaluate.statistics
+    workers: Count = 2
     """Runs trained side by side, each in a process with its share of the cores."""
-    latency_batches: list[int] = field(default_factory=lambda: [1, 8, 32])
-    latency_requests: int = 30
-    machine_price_per_hour: float = 0.0
+    latency_batches: Annotated[list[int], each(at_least(1), least=1)] = field(default_factory=lambda: [1, 8, 32])
+    latency_requests: Count = 30
+    machine_price_per_hour: NonNegative = 0.0
     """Price of the serving machine, in the user's currency; 0 leaves the cost table in seconds."""
 
     def __post_init__(self) -> None:
@@ -326,7 +344,7 @@ class CompareConfig(Section):
 class MaskedAutoencoderConfig(Section):
     """Masked autoencoder (arXiv 2111.06377): the few visible patches predict the pixels of the others."""
 
-    mask_ratio: float = 0.75
+    mask_ratio: InnerShare = 0.75
     decoder: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=96, depth=2, heads=3, feed_forward=384)
     )
@@ -336,17 +354,17 @@ class MaskedAutoencoderConfig(Section):
 class LeJEPAConfig(Section):
     """LeJEPA (arXiv 2511.08544) on local features: two views of one spot embed alike, all spots as a Gaussian."""
 
-    embedding: int = 64
+    embedding: Count = 64
     """Dimensions in which views are compared."""
-    projector: int = 512
+    projector: Count = 512
     """Width of the hidden layers between the features and that space."""
-    points: int = 16
+    points: Count = 16
     """Spots of an image that are compared."""
-    recoloured: float = 0.7
+    recoloured: Share = 0.7
     """Share of the views with other colours."""
-    regularization: float = 0.002
+    regularization: InnerShare = 0.002
     """Lambda, the weight of the Gaussian against the invariance."""
-    reconstruction: float = 0.5
+    reconstruction: NonNegative = 0.5
     """Weight of reading each patch's thumbnail off its features, without which they would forget colour."""
 
 
@@ -355,13 +373,13 @@ class PretrainConfig(Section):
     """Self-supervised pretraining of the X-encoder."""
 
     method: Literal["mae", "lejepa"] = "mae"
-    sources: list[str] = field(default_factory=lambda: ["scenes"])
+    sources: Annotated[list[str], each(NAMED, least=1)] = field(default_factory=lambda: ["scenes"])
     """Image sources, train splits only; "scenes" draws fresh images without held-out attribute combinations."""
-    scenes_share: float = 0.7
+    scenes_share: Share = 0.7
     """Share of scenes in a batch; the rest comes from the other sources in equal parts."""
-    image_size: int = 64
-    patch_size: int = 8
-    merge: int = 2
+    image_size: Count = 64
+    patch_size: Count = 8
+    merge: Count = 2
     """Neighbouring patches merged per side, so that 64 patches leave as 16 visual tokens."""
     encoder: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=192, depth=6, heads=6, feed_forward=768)
@@ -373,10 +391,12 @@ class PretrainConfig(Section):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=4000, batch_size=256, learning_rate=1e-3)
     )
-    seed: int = 0
-    probe_every: int = 1000
+    update: Literal["adamw", "muon"] = "adamw"
+    """What updates hidden matrices and filters; see `train.optim.MuonWithAdamW`."""
+    seed: Natural = 0
+    probe_every: Count = 1000
     """Steps between two probes against random initialisation."""
-    resume_every: int = 500
+    resume_every: Count = 500
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -389,76 +409,6 @@ class PretrainConfig(Section):
             raise UserError(
                 f"stem={self.stem!r}: must be 'linear' with method='mae', whose encoder may not see masked patches"
             )
-
-
-_Rule = tuple[Callable[[Any], bool], str]
-
-
-def _at_least(least: float) -> _Rule:
-    return lambda value: least <= value < math.inf, f"must be at least {least}"
-
-
-def _one_of(*values: int) -> _Rule:
-    return lambda value: value in values, f"must be one of {', '.join(map(str, values))}"
-
-
-def _each(rule: _Rule, *, least: int = 0) -> _Rule:
-    def holds(values: list[Any]) -> bool:
-        return len(values) >= least and len(set(values)) == len(values) and all(rule[0](value) for value in values)
-
-    return holds, f"must be {'one or more ' if least else ''}different values; each {rule[1]}"
-
-
-_ANYTHING: _Rule = (lambda value: True, "")
-_POSITIVE: _Rule = (lambda value: 0 < value < math.inf, "must be positive and finite")
-_NAMED: _Rule = (bool, "must not be empty")
-
-# A name has one meaning and so one rule wherever it occurs. NaN breaks every rule about numbers.
-_RULES_OF_NAMES: list[tuple[_Rule, str]] = [
-    (_at_least(1), "train_images validation_images test_images questions_per_image max_pixels vocab_size"),
-    (_at_least(1), "width depth heads feed_forward embedding decoder_prefix image_size patch_size merge"),
-    (_at_least(1), "context key_value_heads channels original_context token_types"),
-    (_at_least(1), "experts chosen_experts shared_experts expert_feed_forward groups chosen_groups"),
-    (_at_least(1), "key_value_latent head_width rotary_width value_width"),
-    (_at_least(1), "score_width window global_every expand state_size kernel step_rank"),
-    (_at_least(1), "decoder_depth buckets farthest"),
-    (_at_least(1), "tubelet mask_tokens"),
-    (_at_least(0), "query_latent dense_layers registers"),
-    (_POSITIVE, "routed_scale"),
-    (_at_least(1), "steps batch_size checkpoints first_checkpoint items resume_every probe_every projector points"),
-    (_at_least(1), "test_items latency_requests workers"),
-    (_at_least(100), "bootstrap_samples"),  # fewer give no 95 % interval; see evaluate.statistics
-    (_at_least(0), "seed limit views weight_decay reconstruction target_learning_rate_scale sweep_steps"),
-    (_at_least(0), "machine_price_per_hour warmup invariance variance covariance"),
-    (_at_least(1), "accumulate evaluate_every every last ngram max_tokens batch_tokens"),
-    (_at_least(1), "max_new_tokens beams"),
-    (_at_least(0), "top_k"),
-    (_at_least(3), "max_query max_target"),  # [BOS], one token, [EOS]
-    (_one_of(1, 2, 4, 8, 32), "paraphrases"),
-    (_POSITIVE, "repetition_penalty"),
-    (_POSITIVE, "learning_rate temperature norm_eps rotary_base factor low_frequency high_frequency"),
-    (_POSITIVE, "local_rotary_base fast_turns slow_turns"),
-    ((lambda value: value > 0, "must be positive; .inf never clips"), "gradient_clip"),
-    (
-        (lambda value: 0 <= value <= 1, "must lie between 0 and 1"),
-        "warmup_fraction scenes_share recoloured final min_p",
-    ),
-    ((lambda value: 0 < value < 1, "must be more than 0 and less than 1"), "mask_ratio regularization decay beta2"),
-    ((lambda value: 0 < value <= 1, "must be more than 0 and at most 1"), "decay_fraction top_p"),
-    ((lambda value: -math.inf < value < math.inf, "must be finite"), "length_penalty"),
-    ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "validation_fraction test_fraction"),
-    ((lambda value: 0 <= value < 1, "must be at least 0 and less than 1"), "dropout attention_dropout label_smoothing"),
-    ((lambda value: 2 <= value <= 100, "must lie between 2 and 100"), "pmi_gallery"),
-    (_NAMED, "source query weights"),
-    (_NAMED, "question hypothesis decision primary split key"),
-    (_at_least(1), "most_steps"),
-    (_at_least(0), "margin"),
-    (_each(_NAMED, least=1), "sources parts"),
-    (_each(_at_least(0), least=1), "seeds"),
-    (_each(_at_least(1), least=1), "latency_batches"),
-    (_each(_POSITIVE), "learning_rates"),
-]
-_RULES = {name: rule for rule, names in _RULES_OF_NAMES for name in names.split()}
 
 
 def load(path: str | os.PathLike[str], kind: type[Config], overrides: Sequence[str] = ()) -> Config:

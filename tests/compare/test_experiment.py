@@ -19,9 +19,10 @@ from archlab.compare.experiment import batch_shapes, primary, run_compare
 from archlab.compare.flops import BatchShape
 from archlab.compare.report import render_report
 from archlab.compare.scores import load_results
-from archlab.config import CompareConfig, DataConfig, PairsData, RunConfig
+from archlab.config import CompareConfig, DataConfig, PairsData, RunConfig, load
 from archlab.data.features import FeatureStore
 from archlab.errors import UserError
+from archlab.evaluate.measure import OPEN_VOCABULARY
 from archlab.train.run import run_order, training_batch
 from archlab.train.setup import Setup
 
@@ -170,6 +171,25 @@ def test_probes_that_too_few_questions_allow_are_untested_with_the_reason(
     reasons = {probed: _untested(CompareConfig(run=tiny_config), tiny_setup, probed=probed) for probed in (True, False)}
     assert "50 items in each of train, validation and test" in reasons[False]["probes"]
     assert "probes" not in reasons[True]
+
+
+def test_open_vocabulary_classification_that_is_never_asked_is_untested_with_the_reason(
+    tiny_config: RunConfig, tiny_setup: Setup
+) -> None:
+    test = tiny_setup.dataset["test"]
+    reasons = []
+    for kept in (test.examples, [one for one in test.examples if one.kind != OPEN_VOCABULARY]):
+        splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
+        setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
+        reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True))
+    assert "open-vocabulary classification" not in reasons[0]
+    assert "none of the test questions is of kind 'object'" in reasons[1]["open-vocabulary classification"]
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+def test_a_preset_asks_what_open_vocabulary_classification_is_measured_by(preset: str) -> None:
+    kinds = load(Path(experiment.__file__).parent / "presets" / f"{preset}.yaml", CompareConfig).run.data.scenes.kinds
+    assert not kinds or OPEN_VOCABULARY in kinds
 
 
 def test_a_sweep_over_captions_too_few_to_retrieve_among_goes_by_their_wording() -> None:

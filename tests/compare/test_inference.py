@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from archlab.compare import inference
 from archlab.compare.flops import BatchShape, Sizes, stack_flops
 from archlab.compare.memory import NOT_MEASURED
 from archlab.config import CompareConfig, PretrainConfig, RunConfig
-from archlab.evaluate.measure import Items
+from archlab.data.batch import Batch
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items
 from archlab.train.run import Run, build_objective
 from archlab.train.setup import Setup
 
@@ -61,6 +62,27 @@ def test_every_batch_size_has_its_own_memory_and_says_how_many_calls_were_timed(
         for rows in measured[arm].values():
             assert {size: row["memory_mib"] for size, row in rows.items()} == {"1": 100, "2": 200}
             assert all(row["gpu_memory"] == NOT_MEASURED and row["calls"] == 2 for row in rows.values())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_choosing_is_timed_on_a_closed_question_where_there_is_one(tiny_setup: Setup, closed: bool) -> None:
+    """The open vocabulary has many candidates: whether its question comes first must not decide what is timed."""
+    chosen: list[Sequence[str]] = []
+
+    class Readout:
+        def choose(self, batch: Batch, candidates: Sequence[str]) -> dict[str, np.ndarray]:
+            chosen.append(candidates)
+            return {"sum": np.zeros((len(batch.ids), len(candidates)))}
+
+    test = tiny_setup.dataset["test"]
+    questions = sorted((one for one in test.examples if one.task == "vqa"), key=lambda one: one.kind != OPEN_VOCABULARY)
+    assert questions[0].kind == OPEN_VOCABULARY
+    kept = [one for one in questions if closed or one.kind == OPEN_VOCABULARY]
+    splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
+    setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
+    inference._modes(cast(Any, Readout()), setup)["choose"](2)()
+    kind = next(one.kind for one in kept if one.kind != OPEN_VOCABULARY or not closed)
+    assert chosen == [test.candidates[kind]]
 
 
 @pytest.mark.parametrize("arm", ["token", "vljepa"])

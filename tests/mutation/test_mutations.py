@@ -462,6 +462,13 @@ METRICS = [
         "evaluate/test_efficiency.py::test_converged_is_the_first_checkpoint_within_one_percent_of_the_final_score",
     ),
     Fault(
+        "an arm at its blind control is not named",
+        "compare/caveats.py",
+        "and not scores.clearly_above(score, blind.score)",
+        'and score["value"] < blind.score["value"]',
+        "compare/report/test_caveats.py::test_a_kind_on_which_both_arms_are_blind_is_named_with_all_intervals",
+    ),
+    Fault(
         "a comparison measures the test split anew",
         "compare/trial.py",
         "if not path.exists():",
@@ -590,10 +597,17 @@ TEXT = [
     ),
     Fault(
         "characters of validation are trained on",
-        "train/text/characters.py",
-        "self.train, self.validation = ids[:cut], ids[cut:]",
-        "self.train, self.validation = ids, ids[cut:]",
+        "data/text/sets.py",
+        "Characters(text[:cut], text[cut:])",
+        "Characters(text, text[cut:])",
         "train/text/test_characters.py::test_every_character_of_validation_is_predicted_once_and_none_of_it_is_trained_on",
+    ),
+    Fault(
+        "a name that occurs twice is trained on and held out",
+        "data/text/sets.py",
+        "(names[i] in chosen) == out",
+        "(names[i] in chosen and names.index(names[i]) == i) == out",
+        "data/text/test_sets.py::test_names_are_held_out_whole_by_lot_and_equal_ones_together",
     ),
     Fault(
         "the LSTM attends to padding",

@@ -377,6 +377,24 @@ def test_muon_makes_the_update_of_a_hidden_matrix_nearly_orthogonal_and_leaves_t
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
 
 
+def test_muon_takes_a_convolution_filter_as_the_matrix_from_its_input_patches_to_its_channels() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"stem": nn.Sequential(nn.Conv2d(3, 8, 3)), "head": nn.Linear(8, 8)})
+    optimizer = MuonWithAdamW(model, 0.0, 0.01, hidden=("stem.",))
+    images = torch.randn(4, 3, 9, 9).contiguous(memory_format=torch.channels_last)  # gradients have these strides too
+    features = model["stem"](images).mean((2, 3))
+    model["head"](features).square().sum().backward()
+    filters = model.get_parameter("stem.0.weight")
+    assert filters.grad is not None
+    matrix = nn.Parameter(filters.detach().clone().flatten(1))
+    matrix.grad = filters.grad.clone().flatten(1)
+    optimizer.step()
+    torch.optim.Muon([matrix], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    torch.testing.assert_close(filters.detach().flatten(1), matrix.detach())
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_muon_needs_hidden_matrices() -> None:
     with pytest.raises(UserError, match="optimizer='muon': Linear has no blocks"):
         MuonWithAdamW(nn.Linear(2, 2), 0.0, 0.1)

@@ -136,7 +136,11 @@ def scores(encoder: FrozenEncoder) -> list[Any]:
     return [(point["step"], point["loss"], point["scores"]) for point in encoder.metrics["curve"]]
 
 
-METHODS = {"mae": {}, "lejepa": {"method": "lejepa", "stem": "convolutional"}}
+METHODS = {
+    "mae": {},
+    "lejepa": {"method": "lejepa", "stem": "convolutional"},
+    "muon": {"method": "lejepa", "stem": "convolutional", "update": "muon"},
+}
 
 
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
@@ -224,6 +228,20 @@ def test_lejepa_keeps_the_encoder_alone_and_its_features_are_standardised(
     start = FrozenEncoder.random(config)
     assert not torch.equal(encoder.encode(IMAGES), start.encode(IMAGES))
     assert "LeJEPA" in (tmp_path / "encoder" / "card.md").read_text()
+
+
+def test_muon_takes_another_way_than_adamw_and_the_card_says_so(
+    tiny_pretraining: PretrainConfig, few_probes: None, tmp_path: Path
+) -> None:
+    cards, filters = [], []
+    for update in ("adamw", "muon"):
+        config = replace(tiny_pretraining, **METHODS["lejepa"], update=update)
+        encoder = pretrain(config, tmp_path / update)
+        filters.append(encoder.vit.get_parameter("patch_embedding.layers.1.0.weight"))
+        cards.append((tmp_path / update / "card.md").read_text())
+    assert not torch.allclose(*filters)
+    assert ", AdamW, seed 0" in cards[0]
+    assert ", Muon (AdamW for gains, biases and linear read-outs), seed 0" in cards[1]
 
 
 def test_a_state_of_other_images_is_not_resumed(

@@ -448,6 +448,11 @@ def _untested(config: CompareConfig, setup: Setup, *, probed: bool) -> dict[str,
             f"no kind of question has {FEWEST} items in each of train, validation and test and at most {MOST_ANSWERS} "
             f"answers"
         )
+    if len(test.vqa) and not any(setup.dataset["test"].examples[row].kind == OPEN_VOCABULARY for row in test.vqa):
+        reasons["open-vocabulary classification"] = (
+            f"none of the test questions is of kind {OPEN_VOCABULARY!r}, which the built-in scenes have where "
+            f"run.data.scenes.kinds keeps it"
+        )
     if len(setup.uncaptioned) == len(setup.dataset.splits):
         reasons["text generation"] = reasons["retrieval"] = "the data have question-answer pairs but no captions"
     elif not len(test.captions):

@@ -39,8 +39,6 @@ MODES = {
 PROBES = {"linear": "linear", "knn": "nearest-neighbour"}
 UNSEEN = "test_combinations"
 
-_NO_NUMBERS = "this run has no such numbers"
-
 
 @dataclass(frozen=True)
 class Number:
@@ -109,7 +107,7 @@ def key_findings(results: Results) -> list[Finding]:
     topics = list(dict.fromkeys(NEEDS.values()))
     for topic in topics:
         if not any(finding.topic == topic for finding in found):
-            reason = scores.untested(results, topic, *_aliases(topic), default=_NO_NUMBERS)
+            reason = scores.untested(results, topic, *_aliases(topic), default=scores.NO_NUMBERS)
             found.append(Finding(topic, topic, "", (), "untested", reason))
     order = [TRAINING, INFERENCE, *(topic for topic in topics if topic not in (TRAINING, INFERENCE))]
     return sorted(found, key=lambda finding: order.index(finding.topic))
@@ -123,7 +121,7 @@ def when_to_use(findings: Sequence[Finding]) -> list[Advice]:
         verdict = _combine([finding.verdict for finding in own])
         reasons = list(dict.fromkeys(finding.why for finding in own if finding.verdict == verdict))
         if verdict in ARMS:
-            reasons = [f"wins {_list(finding.subject for finding in own)}"]
+            reasons = [f"wins {_list(finding.subject for finding in own if finding.verdict == verdict)}"]
         elif verdict == "undecided":
             won = [f"{verdict_label(one.verdict)} {one.subject}" for one in own if one.verdict in ARMS]
             reasons = won + ([f"{'the rest: ' if won else ''}{_list(reasons)}"] if reasons else [])
@@ -245,8 +243,18 @@ def _inference_of(results: Results, mode: str) -> Finding:
     return Finding(INFERENCE, f"time for {subject}", text, tuple(evidence), verdict, why)
 
 
-def _metrics(results: Results, topic: str, metrics: Iterable[str], split: str = scores.TEST) -> list[Finding]:
-    return [_compared(results, topic, metric, split) for metric in metrics if scores.measured(results, metric, split)]
+def _metrics(results: Results, topic: str, metrics: Sequence[str], split: str = scores.TEST) -> list[Finding]:
+    """What was measured on both arms; and of test, if anything was, what was not and why."""
+    compared = [metric for metric in metrics if scores.measured(results, metric, split)]
+    found = [_compared(results, topic, metric, split) for metric in compared]
+    if found and split == scores.TEST:
+        found += [_missing(results, topic, metric) for metric in metrics if metric not in compared]
+    return found
+
+
+def _missing(results: Results, topic: str, metric: str) -> Finding:
+    subject = scores.metric_label(metric)
+    return Finding(topic, subject, f"{_capital(subject)}.", (), "untested", scores.why_missing(results, metric))
 
 
 def _compared(results: Results, topic: str, metric: str, split: str) -> Finding:
@@ -284,7 +292,8 @@ def _controls(results: Results, metric: str) -> tuple[str, list[Number]]:
         evidence.append(Number(f"{name}, {NAMES[arm]}", one["value"], one.get("low"), one.get("high"), unit))
         if not scores.clearly_above(score, one):
             weak.append(
-                f" The {NAMES[arm]} arm is not clearly above its blind control: nothing shows that it uses the image."
+                f" The {NAMES[arm]} arm is not clearly above its blind control: nothing shows that it uses "
+                f"{scores.unused(blind.name)}."
             )
     if parts:
         return f" Best blind control: {', '.join(parts)}." + "".join(weak), evidence

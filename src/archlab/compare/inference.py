@@ -18,7 +18,7 @@ from archlab.compare.latency import Request, measure_latency
 from archlab.compare.memory import peak_memory_of
 from archlab.config import CompareConfig, RunConfig
 from archlab.data.batch import Batch
-from archlab.evaluate.measure import Items
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items
 from archlab.evaluate.readout import EmbeddingReadout, Readout, SupervisedReadout
 from archlab.train.loop import fit
 from archlab.train.run import Run, build_objective, build_optimizer, readout_of
@@ -127,8 +127,10 @@ def _modes(readout: Readout, setup: Setup) -> dict[str, Callable[[int], Request]
     items = Items.first(split, len(split.examples))
     modes: dict[str, Callable[[int], Request]] = {}
     if len(items.vqa):
-        kind = split.examples[items.vqa[0]].kind
-        rows = np.array([row for row in items.vqa if split.examples[row].kind == kind])
+        # Of a closed question, where there is one: how long choosing takes depends on how many candidates there are.
+        kinds = [split.examples[row].kind for row in items.vqa]
+        kind = next((one for one in kinds if one != OPEN_VOCABULARY), OPEN_VOCABULARY)
+        rows = items.vqa[np.array(kinds) == kind]
         candidates = split.candidates[kind]
 
         def choose(size: int) -> Request:

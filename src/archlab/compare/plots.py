@@ -109,7 +109,7 @@ def accuracy_against_latency(results: Results) -> list[Panel]:
 
 def kinds(results: Results) -> list[Panel]:
     """Every question kind with its controls, in one panel."""
-    names = kinds_of(results)
+    names = scores.kinds_of(results)
     if not names:
         return []
     text = "; ".join(
@@ -150,12 +150,6 @@ def confusion(results: Results) -> dict[str, list[Panel]]:
             )
         found[kind] = panels
     return found
-
-
-def kinds_of(results: Results) -> dict[str, str]:
-    """Metric -> name of every question kind that both arms were scored on."""
-    metrics = [m for m in scores.metrics_of(results) if m.startswith("vqa/") and m != scores.VQA]
-    return {m: scores.metric_label(m) for m in metrics if scores.measured(results, m)}
 
 
 def write_hero(results: Results, folder: Path) -> list[Path]:

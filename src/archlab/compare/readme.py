@@ -12,6 +12,7 @@ from pathlib import Path
 
 from archlab.compare import formatting as show
 from archlab.compare import scores
+from archlab.compare.caveats import caveats
 from archlab.compare.findings import Finding, key_findings, summary, unit_of, verdict_label, when_to_use
 from archlab.compare.scores import ARMS, NAMES, Results
 from archlab.errors import UserError
@@ -23,9 +24,10 @@ START, END = "<!-- key-findings:start -->", "<!-- key-findings:end -->"
 def findings_markdown(results: Results) -> str:
     """The block between the markers: summary, advice, findings, the table of scores and where they come from."""
     findings = key_findings(results)
+    heads = caveats(results) | summary(results, findings)
     parts = [
         f"**{scores.ONE_SEED}**" if scores.one_seed(results) else "",
-        "\n".join(f"- **{head}:** {_escape('; '.join(own))}." for head, own in summary(results, findings).items()),
+        "\n".join(f"- **{head}:** {_escape('; '.join(own))}." for head, own in heads.items()),
         _table(
             ["Test split", *(NAMES[arm] for arm in ARMS), "VL-JEPA minus token", "verdict"],
             [_row(results, metric) for metric in scores.HEADLINE if metric in scores.metrics_of(results)],

@@ -22,6 +22,7 @@ Verdict = Literal["token", "vljepa", "undecided", "untested"]
 ARMS: tuple[Literal["token"], Literal["vljepa"]] = ("token", "vljepa")
 NAMES = {"token": "token", "vljepa": "VL-JEPA"}
 ONE_SEED = "one seed: no winner"
+NO_NUMBERS = "this run has no such numbers"
 TEST = "test"
 
 VQA, CLASSIFICATION = "vqa/accuracy", "classification/accuracy"
@@ -39,6 +40,8 @@ _LABELS = {
     SLOTS: "captions, facts right",
     "caption/exact": "captions, all facts right",
 }
+_REASONS = {VQA: "questions", CIDER: "text generation", SLOTS: "slots", TO_TEXT: "retrieval", TO_IMAGE: "retrieval"}
+"""Task -> name under which a run says why it was not measured, where that is not the task's own."""
 _SPLITS = {
     TEST: "test",
     "test_combinations": "unseen attribute combinations",
@@ -128,6 +131,12 @@ def metrics_of(results: Results, split: str = TEST) -> list[str]:
     return list(dict.fromkeys(metric for arm in ARMS for metric in _get(results, "arms", arm, "test", split) or {}))
 
 
+def kinds_of(results: Results) -> dict[str, str]:
+    """Metric -> name of every question kind that both arms were scored on."""
+    metrics = [metric for metric in metrics_of(results) if metric.startswith("vqa/") and metric != VQA]
+    return {metric: metric_label(metric) for metric in metrics if measured(results, metric)}
+
+
 def control_of(results: Results, name: str, arm: str, metric: str) -> Score | None:
     """The score of a control; one that does not depend on the arm is found for either."""
     controls = _get(results, "controls", name) or {}
@@ -139,6 +148,11 @@ def best_blind(results: Results, arm: str, metric: str) -> Control | None:
     names = _IMAGE_BLIND + (_QUERY_BLIND if metric.startswith("vqa") else ())
     found = [Control(name, one) for name in names if (one := control_of(results, name, arm, metric))]
     return max(found, key=lambda control: control.score["value"], default=None)
+
+
+def unused(control: str) -> str:
+    """What an arm has not shown to use that is not above a control: "the image", "the question"."""
+    return "the question" if control in _QUERY_BLIND else "the image"
 
 
 def clearly_above(score: Score, control: Score) -> bool:
@@ -181,6 +195,11 @@ def untested(results: Results, *names: str, default: str) -> str:
     """Why something has no number: the run's own reason under one of `names`, else `default`."""
     reasons = results.get("untested") or {}
     return next((str(reasons[name]) for name in names if reasons.get(name)), default)
+
+
+def why_missing(results: Results, metric: str) -> str:
+    """Why a task was not measured on both arms."""
+    return untested(results, metric_label(metric), _REASONS.get(metric, metric), default=NO_NUMBERS)
 
 
 def _get(mapping: Any, *keys: str) -> Any:

@@ -22,7 +22,7 @@ from archlab.errors import UserError
 DECODING = "fit-white-bicubic-1"
 """Name of the rule by which pixels are made; part of every digest, so that a changed rule is never a stale cache."""
 
-SKIP_HINT = "or leave such rows out with data.pairs.on_error=skip"
+_SKIP = "or leave such rows out with data.pairs.on_error=skip"
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # no EPS: Pillow would start Ghostscript
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -37,6 +37,22 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class BrokenInput(UserError):
+    """One input of many that cannot be used.
+
+    Args:
+        problem: what is wrong with it.
+        remedy: what to do about it; leaving such inputs out is another way, and the message says so.
+
+    Attributes:
+        problem: for the list of what was left out, where no remedy is wanted.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}, {_SKIP}")
+        self.problem = problem
 
 
 class Encoded(Hashable, Protocol):
@@ -76,7 +92,7 @@ class FileImage:
                 return file.read(self.size)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise UserError(f"image {self.name}: {reason}; correct its name or add the file, {SKIP_HINT}") from None
+            raise BrokenInput(f"image {self.name}: {reason}", "correct its name or add the file") from None
 
 
 class LazyImages:
@@ -135,26 +151,27 @@ def _opened(source: bytes | str | os.PathLike[str], max_pixels: int, name: str) 
         source = FileImage(Path(source)).read()
     name = f"image {name or '(bytes)'}"
     if not source:
-        raise UserError(f"{name}: is empty; replace it, {SKIP_HINT}")
+        raise BrokenInput(f"{name}: is empty", "replace it")
     try:
         with Image.open(BytesIO(source), formats=_FORMATS) as image:
             if (pixels := image.width * image.height) > max_pixels:
-                raise UserError(
+                raise BrokenInput(
                     f"{name}: {image.width} x {image.height} = {pixels} pixels, data.pairs.max_pixels allows "
-                    f"{max_pixels}; shrink the image, raise the limit, {SKIP_HINT}"
+                    f"{max_pixels}",
+                    "shrink the image, raise the limit",
                 )
             yield image
     except UserError:
         raise
     except Image.DecompressionBombError:  # raised before our own check could see the size
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise UserError(f"{name}: more than the {limit} pixels that Pillow reads; shrink it, {SKIP_HINT}") from None
+        raise BrokenInput(f"{name}: more than the {limit} pixels that Pillow reads", "shrink it") from None
     except UnidentifiedImageError:
         formats = ", ".join(_FORMATS)
-        raise UserError(f"{name}: is none of {formats}; convert or replace it, {SKIP_HINT}") from None
+        raise BrokenInput(f"{name}: is none of {formats}", "convert or replace it") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: truncated or damaged ({reason}); replace it, {SKIP_HINT}") from None
+        raise BrokenInput(f"{name}: truncated or damaged ({reason})", "replace it") from None
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

@@ -6,30 +6,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 from archlab.config import Section
+from archlab.rules import Count, Finite, Natural, Positive, PositiveShare, Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Section):
     """Draw each token from the model's distribution, restricted in the order of the options."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Logits are divided by it."""
-    top_k: int = 0
+    top_k: Natural = 0
     """Keep the likeliest tokens, as many; 0 keeps all."""
-    top_p: float = 1.0
+    top_p: PositiveShare = 1.0
     """Keep the likeliest tokens whose probabilities first add up to this (arXiv 1904.09751, section 3.1)."""
-    min_p: float = 0.0
+    min_p: Share = 0.0
     """Keep the tokens at least this fraction as likely as the likeliest one (arXiv 2407.01082, section 3)."""
-    seed: int = 0
+    seed: Natural = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSearch(Section):
     """Look for the likeliest continuation; see `generate.beam`."""
 
-    beams: int = 4
+    beams: Count = 4
     """Continuations that are kept side by side."""
-    length_penalty: float = 1.0
+    length_penalty: Finite = 1.0
     """A finished continuation of n tokens scores log-probability / n^length_penalty."""
     early_stopping: bool | Literal["never"] = False
     """When a prompt is done. True: when there are as many finished continuations as beams; False: when also the best
@@ -40,11 +41,11 @@ class BeamSearch(Section):
 class Settings(Section):
     """One way to generate."""
 
-    max_new_tokens: int = 128
+    max_new_tokens: Count = 128
     """Tokens after the prompt, the one that ends it included."""
     eos: tuple[int, ...] = ()
     """Ids each of which ends a continuation."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Positive = 1.0
     """Positive logits of tokens that were seen are divided by it, negative ones multiplied (arXiv 1909.05858, section
     4.1); the prompt counts. 1 changes nothing."""
     strategy: Sampling | BeamSearch | None = None

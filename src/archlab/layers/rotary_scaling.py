@@ -17,6 +17,7 @@ from torch import Tensor
 
 from archlab.config import Section
 from archlab.errors import UserError
+from archlab.rules import Count, Positive
 
 
 class RotaryScaling(Section, ABC):
@@ -41,10 +42,10 @@ class Llama3Scaling(RotaryScaling):
     """
 
     kind: Literal["llama3"] = "llama3"
-    factor: float = 8.0
-    low_frequency: float = 1.0
-    high_frequency: float = 4.0
-    original_context: int = 8192
+    factor: Positive = 8.0
+    low_frequency: Positive = 1.0
+    high_frequency: Positive = 4.0
+    original_context: Count = 8192
     """Tokens per sequence in pretraining."""
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class LinearScaling(RotaryScaling):
     """Position interpolation (arXiv 2306.15595, equation 4): every position is divided by `factor`."""
 
     kind: Literal["linear"] = "linear"
-    factor: float = 4.0
+    factor: Positive = 4.0
 
     def scale(self, frequencies: Tensor, base: float) -> Tensor:
         """See `RotaryScaling.scale`."""
@@ -81,7 +82,7 @@ class NTKScaling(RotaryScaling):
     """
 
     kind: Literal["ntk"] = "ntk"
-    factor: float = 4.0
+    factor: Positive = 4.0
 
     def scale(self, frequencies: Tensor, base: float) -> Tensor:
         """See `RotaryScaling.scale`."""
@@ -98,8 +99,8 @@ class DynamicNTKScaling(RotaryScaling):
     """
 
     kind: Literal["dynamic"] = "dynamic"
-    factor: float = 4.0
-    original_context: int = 2048
+    factor: Positive = 4.0
+    original_context: Count = 2048
     """Tokens per sequence in pretraining."""
 
     def scale(self, frequencies: Tensor, base: float) -> Tensor:
@@ -121,12 +122,12 @@ class YarnScaling(RotaryScaling):
     """
 
     kind: Literal["yarn"] = "yarn"
-    factor: float = 4.0
-    original_context: int = 2048
+    factor: Positive = 4.0
+    original_context: Count = 2048
     """Tokens per sequence in pretraining."""
-    fast_turns: float = 32.0
+    fast_turns: Positive = 32.0
     """Frequencies that turn more often than this within the original context stay (beta of the paper)."""
-    slow_turns: float = 1.0
+    slow_turns: Positive = 1.0
     """Those that turn less often are divided by `factor` (alpha of the paper)."""
     truncate: bool = True
     """Whether the indices where the change begins and ends are rounded outwards to whole ones."""

@@ -18,22 +18,23 @@ from archlab.layers.block import Block
 from archlab.layers.causal import real_positions
 from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig(Section):
     """Shape of a BERT (section 3); the defaults are BERT base, uncased."""
 
-    vocab_size: int = 30522
-    context: int = 512
+    vocab_size: Count = 30522
+    context: Count = 512
     """Most tokens of a sequence: the positions that have a vector."""
-    token_types: int = 2
+    token_types: Count = 2
     """Kinds of tokens that are told apart, such as first and second sentence."""
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    feed_forward: int = 3072
-    norm_eps: float = 1e-12
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    feed_forward: Count = 3072
+    norm_eps: Positive = 1e-12
 
 
 def _block(config: BertConfig) -> Block:

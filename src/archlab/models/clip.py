@@ -18,6 +18,7 @@ from archlab.errors import UserError
 from archlab.layers.embeddings import PatchEmbedding
 from archlab.layers.initialization import initialize
 from archlab.models.towers import ImageTowerConfig, TextTower, TextTowerConfig, tower_block
+from archlab.rules import Count
 
 _TEMPERATURE = 0.07  # at the start of training (section 2.5)
 
@@ -42,7 +43,7 @@ class CLIPConfig(Section):
             norm_eps=1e-5,
         )
     )
-    embedding: int = 512
+    embedding: Count = 512
     """E."""
     activation: Literal["gelu", "gelu-quick"] = "gelu-quick"
     """"gelu-quick": the models of OpenAI; "gelu": most that others trained."""

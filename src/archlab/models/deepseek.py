@@ -22,47 +22,48 @@ from archlab.layers.moe import MixtureOfExperts, Router
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding, RotaryLayout
 from archlab.layers.rotary_scaling import YarnScaling
+from archlab.rules import Count, Natural, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepseekConfig(Section):
     """Shape of a DeepSeek-V3 (section 4.2); the defaults are the model of 671B before its context was extended."""
 
-    vocab_size: int = 129280
-    context: int = 4096
+    vocab_size: Count = 129280
+    context: Count = 4096
     """Most tokens of a sequence."""
-    width: int = 7168
-    depth: int = 61
-    heads: int = 128
-    query_latent: int = 1536
+    width: Count = 7168
+    depth: Count = 61
+    heads: Count = 128
+    query_latent: Natural = 1536
     """Width of the vector that queries are made from; 0 makes them directly."""
-    key_value_latent: int = 512
+    key_value_latent: Count = 512
     """Width of the vector that keys and values are made from, which the cache holds."""
-    head_width: int = 128
+    head_width: Count = 128
     """Features of queries and keys without position."""
-    rotary_width: int = 64
+    rotary_width: Count = 64
     """Further features that are turned; the key's are shared by all heads."""
-    value_width: int = 128
-    feed_forward: int = 18432
+    value_width: Count = 128
+    feed_forward: Count = 18432
     """Hidden width of the dense layers."""
-    dense_layers: int = 3
+    dense_layers: Natural = 3
     """The first so many layers have no experts."""
-    expert_feed_forward: int = 2048
+    expert_feed_forward: Count = 2048
     """Hidden width of one expert."""
-    experts: int = 256
-    chosen_experts: int = 8
+    experts: Count = 256
+    chosen_experts: Count = 8
     """Experts per token."""
-    shared_experts: int = 1
+    shared_experts: Count = 1
     """Experts that read every token."""
-    groups: int = 8
+    groups: Count = 8
     """The experts are divided into so many groups."""
-    chosen_groups: int = 4
+    chosen_groups: Count = 4
     """A token reaches experts of its best so many groups."""
     renormalise: bool = True
     """Whether the weights of a token's experts add up to `routed_scale`."""
-    routed_scale: float = 2.5
-    norm_eps: float = 1e-6
-    rotary_base: float = 10000.0
+    routed_scale: Positive = 2.5
+    norm_eps: Positive = 1e-6
+    rotary_base: Positive = 10000.0
     rotary_scaling: YarnScaling | None = None
     """Since the context was extended (section 4.3)."""
     interleaved: bool = True

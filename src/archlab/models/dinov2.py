@@ -19,6 +19,7 @@ from archlab.layers.embeddings import PatchEmbedding, patches_per_side
 from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.layer_scale import LayerScale
+from archlab.rules import Count, Natural, Positive
 
 _LAYER_SCALE = 1e-5  # at the start of training
 
@@ -27,18 +28,18 @@ _LAYER_SCALE = 1e-5  # at the start of training
 class DINOv2Config(Section):
     """Shape of a DINOv2; the defaults are ViT-B/14."""
 
-    image_size: int = 518
+    image_size: Count = 518
     """Side of the images whose patches the table of positions holds."""
-    patch_size: int = 14
-    channels: int = 3
+    patch_size: Count = 14
+    channels: Count = 3
     transformer: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=768, depth=12, heads=12, feed_forward=3072)
     )
     gated: bool = False
     """SwiGLU instead of an MLP: the giant model."""
-    registers: int = 0
+    registers: Natural = 0
     """R, tokens without content that leave patches free of global information; the released models have 0 or 4."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,27 +22,28 @@ from archlab.layers.causal import causal_context, real_positions
 from archlab.layers.embeddings import TokenEmbedding
 from archlab.layers.feedforward import MLP
 from archlab.layers.positions import sinusoidal
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig(Section):
     """Shape of the first Transformer (table 3); the defaults are the base model."""
 
-    vocab_size: int = 37000
+    vocab_size: Count = 37000
     """Shared by source and target; "about 37000" in the paper."""
-    context: int = 1024
+    context: Count = 1024
     """Most tokens of a sequence."""
-    width: int = 512
-    depth: int = 6
+    width: Count = 512
+    depth: Count = 6
     """Blocks of the encoder."""
-    decoder_depth: int = 6
-    heads: int = 8
-    feed_forward: int = 2048
+    decoder_depth: Count = 6
+    heads: Count = 8
+    feed_forward: Count = 2048
     activation: Literal["relu", "silu"] = "relu"
     """Of the feed-forward layers; the released models of Marian have SiLU, which they call swish."""
     pre_norm: bool = False
     """Norms before the parts of a block and one after each stack (arXiv 2002.04745), instead of after each sum."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
 
 
 def _norm(config: EncoderDecoderConfig) -> nn.LayerNorm:

@@ -26,32 +26,33 @@ from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding
 from archlab.layers.rotary_scaling import LinearScaling
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemmaConfig(Section):
     """Shape of a Gemma 3 (section 2); the defaults are Gemma 3 1B."""
 
-    vocab_size: int = 262144
-    context: int = 32768
+    vocab_size: Count = 262144
+    context: Count = 32768
     """Most tokens of a sequence."""
-    width: int = 1152
-    depth: int = 26
-    heads: int = 4
-    key_value_heads: int = 1
+    width: Count = 1152
+    depth: Count = 26
+    heads: Count = 4
+    key_value_heads: Count = 1
     """Each serves heads / key_value_heads neighbouring heads."""
-    head_width: int = 256
-    score_width: int = 256
+    head_width: Count = 256
+    score_width: Count = 256
     """Scores are divided by its root; the width of a head in all published models but the largest."""
-    feed_forward: int = 6912
-    norm_eps: float = 1e-6
-    window: int = 512
+    feed_forward: Count = 6912
+    norm_eps: Positive = 1e-6
+    window: Count = 512
     """Tokens that a local layer sees: the last ones, its own included. Bidirectional: half of it on either side."""
-    global_every: int = 6
+    global_every: Count = 6
     """Every so many layers, the last of them sees all tokens."""
-    rotary_base: float = 1_000_000.0
+    rotary_base: Positive = 1_000_000.0
     """Of global layers."""
-    local_rotary_base: float = 10_000.0
+    local_rotary_base: Positive = 10_000.0
     rotary_scaling: LinearScaling | None = None
     """Of global layers, in the models for images and text."""
     bidirectional: bool = False

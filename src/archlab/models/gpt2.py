@@ -20,20 +20,21 @@ from archlab.layers.cache import KVCache
 from archlab.layers.causal import causal_context
 from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config(Section):
     """Shape of a GPT-2; the defaults are the smallest published one."""
 
-    vocab_size: int = 50257
-    context: int = 1024
+    vocab_size: Count = 50257
+    context: Count = 1024
     """Most tokens of a sequence: the positions that have a vector."""
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    feed_forward: int = 3072
-    norm_eps: float = 1e-5
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    feed_forward: Count = 3072
+    norm_eps: Positive = 1e-5
 
 
 class GPT2(nn.Module):

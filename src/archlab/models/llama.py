@@ -22,23 +22,24 @@ from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding
 from archlab.layers.rotary_scaling import AnyRotaryScaling
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(Section):
     """Shape of a LLaMA (section 3.2); the defaults are LLaMA 3 8B."""
 
-    vocab_size: int = 128256
-    context: int = 8192
+    vocab_size: Count = 128256
+    context: Count = 8192
     """Most tokens of a sequence."""
-    width: int = 4096
-    depth: int = 32
-    heads: int = 32
-    key_value_heads: int = 8
+    width: Count = 4096
+    depth: Count = 32
+    heads: Count = 32
+    key_value_heads: Count = 8
     """Each serves heads / key_value_heads neighbouring heads."""
-    feed_forward: int = 14336
-    norm_eps: float = 1e-5
-    rotary_base: float = 500000.0
+    feed_forward: Count = 14336
+    norm_eps: Positive = 1e-5
+    rotary_base: Positive = 500000.0
     rotary_scaling: AnyRotaryScaling | None = None
     """Llama3Scaling since 3.1; None leaves the frequencies as they are."""
     tied: bool = False

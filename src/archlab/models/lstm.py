@@ -18,16 +18,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from archlab.config import Section
 from archlab.errors import UserError
+from archlab.rules import Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class LSTMConfig(Section):
     """Shape of an LSTM encoder-decoder."""
 
-    vocab_size: int = 10000
+    vocab_size: Count = 10000
     """Shared by source and target."""
-    width: int = 256
-    depth: int = 2
+    width: Count = 256
+    depth: Count = 2
     """Layers of the encoder, and as many of the decoder."""
     attention: bool = True
 

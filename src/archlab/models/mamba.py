@@ -20,24 +20,25 @@ from archlab.layers.causal import check_mask
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
 from archlab.layers.ssm import MambaMixer, MambaState
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(Section):
     """Shape of a Mamba (section 4.2 and appendix E.2); the defaults are the published 130M."""
 
-    vocab_size: int = 50280
-    width: int = 768
-    depth: int = 24
-    expand: int = 2
+    vocab_size: Count = 50280
+    width: Count = 768
+    depth: Count = 24
+    expand: Count = 2
     """Inner width in widths."""
-    state_size: int = 16
+    state_size: Count = 16
     """Numbers that each inner feature remembers."""
-    kernel: int = 4
+    kernel: Count = 4
     """Tokens that the convolution sees, its own included."""
-    step_rank: int = 48
+    step_rank: Count = 48
     """Width of what the step is computed from."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
 
 
 class MambaBlock(nn.Module):

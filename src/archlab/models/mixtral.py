@@ -20,27 +20,28 @@ from archlab.layers.initialization import initialize
 from archlab.layers.moe import MixtureOfExperts, Router
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import RotaryEmbedding
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtralConfig(Section):
     """Shape of a Mixtral (table 1); the defaults are Mixtral 8x7B."""
 
-    vocab_size: int = 32000
-    context: int = 32768
+    vocab_size: Count = 32000
+    context: Count = 32768
     """Most tokens of a sequence."""
-    width: int = 4096
-    depth: int = 32
-    heads: int = 32
-    key_value_heads: int = 8
+    width: Count = 4096
+    depth: Count = 32
+    heads: Count = 32
+    key_value_heads: Count = 8
     """Each serves heads / key_value_heads neighbouring heads."""
-    feed_forward: int = 14336
+    feed_forward: Count = 14336
     """Hidden width of one expert."""
-    experts: int = 8
-    chosen_experts: int = 2
+    experts: Count = 8
+    chosen_experts: Count = 2
     """Experts per token."""
-    norm_eps: float = 1e-5
-    rotary_base: float = 1000000.0
+    norm_eps: Positive = 1e-5
+    rotary_base: Positive = 1000000.0
 
 
 class Mixtral(nn.Module):

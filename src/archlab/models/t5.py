@@ -22,29 +22,30 @@ from archlab.layers.causal import causal_context, real_positions
 from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.position_bias import RelativePositionBias
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config(Section):
     """Shape of a T5 (section 2.1); the defaults are T5 small."""
 
-    vocab_size: int = 32128
-    width: int = 512
-    depth: int = 6
+    vocab_size: Count = 32128
+    width: Count = 512
+    depth: Count = 6
     """Blocks of the encoder."""
-    decoder_depth: int = 6
-    heads: int = 8
-    head_width: int = 64
-    feed_forward: int = 2048
+    decoder_depth: Count = 6
+    heads: Count = 8
+    head_width: Count = 64
+    feed_forward: Count = 2048
     activation: Literal["relu", "gated-gelu"] = "relu"
     """"gated-gelu" since version 1.1 (arXiv 2002.05202)."""
     tied: bool = True
     """Whether the output layer is the token table, as before version 1.1."""
-    buckets: int = 32
+    buckets: Count = 32
     """Groups of distances that share a learned bias."""
-    farthest: int = 128
+    farthest: Count = 128
     """Distances from here on share the last bucket of their direction."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
 
 
 def _attention(config: T5Config) -> Attention:

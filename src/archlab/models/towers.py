@@ -18,28 +18,29 @@ from archlab.layers.attention import Attention
 from archlab.layers.block import Block
 from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig(Section):
     """Shape of a text tower."""
 
-    vocab_size: int
-    context: int
+    vocab_size: Count
+    context: Count
     """Most tokens of a text: the positions that have a vector."""
     transformer: TransformerConfig
-    norm_eps: float
+    norm_eps: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTowerConfig(Section):
     """Shape of an image tower."""
 
-    image_size: int
-    patch_size: int
-    channels: int = 3
+    image_size: Count
+    patch_size: Count
+    channels: Count = 3
     transformer: TransformerConfig
-    norm_eps: float
+    norm_eps: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,15 +20,16 @@ from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
 from archlab.layers.positions import sinusoidal_2d
 from archlab.layers.stem import ConvolutionalStem
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Section):
     """Shape of a Vision Transformer."""
 
-    image_size: int = 64
-    patch_size: int = 8
-    channels: int = 3
+    image_size: Count = 64
+    patch_size: Count = 8
+    channels: Count = 3
     transformer: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=192, depth=6, heads=6, feed_forward=768)
     )
@@ -38,7 +39,7 @@ class ViTConfig(Section):
     """Put a learned token before the patches."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """"learned": one vector per patch and one for the class token; "sinusoidal": the fixed table of MAE."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,17 +19,18 @@ from archlab.layers.initialization import initialize
 from archlab.layers.positions import Rotation
 from archlab.layers.rotary_3d import Rotary3D
 from archlab.models.vit import vit_block
+from archlab.rules import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class VJEPAConfig(Section):
     """Shape of a V-JEPA 2; the defaults are ViT-L at 256 pixels."""
 
-    image_size: int = 256
-    patch_size: int = 16
-    tubelet: int = 2
+    image_size: Count = 256
+    patch_size: Count = 16
+    tubelet: Count = 2
     """Frames per patch."""
-    channels: int = 3
+    channels: Count = 3
     transformer: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=1024, depth=24, heads=16, feed_forward=4096)
     )
@@ -37,9 +38,9 @@ class VJEPAConfig(Section):
     predictor: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=384, depth=12, heads=12, feed_forward=1536)
     )
-    mask_tokens: int = 10
+    mask_tokens: Count = 10
     """Vectors that stand for wanted patches, one for each way of masking in pretraining."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -82,55 +82,76 @@ def adamw_over(groups: list[dict[str, Any]], learning_rate: float, betas: tuple[
 
 
 class MuonWithAdamW:
-    """Muon for the matrices inside the blocks of a Transformer, AdamW for everything else.
+    """Muon for the hidden matrices and convolution filters of a model, AdamW for everything else.
 
-    Muon replaces the momentum of a matrix by the nearest orthogonal one (Jordan et al., 2024). Embeddings, heads, gains
-    and biases are no maps from one hidden state to the next and stay with AdamW. Updates are scaled to the size of
-    AdamW's (arXiv 2502.16982, section 2.2), so that both share one learning rate and one weight decay.
+    Muon replaces the momentum of a matrix by the nearest orthogonal one (Jordan et al., 2024); a filter counts as the
+    matrix from its input patches to its channels. Embeddings, heads, gains and biases are no maps from one hidden state
+    to the next and stay with AdamW. Updates are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2), so that
+    both share one learning rate and one weight decay.
 
     Args:
-        model: has its blocks in lists named `blocks` or `..._blocks`.
-        weight_decay: of matrices.
+        weight_decay: of matrices and filters.
         learning_rate: the first one; the loop sets it at every step.
         betas: of AdamW.
+        hidden: parts of the names of the modules that hold them.
 
     Raises:
-        UserError: the model has no blocks, or PyTorch is too old.
+        UserError: the model has no such matrices, or PyTorch is too old.
     """
 
     def __init__(
-        self, model: nn.Module, weight_decay: float, learning_rate: float, betas: tuple[float, float] = _BETAS
+        self,
+        model: nn.Module,
+        weight_decay: float,
+        learning_rate: float,
+        betas: tuple[float, float] = _BETAS,
+        hidden: Sequence[str] = ("blocks.",),
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UserError(f"optimizer='muon': PyTorch {torch.__version__} has none; install 2.9 or newer")
-        hidden = {
+        chosen = {
             id(parameter)
             for name, parameter in model.named_parameters()
-            if parameter.dim() == 2 and "blocks." in name and parameter.requires_grad
+            if parameter.dim() in (2, 4) and any(part in name for part in hidden) and parameter.requires_grad
         }
-        if not hidden:
+        if not chosen:
             raise UserError(f"optimizer='muon': {type(model).__name__} has no blocks with matrices; use 'adamw'")
-        matrices: list[dict[str, Any]] = []
+        orthogonal: list[dict[str, Any]] = []
         rest: list[dict[str, Any]] = []
         for group in parameter_groups(model, weight_decay):
-            for groups, is_hidden in ((matrices, True), (rest, False)):
-                if chosen := [one for one in group["params"] if (id(one) in hidden) == is_hidden]:
-                    groups.append(group | {"params": chosen})
-        self.muon = torch.optim.Muon(matrices, lr=learning_rate, adjust_lr_fn="match_rms_adamw")
-        self.adamw = adamw_over(rest, learning_rate, betas)
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups of both; what is set there counts."""
-        return [*self.muon.param_groups, *self.adamw.param_groups]
+            for groups, is_hidden in ((orthogonal, True), (rest, False)):
+                if parameters := [one for one in group["params"] if (id(one) in chosen) == is_hidden]:
+                    groups.append(group | {"params": parameters, "lr": learning_rate})
+        self.param_groups = [*orthogonal, *rest]  # what the loop sets in them counts
+        # PyTorch's Muon takes matrices only: it is given views that share the memory of what they show.
+        views = [[nn.Parameter(one.detach().view(len(one), -1)) for one in group["params"]] for group in orthogonal]
+        self._views = [
+            pair
+            for group, own in zip(orthogonal, views, strict=True)
+            for pair in zip(group["params"], own, strict=True)
+        ]
+        self.muon = torch.optim.Muon(
+            [group | {"params": own} for group, own in zip(orthogonal, views, strict=True)],
+            lr=learning_rate,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = adamw_over([dict(group) for group in rest], learning_rate, betas)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients."""
-        self.muon.zero_grad(set_to_none)
-        self.adamw.zero_grad(set_to_none)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not set_to_none:
+                    parameter.grad.zero_()
+                else:
+                    parameter.grad = None
 
     def step(self) -> None:
         """One update of every parameter."""
+        for group, own in zip(self.param_groups, [*self.muon.param_groups, *self.adamw.param_groups], strict=True):
+            own["lr"] = group["lr"]
+        for parameter, view in self._views:
+            view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
         self.muon.step()
         self.adamw.step()
 

@@ -29,8 +29,8 @@ from archlab.objectives.lejepa import LocalInvariance
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
-from archlab.train.loop import Resume, fit
-from archlab.train.optim import adamw
+from archlab.train.loop import Optimizer, Resume, fit
+from archlab.train.optim import MuonWithAdamW, adamw
 from archlab.train.schedule import learning_rate
 from archlab.vl.encoder import PIXEL_SCALE, FrozenEncoder, normalise, vit_config
 
@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             method.model,
             method.objective,
             method.batches,
-            adamw(method.model, config=config.optimizer),
+            _optimizer(method.model, config),
             steps=config.optimizer.steps,
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
@@ -164,6 +164,16 @@ def _lejepa(config: PretrainConfig, stream: ImageStream) -> _Method:
     return _Method(model, model.encoder, objective, batches)
 
 
+# Not the linear maps that images come in by or that are read off at the end.
+_HIDDEN = ("blocks.", "patch_embedding.layers.", "projector.")
+
+
+def _optimizer(model: nn.Module, config: PretrainConfig) -> Optimizer:
+    if config.update == "muon":
+        return MuonWithAdamW(model, config.optimizer.weight_decay, config.optimizer.learning_rate, hidden=_HIDDEN)
+    return adamw(model, config=config.optimizer)
+
+
 _METHODS = {"mae": _masked_autoencoder, "lejepa": _lejepa}
 
 
@@ -188,6 +198,8 @@ _DESCRIPTIONS = {
     "lejepa": "LeJEPA (arXiv 2511.08544) on local features",
 }
 
+_UPDATES = {"adamw": "AdamW", "muon": "Muon (AdamW for gains, biases and linear read-outs)"}
+
 
 def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
     probes = metrics["probes"]
@@ -208,7 +220,7 @@ def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
             "## Recipe",
             "",
             f"{_DESCRIPTIONS[config.method]}, {config.stem} stem, {metrics['steps']} steps of "
-            f"{config.optimizer.batch_size} images, seed {config.seed}. "
+            f"{config.optimizer.batch_size} images, {_UPDATES[config.update]}, seed {config.seed}. "
             f"Images: {', '.join(config.sources)}; train splits only, no labels; attribute combinations that the "
             "scenes hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` "
             "repeats it.",

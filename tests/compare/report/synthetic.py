@@ -112,7 +112,7 @@ def synthetic_results(seeds: int = 3, *, questions: bool = True, price: float = 
                 else {"images": images, "examples": images, "kinds": {"caption": images}}
                 for name, images in {"train": 4000, "validation": 500, **dict.fromkeys(splits, 1000)}.items()
             },
-            "skipped": [] if questions else ["photos/IMG_0007.jpg: not an image that can be read"],
+            "skipped": [] if questions else ["metadata.jsonl, line 7: image IMG_0007.jpg: is empty"],
             "notes": [] if questions else ["3 captions of the test split are also in train"],
             "paraphrases": ScenesData().paraphrases if questions else None,
         },

@@ -86,9 +86,36 @@ def test_an_untested_topic_gives_the_reason_of_the_run(make: Callable[..., Resul
 
 def test_a_metric_of_one_arm_alone_is_no_comparison(results: Results) -> None:
     del results["arms"]["token"]["test"]["test"]["retrieval/image_to_text_r1"]
-    assert "image to text, R@1" not in [finding.subject for finding in key_findings(results)]
+    assert find(results, "image to text, R@1").conclusion == "Untested: this run has no such numbers."
     del results["paired"]["test"]["vqa/accuracy"]
     assert find(results, "questions about the image").verdict == "untested"
+
+
+def test_a_task_that_was_not_measured_is_untested_beside_those_of_its_topic_that_were(results: Results) -> None:
+    results["paired"]["test"]["vqa/accuracy"] |= WINS
+    results["untested"]["open-vocabulary classification"] = "nobody asked"
+    for arm in results["arms"].values():
+        del arm["test"]["test"]["classification/accuracy"]
+    findings = key_findings(results)
+    finding = find(results, "open-vocabulary classification")
+    assert (finding.statement, finding.conclusion) == ("Open-vocabulary classification.", "Untested: nobody asked.")
+    assert "open-vocabulary classification" in summary(results, findings)["Untested"]
+    row = next(row for row in when_to_use(findings) if row.need == "multimodal input")
+    assert (row.verdict, row.reason) == ("vljepa", "wins questions about the image")
+
+
+def test_slots_that_only_the_scenes_have_are_untested_with_the_run_s_reason(results: Results) -> None:
+    results["untested"]["slots"] = "no ground truth"
+    for arm in results["arms"].values():
+        del arm["test"]["test"]["caption/slots"]
+    assert find(results, "captions, facts right").why == "no ground truth"
+
+
+@pytest.mark.parametrize(("control", "unused"), [("no_query", "the question"), ("shuffled_image", "the image")])
+def test_a_weak_arm_has_not_shown_to_use_what_its_control_lacks(results: Results, control: str, unused: str) -> None:
+    results["controls"][control]["token"]["vqa/accuracy"] |= {"value": 0.99, "high": 0.99}
+    statement = find(results, "questions about the image").statement
+    assert f"The token arm is not clearly above its blind control: nothing shows that it uses {unused}." in statement
 
 
 def test_an_arm_is_advised_only_if_it_wins_every_comparison_of_the_need(results: Results) -> None:

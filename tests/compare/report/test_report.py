@@ -117,7 +117,11 @@ def test_every_headline_score_is_printed_where_it_belongs(results: Results) -> N
 
 
 def test_no_percentage_is_printed_that_the_results_do_not_hold(results: Results, page: Page) -> None:
-    held = {f"{100 * abs(value):.1f}" for value in numbers(results)}
+    held = {f"{100 * abs(value):.1f}" for value in numbers(results)} | {"90.0"}  # the goal beside the supervised head
+    for metric, head in results["controls"]["supervised_head"]["both"].items():
+        held |= {
+            f"{100 * arm['test']['test'][metric]['value'] / head['value']:.1f}" for arm in results["arms"].values()
+        }
     printed = [number for text in page.text.values() for number in re.findall(r"(\d+\.\d) %", text)]
     assert len(printed) > 200
     assert set(printed) <= held
@@ -184,6 +188,69 @@ def put(target: Any, path: str, value: Any) -> None:
         target = target[key]
 
 
+def table(page: str, caption: str) -> list[list[str]]:
+    """Cells of the table of that caption, row by row."""
+    body = (
+        page.partition(f"<caption>{caption}</caption>")[2].partition("</table>")[0].replace("\N{NO-BREAK SPACE}", " ")
+    )
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+
+
+def test_every_kind_stands_beside_its_share_of_the_supervised_head(results: Results) -> None:
+    for metric, head in results["controls"]["supervised_head"]["both"].items():
+        head["value"] = 0.5
+        for arm, value in (("token", 0.375), ("vljepa", 0.4375 if metric == "vqa/count" else 0.45)):
+            results["arms"][arm]["test"]["test"][metric]["value"] = value
+    page = render_report(results)
+    _, *rows = table(page, "Share of the supervised head&#39;s accuracy, test split")
+    assert {row[0] for row in rows} >= {
+        "questions about the image",
+        "colour",
+        "exists",
+        "open-vocabulary classification",
+    }
+    for name, head, token, vljepa, goal in rows:
+        assert head.startswith("50.0 % [")
+        assert token == "75.0 %"
+        assert (vljepa, goal) == (("87.5 %", "missed") if name == "count" else ("90.0 %", "reached"))
+    assert "Goal: 90.0 % for the better arm, missed by count." in page
+
+
+def test_both_read_outs_of_the_token_arm_stand_side_by_side(results: Results) -> None:
+    own = results["arms"]["token"]["test"]["test"]
+    own["vqa_normalised/colour"] = dict(own["vqa/colour"], value=0.4321)
+    header, *rows = table(render_report(results), "Read-outs of the token arm, test split")
+    assert header[1:] == ["summed log-probability", "length-normalised log-probability"]
+    assert rows == [
+        [name, *(show.score(own[metric]) for metric in (f"vqa/{kind}", f"vqa_normalised/{kind}"))]
+        for name, kind in (("questions about the image", "accuracy"), ("colour", "colour"))
+    ]
+
+
+def test_converging_costs_samples_operations_and_time_a_bound_where_it_was_not_seen(results: Results) -> None:
+    curve = results["arms"]["token"]["curves"]["vqa/accuracy"]
+    last = results["arms"]["vljepa"]["curves"]["vqa/accuracy"][-1]
+    results["convergence"]["token"]["vqa/accuracy"] = curve[2]["step"]
+    results["convergence"]["vljepa"]["vqa/accuracy"] = last["step"]
+    curve[2] |= {"samples": 4321, "flops": 5.67e12, "seconds": 42.0}
+    row = next(
+        row for row in table(render_report(results), "Cost of converging") if row[0] == "questions about the image"
+    )
+    assert row[1::2] == [str(curve[2]["step"]), "4,321", "5.67 TFLOP", "42.0 s"]
+    assert row[2] == f"{last['step']} (the last: not seen)"
+    assert row[4] == f"≥ {last['samples']:,}"
+    assert row[6::2] == [f"≥ {show.quantity(last['flops'], 'FLOP')}", f"≥ {show.seconds(last['seconds'])}"]
+
+
+def test_a_task_without_scores_is_named_with_the_reason(results: Results) -> None:
+    assert "not measured on both arms" not in Page(render_report(results)).text["headline"]
+    results["untested"]["open-vocabulary classification"] = "nobody asked"
+    for arm in results["arms"].values():
+        del arm["test"]["test"]["classification/accuracy"]
+    text = Page(render_report(results)).text["headline"]
+    assert "Open-vocabulary classification: not measured on both arms, nobody asked." in text
+
+
 @pytest.mark.parametrize("questions", [True, False])
 def test_one_seed_never_prints_a_winner(make: Callable[..., Results], questions: bool) -> None:
     results = make(1, questions=questions)
@@ -238,8 +305,32 @@ def test_data_with_captions_alone_say_why_questions_are_missing(make: Callable[.
     text = Page(render_report(make(3, questions=False))).text
     for section in ("kinds", "confusion", "probes"):
         assert "Not measured: the data have captions but no question-answer pairs." in " ".join(text[section].split())
-    assert "photos/IMG_0007.jpg" in text["data"]
     assert "3 captions of the test split are also in train" in text["data"]
+
+
+def test_inputs_that_were_left_out_are_counted_and_listed_one_a_row(make: Callable[..., Results]) -> None:
+    results = make(1)
+    assert "Inputs left out: none." in Page(render_report(results)).text["data"]
+    results["data"]["skipped"] = ["a.jsonl, line 3: image x.png: is empty", "a.jsonl, line 9: is not UTF-8"]
+    page = render_report(results)
+    text = " ".join(Page(page).text["data"].split())
+    assert "Inputs left out: 2 input what is wrong with it" in text
+    assert re.findall(r'<th scope="row">(a\.jsonl.*?)</th><td>(.*?)</td>', page.replace("\N{NO-BREAK SPACE}", " ")) == [
+        ("a.jsonl, line 3", "image x.png: is empty"),
+        ("a.jsonl, line 9", "is not UTF-8"),
+    ]
+    assert "none." not in text
+
+
+def test_a_long_list_of_what_was_left_out_is_folded_and_ends(make: Callable[..., Results]) -> None:
+    results = make(1)
+    results["data"]["skipped"] = [f"line {n}: is empty" for n in range(20)]
+    assert "<summary>Inputs" not in render_report(results)
+    results["data"]["skipped"] = [f"line {n}: is empty" for n in range(1234)]
+    page = render_report(results)
+    assert "<summary>Inputs left out: 1,234</summary>" in page
+    assert page.count("<td>is empty</td>") == 500
+    assert "The first 500 are listed here, all of them in results.json." in page
 
 
 @pytest.mark.parametrize("name", ["probes", "efficiency", "controls", "paired", "confusion", "examples", "x_encoder",

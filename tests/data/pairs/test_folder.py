@@ -13,6 +13,7 @@ from archlab.config import PairsData
 from archlab.data import images
 from archlab.data.example import Dataset
 from archlab.data.pairs import load_pairs
+from archlab.data.pairs.rows import Problems
 from archlab.errors import UserError
 
 Png = Callable[..., bytes]
@@ -203,8 +204,11 @@ def test_a_broken_row_is_skipped_and_listed(tmp_path: Path, png: Png, case: str)
     line, rule = BROKEN[case]
     whole = load(captions(tmp_path / "whole", png))
     dataset = load(broken(tmp_path / "broken", png, line), on_error="skip")
-    assert len(dataset["train"].skipped) == 1
-    assert re.search(rule, dataset["train"].skipped[0])
+    (skipped,) = dataset["train"].skipped
+    assert skipped.startswith("metadata.jsonl, line 4: ")
+    assert re.search(rule, skipped)
+    assert "on_error" not in skipped
+    assert ";" not in skipped  # what is wrong, not what to do: it has been done
     assert dataset.digest() == whole.digest()
 
 
@@ -249,6 +253,21 @@ def test_nothing_usable_names_the_first_problem(tmp_path: Path) -> None:
     folder = write(tmp_path, [{"file_name": "gone.png", "text": "t"}], {})
     with pytest.raises(UserError, match=r"holds no usable row; the first problem: .*gone\.png"):
         load(folder, on_error="skip")
+
+
+def test_what_is_left_out_of_class_folders_is_named_once(tmp_path: Path, png: Png) -> None:
+    for n in range(12):
+        path = tmp_path / ("cat", "dog")[n % 2] / f"{n}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(n) if n else b"")
+    skipped = load(tmp_path, on_error="skip")["train"].skipped
+    assert skipped == [f"{Path('cat', '0.png')}: is empty"]
+
+
+def test_only_the_folder_itself_is_cut_from_the_names_of_what_is_left_out(tmp_path: Path) -> None:
+    problems = Problems(skip=True, root=Path("data"))
+    problems.report("", "data/metadata/data/a.jsonl, line 1", UserError("id 1 was already used by data/b.jsonl"))
+    assert problems.skipped == [("", "metadata/data/a.jsonl, line 1: id 1 was already used by b.jsonl")]
 
 
 def test_wrong_columns_stop_even_when_rows_are_skipped(tmp_path: Path, png: Png) -> None:

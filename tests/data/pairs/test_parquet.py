@@ -179,7 +179,7 @@ def test_broken_cells_name_their_row(tmp_path: Path, png: Png) -> None:
     with pytest.raises(UserError, match=r"d\.parquet, row 4: image .*row group 1, row 0: is empty"):
         load(file)
     skipped = load(file, on_error="skip")["train"].skipped
-    assert [line.split(": ")[0] for line in skipped] == [f"{file}, row 4", f"{file}, row 5"]
+    assert [line.split(": ")[0] for line in skipped] == ["d.parquet, row 4", "d.parquet, row 5"]
 
 
 def test_wrong_columns_are_listed_with_a_mapping_that_works(tmp_path: Path, png: Png) -> None:

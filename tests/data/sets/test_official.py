@@ -225,7 +225,7 @@ def test_the_hub_ids_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(name)
         raise UserError("stop")
 
-    monkeypatch.setattr(hub, "_load", refuse)
+    monkeypatch.setattr(hub, "load_splits", refuse)
     for name in ("eurosat", "vqa-rad"):
         with pytest.raises(UserError, match="stop"):
             load(name, "hub")

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 
 from archlab.cli import main
 from archlab.config import build
+from archlab.data.text.sets import cut_end
 from archlab.errors import UserError
 from archlab.train.text import characters as module
 from archlab.train.text.characters import Text, train_characters
 from archlab.train.text.config import CharactersConfig
 
+CONFIGS = Path(__file__).resolve().parents[3] / "02-transformer-impl" / "configs"
 SENTENCE = "the cat sat on the mat and the dog sat on the log. "
 TINY = {
     "model": {"context": 16, "width": 16, "depth": 1, "heads": 2, "feed_forward": 32},
@@ -45,7 +47,7 @@ def comparable(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_character_of_validation_is_predicted_once_and_none_of_it_is_trained_on(text_file: Path) -> None:
-    text = Text(text_file.read_text(), 0.1, 16)
+    text = Text(cut_end(text_file.read_text(), 0.1), 16)
     windows = text.windows().numpy()
     predicted = windows[:, 1:].ravel()
     assert np.array_equal(predicted, text.validation[1 : len(predicted) + 1])
@@ -56,7 +58,7 @@ def test_every_character_of_validation_is_predicted_once_and_none_of_it_is_train
 
 
 def test_a_batch_is_a_function_of_seed_and_number(text_file: Path) -> None:
-    text = Text(text_file.read_text(), 0.1, 16)
+    text = Text(cut_end(text_file.read_text(), 0.1), 16)
     first = text.batch(0, 5, 8).tokens
     assert torch.equal(first, text.batch(0, 5, 8).tokens)
     assert not torch.equal(first, text.batch(0, 6, 8).tokens)
@@ -160,6 +162,23 @@ def test_the_command_trains_it(text_file: Path, tmp_path: Path, capsys: pytest.C
     recipe.write_text(json.dumps({"recipe": "characters"} | TINY | {"source": str(text_file)}))  # JSON is YAML
     assert main(["train", str(recipe), "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_recipe_for_names_runs_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    names = ["emma", "olivia", "ava", "mia", "emma"] + [f"{a}{b}" for a in "abcdefgh" for b in ("na", "la", "rio")]
+    (tmp_path / "text" / "names.txt").write_text("\n".join(names))
+    monkeypatch.setenv("ARCHLAB_DATA", str(tmp_path))
+    tiny = ["model={context: 8, width: 16, depth: 1, heads: 2, feed_forward: 32}", "batch_size=4", "ngram=2"]
+    tiny += ["validation_fraction=0.3", "training.steps=8", "training.warmup=2", "training.evaluate_every=4"]
+    assert main(["train", str(CONFIGS / "characters-names.yaml"), *tiny, "--out", str(tmp_path / "run")]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["characters"] == sum(len(name) + 1 for name in names)
+    assert metrics["validation_loss"] < metrics["curve"][0]["scores"]["loss"]
+    assert [row["model"] for row in metrics["table"]] == ["1-gram, Kneser-Ney", "2-gram, Kneser-Ney", "GPT-2"]
+    assert "1 of 29 names repeat an earlier one" in (tmp_path / "run" / "card.md").read_text()
 
 
 @pytest.mark.parametrize(

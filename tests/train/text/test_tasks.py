@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from transformers import BertConfig as TheirConfig
 from transformers import BertModel
 
+from archlab.cli import main
 from archlab.config import build
-from archlab.data.text.sets import Reviews
+from archlab.data.text.reviews import Reviews
 from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
 from archlab.train.text import sentiment, translation
@@ -27,6 +28,7 @@ from archlab.train.text.run import markdown
 from archlab.train.text.sentiment import Documents, head_and_tail, train_sentiment
 from archlab.train.text.translation import train_translation
 
+CONFIGS = Path(__file__).resolve().parents[3] / "02-transformer-impl" / "configs"
 NOUNS = ["man", "woman", "dog", "cat", "child", "horse"]
 FRENCH = ["homme", "femme", "chien", "chat", "enfant", "cheval"]
 TRAINING = {"steps": 6, "warmup": 2, "evaluate_every": 3, "resume_every": 2, "dropout": 0.1}
@@ -175,6 +177,34 @@ def test_sentiment_stands_beside_its_floors(prepared: Path, tmp_path: Path) -> N
     assert all(row["low"] <= row["test accuracy"] <= row["high"] for row in metrics["table"])
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert "| majority | – |" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_the_recipe_for_sst2_runs_end_to_end_in_the_official_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").mkdir()
+    counts = {"train": 60, "dev": 11, "test": 13}
+    for split, count in counts.items():
+        lines = [f"a {('bad', 'good')[i % 2]} film number {split} {i}\t{i % 2}" for i in range(count)]
+        (tmp_path / "text" / f"sst2_{split}.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("ARCHLAB_DATA", str(tmp_path))
+    seen = []
+    plain = Documents.__init__
+
+    def counted(self: Documents, reviews: Reviews, *arguments: Any) -> None:
+        seen.append(len(reviews.texts))
+        plain(self, reviews, *arguments)
+
+    monkeypatch.setattr(Documents, "__init__", counted)
+    tiny = ["encoder={width: 16, depth: 1, heads: 2, feed_forward: 32}", "vocab_size=300", "max_tokens=32"]
+    tiny += ["batch_tokens=128", "training.steps=6", "training.warmup=2", "training.evaluate_every=3"]
+    assert main(["train", str(CONFIGS / "sentiment-sst2.yaml"), *tiny, "--out", str(tmp_path / "run")]) == 0
+    assert seen == list(counts.values())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["data_digests"].keys() == {"train", "validation", "test"}
+    assert metrics["test_accuracy"]["Transformer, from scratch"]["n"] == 13
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "floor that a model must beat on the test split: logistic regression on TF-IDF 81.3 %." in card
 
 
 def test_validation_reviews_are_not_trained_on_and_equal_texts_stay_together() -> None:

@@ -14,10 +14,11 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from archlab.config import RunConfig, Section, build, flatten, read_yaml, to_dict
 from archlab.errors import UserError
+from archlab.rules import POSITIVE, Count, Named, NonNegative, at_least, each
 
 BUDGET = "budget"
 """Key of the factor whose levels are the names of budgets; see `compare.budgets`."""
@@ -30,7 +31,7 @@ Levels = dict[str, Any]
 class Factor(Section):
     """What is varied for all arms alike."""
 
-    key: str = ""
+    key: Named = ""
     """Dotted key of the run's configuration, or "budget"."""
     values: list[Any] = field(default_factory=list)
     """Its levels, in the order of the plots."""
@@ -49,7 +50,7 @@ class Expectation(Section):
     """Levels at which it is predicted; empty: at all of them."""
     along: str = ""
     """Factor of "rising", whose levels are positive numbers: the slope is per doubling."""
-    margin: float = 0.0
+    margin: NonNegative = 0.0
     """Of "within", in the unit of the primary metric."""
 
     def __post_init__(self) -> None:
@@ -64,9 +65,9 @@ class Expectation(Section):
 class Tuning(Section):
     """Short runs of the first seed, one per learning rate and arm; the best on validation is taken."""
 
-    learning_rates: list[float] = field(default_factory=list)
+    learning_rates: Annotated[list[float], each(POSITIVE)] = field(default_factory=list)
     """Empty: every run has the learning rate of its configuration."""
-    steps: int = 300
+    steps: Count = 300
     at: dict[str, Any] = field(default_factory=dict)
     """Level of a factor at which it is tuned for all its levels; other factors are tuned at each of theirs."""
 
@@ -75,13 +76,13 @@ class Tuning(Section):
 class Protocol(Section):
     """An experiment."""
 
-    question: str = ""
-    hypothesis: str = ""
-    decision: str = ""
+    question: Named = ""
+    hypothesis: Named = ""
+    decision: Named = ""
     """When the hypothesis counts as supported, and when as contradicted."""
-    primary: str = ""
+    primary: Named = ""
     """The metric that decides."""
-    split: str = "test"
+    split: Named = "test"
     base: dict[str, Any] = field(default_factory=dict)
     """Configuration of every run, where it differs from the defaults."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -90,10 +91,10 @@ class Protocol(Section):
     factors: dict[str, Factor] = field(default_factory=dict)
     expect: list[Expectation] = field(default_factory=list)
     tuning: Tuning = field(default_factory=Tuning)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    test_items: int = 500
+    seeds: Annotated[list[int], each(at_least(0), least=1)] = field(default_factory=lambda: [0, 1, 2])
+    test_items: Count = 500
     """Questions scored per test split, and as many captions and retrieval pairs at most."""
-    most_steps: int = 1500
+    most_steps: Count = 1500
     """Longest run: about four minutes on two cores, so that an interruption costs little and cells fill gaps."""
 
     def combinations(self) -> list[Levels]:

@@ -14,6 +14,8 @@ from archlab.compare.scores import ARMS, NAMES, Results
 
 _CALLS_OF_A_P99 = 100
 """With fewer calls the 99th percentile lies between the two slowest."""
+_SKIPPED_OPEN, _SKIPPED_ROWS = 20, 500
+"""Longer lists of inputs that were left out are folded, and end."""
 
 
 def inference(results: Results) -> Section:
@@ -183,9 +185,10 @@ def data(results: Results) -> Section:
     lines = [str(note) for note in own.get("notes") or ()]
     if own.get("paraphrases"):
         lines.append(f"Surface forms per meaning: {own['paraphrases']}.")
-    skipped = list(own.get("skipped") or ())
-    lines.append(f"Inputs left out: {len(skipped) or 'none'}.")
-    lines += [f"Left out: {line}" for line in skipped]
+    if skipped := list(own.get("skipped") or ()):
+        tables.append(_left_out(skipped))
+    else:
+        lines.append("Inputs left out: none.")
     return section("data", "Data", f"Data: {own.get('name', 'unknown')}.", tables=tables, lines=lines)
 
 
@@ -241,6 +244,16 @@ def limits(results: Results) -> Section:
     ]
     lines += [f"Untested: {name}: {reason}." for name, reason in (results.get("untested") or {}).items()]
     return section("limits", "What this does not show", "Read the numbers with these limits.", lines=lines)
+
+
+def _left_out(skipped: Sequence[str]) -> Table:
+    """What could not be used, one row each: which input it was, and what is wrong with it."""
+    rows = [[where, problem] for where, _, problem in (line.partition(": ") for line in skipped[:_SKIPPED_ROWS])]
+    note = "They could not be used and are counted in no split: data.pairs.on_error=skip asked to go on without them."
+    if len(skipped) > _SKIPPED_ROWS:
+        note += f" The first {_SKIPPED_ROWS} are listed here, all of them in results.json."
+    caption = f"Inputs left out: {show.count(len(skipped))}"
+    return Table(caption, ["input", "what is wrong with it"], rows, note, folded=len(skipped) > _SKIPPED_OPEN)
 
 
 def _gpu_memory(results: Results) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from archlab.compare import formatting as show
 from archlab.compare import scores
+from archlab.compare.caveats import caveats
 from archlab.compare.findings import key_findings, summary, verdict_label, when_to_use
 from archlab.compare.report import conditions, quality
 from archlab.compare.scores import NAMES, Results
@@ -68,6 +69,7 @@ def render_report(results: Results) -> str:
         names=NAMES,
         one_seed=scores.ONE_SEED if scores.one_seed(results) else "",
         summary=summary(results, findings),
+        caveats=caveats(results),
         advice=when_to_use(findings),
         topics=[(topic, [finding for finding in findings if finding.topic == topic]) for topic in topics],
         verdict=verdict_label,

@@ -5,11 +5,12 @@ A section whose numbers are absent says so with the reason: a reader must not ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from archlab.compare import formatting as show
 from archlab.compare import plots, scores
+from archlab.compare.caveats import GOAL, shares
 from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
 from archlab.compare.scores import ARMS, NAMES, Results
@@ -38,7 +39,12 @@ def headline(results: Results) -> Section:
         f"{' and seeds' if not scores.one_seed(results) else ' only: they say nothing about another training run'}. "
         "A blind control is the best score without the image, or for questions without the query."
     )
-    return section("headline", "Scores", lead, tables=tables, reason="no test split was scored")
+    lines = [
+        f"{capital(scores.metric_label(metric))}: not measured on both arms, {scores.why_missing(results, metric)}."
+        for metric in scores.HEADLINE
+        if tables and not scores.measured(results, metric)
+    ]
+    return section("headline", "Scores", lead, tables=tables, lines=lines, reason="no test split was scored")
 
 
 def learning(results: Results) -> Section:
@@ -84,8 +90,12 @@ def efficiency(results: Results) -> Section:
         )
         tables.append(Table("Cost of reaching a score", columns, rows, note))
     if converged := _convergence(results):
-        note = "First checkpoint within 1 % (relative) of the final score."
-        tables.append(Table("Step at which training had converged", ["metric", *EACH_ARM], converged, note))
+        columns = ["metric", *per_arm("step"), *per_arm("samples"), *per_arm("operations"), *per_arm("time")]
+        note = (
+            "Up to the first checkpoint within 1 % (relative) of the final score. Where that is the last one, the run "
+            "was too short to see the score settle: all of its cost is a lower bound."
+        )
+        tables.append(Table("Cost of converging", columns, converged, note))
     return section(
         "efficiency", "Training efficiency", "What does a score cost to train?", tables=tables,
         reason="no score is above chance in both arms, or no curve was recorded",
@@ -95,7 +105,7 @@ def efficiency(results: Results) -> Section:
 def kinds(results: Results) -> Section:
     """Accuracy for each kind of question."""
     panels = plots.kinds(results)
-    names = plots.kinds_of(results)
+    names = scores.kinds_of(results)
     rows = [
         [
             name,
@@ -108,20 +118,48 @@ def kinds(results: Results) -> Section:
     ]
     columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control"), "supervised head"]
     tables = [Table("Accuracy by kind of question, test split", columns, rows)] if rows else []
-    others = [
-        [f"{NAMES[arm]}: {scores.metric_label(metric)}", show.score(scores.score_of(results, arm, metric))]
-        for arm in ARMS
-        for metric in scores.metrics_of(results)
-        if metric.startswith("vqa_") and metric.endswith("/accuracy") and scores.score_of(results, arm, metric)
-    ]
-    if others:
-        tables.append(Table("Other read-outs", ["arm and read-out", "accuracy"], others))
+    tables += [table for table in (_shares(results), _readouts(results)) if table.rows]
     caption = "Arms with 95 % intervals; grey signs are controls."
     return section(
         "kinds", "Kinds of question", "Which questions does each arm answer?",
         figures=[(caption, panels)] if panels else [], tables=tables,
         reason=scores.untested(results, "questions", "vqa", default="no questions were scored"),
     )  # fmt: skip
+
+
+def _shares(results: Results) -> Table:
+    """The arms beside what the frozen features allow."""
+    found = shares(results)
+    goal = show.scalar(GOAL, "accuracy")
+    rows = [
+        [
+            scores.metric_label(share.metric),
+            show.score(share.head),
+            *(show.scalar(share.of_arm[arm], "accuracy") for arm in ARMS),
+            "reached" if share.reached else "missed",
+        ]
+        for share in found
+    ]
+    missed = [scores.metric_label(share.metric) for share in found if not share.reached]
+    note = (
+        "Accuracy of an arm over that of a classifier trained once, with the first seed, on the same frozen features. "
+        f"Goal: {goal} for the better arm, {'missed by ' + ', '.join(missed) if missed else 'reached everywhere'}."
+    )
+    columns = ["kind", "supervised head", *EACH_ARM, f"goal: {goal}"]
+    return Table("Share of the supervised head's accuracy, test split", columns, rows, note)
+
+
+def _readouts(results: Results) -> Table:
+    """Both ways to read an answer off the token arm's log-probabilities."""
+    ways = {metric: metric.replace("vqa/", "vqa_normalised/") for metric in (scores.VQA, *scores.kinds_of(results))}
+    rows = [
+        [scores.metric_label(summed), *(show.score(scores.score_of(results, "token", m)) for m in (summed, normalised))]
+        for summed, normalised in ways.items()
+        if scores.score_of(results, "token", normalised)
+    ]
+    note = "Everywhere else the token arm answers with the candidate of the highest summed log-probability."
+    columns = ["kind", "summed log-probability", "length-normalised log-probability"]
+    return Table("Read-outs of the token arm, test split", columns, rows, note)
 
 
 def captions(results: Results) -> Section:
@@ -284,12 +322,30 @@ def _convergence(results: Results) -> list[list[str]]:
     steps = results.get("convergence") or {}
     rows = []
     for metric in dict.fromkeys(metric for arm in ARMS for metric in steps.get(arm) or {}):
-        row = [scores.metric_label(metric)]
-        for arm in ARMS:
-            step, last = (steps.get(arm) or {}).get(metric), (results["arms"][arm].get("training") or {}).get("steps")
-            row.append(f"{show.count(step)} (the last: not seen)" if step and step == last else show.count(step))
-        rows.append(row)
+        found: dict[str, Any] = {arm: (steps.get(arm) or {}).get(metric) for arm in ARMS}
+        points = [_checkpoint(results, arm, metric, step) for arm, step in found.items()]
+        unseen: dict[str, bool] = {
+            arm: step is not None and step == (results["arms"][arm].get("training") or {}).get("steps")
+            for arm, step in found.items()
+        }
+        forms: dict[str, Callable[[Any], str]] = {
+            "samples": show.count,
+            "flops": lambda value: show.quantity(value, "FLOP"),
+            "seconds": show.seconds,
+        }
+        row = [f"{show.count(step)}{' (the last: not seen)' if unseen[arm] else ''}" for arm, step in found.items()]
+        for key, form in forms.items():
+            row += [
+                f"{'≥ ' if unseen[arm] else ''}{form(point.get(key))}" for arm, point in zip(ARMS, points, strict=True)
+            ]
+        rows.append([scores.metric_label(metric), *row])
     return rows
+
+
+def _checkpoint(results: Results, arm: str, metric: str, step: int | None) -> Mapping[str, Any]:
+    """The point of a learning curve at a step; empty where there is none."""
+    curve = (results["arms"][arm].get("curves") or {}).get(metric) or ()
+    return next((point for point in curve if point["step"] == step), {})
 
 
 def _samples(cost: Mapping[str, Any] | None) -> str:

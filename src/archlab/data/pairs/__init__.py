@@ -38,7 +38,7 @@ def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int) ->
     """
     if not place.exists():
         raise UserError(f"data.source={place}: no such file or folder; correct the path")
-    problems = Problems(skip=config.on_error == "skip")
+    problems = Problems(skip=config.on_error == "skip", root=place if place.is_dir() else place.parent)
     rows, pooled = _read(place, config, problems)
     return assemble(str(place), rows, config, image_size=image_size, seed=seed, problems=problems, pooled=pooled)
 

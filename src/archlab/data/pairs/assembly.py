@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from archlab.config import PairsData
 from archlab.data.example import Dataset, Example, Split
-from archlab.data.images import DECODING, Encoded, LazyImages, check, decode
+from archlab.data.images import DECODING, BrokenInput, Encoded, LazyImages, check, decode
 from archlab.data.pairs.rows import Problems, Row, meaning
 from archlab.data.pairs.splits import hold_out, units
 from archlab.errors import UserError
@@ -78,9 +78,10 @@ def _look(rows: Iterable[Row], config: PairsData, image_size: int, problems: Pro
         fingerprint = known[row.image]
         first = ids.setdefault((row.split, row.id), row.where)
         if isinstance(fingerprint, UserError):
-            problems.report(row.split, f"{row.where}: {fingerprint}")
+            problems.report(row.split, row.where, fingerprint)
         elif first != row.where:
-            problems.report(row.split, f"{row.where}: id {row.id!r} was already used by {first}; ids must be unique")
+            used = BrokenInput(f"id {row.id!r} was already used by {first}", "ids must be unique")
+            problems.report(row.split, row.where, used)
         else:
             yield row, fingerprint
 

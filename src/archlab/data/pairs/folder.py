@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from archlab.data.images import SKIP_HINT, SUFFIXES, FileImage
+from archlab.data.images import SUFFIXES, BrokenInput, FileImage
 from archlab.data.pairs.rows import CLASS_QUESTION, Problems, Record, Row, class_name, split_of_path
 from archlab.errors import UserError
 
@@ -32,8 +32,8 @@ def read_lines(folder: Path, problems: Problems) -> list[tuple[Path, int, dict[s
                 try:
                     lines.append((path, number, _parse(raw, first=number == 1)))
                 except ValueError as error:
-                    line = f"{path}, line {number}: {error}; write one object like {EXAMPLE_LINE}, {SKIP_HINT}"
-                    problems.report(_split_of(folder, path.parent), line)
+                    broken = BrokenInput(str(error), f"write one object like {EXAMPLE_LINE}")
+                    problems.report(_split_of(folder, path.parent), f"{path}, line {number}", broken)
     return lines
 
 
@@ -59,11 +59,12 @@ def records(
         name = values.get(image_column)
         split = _split_of(folder, path.parent)
         if not isinstance(name, str) or not PurePosixPath(name).name:
-            problems.report(split, f"{where}: {image_column!r} names no file; give the name of an image, {SKIP_HINT}")
+            nameless = BrokenInput(f"{image_column!r} names no file", "give the name of an image")
+            problems.report(split, where, nameless)
             continue
         relative = PurePosixPath(os.path.normpath(name.replace("\\", "/")))
         if relative.is_absolute() or ".." in relative.parts:
-            problems.report(split, f"{where}: image {name!r} lies outside the folder; move it there, {SKIP_HINT}")
+            problems.report(split, where, BrokenInput(f"image {name!r} lies outside the folder", "move it there"))
             continue
         image = path.parent / relative
         uses[image] = uses.get(image, 0) + 1

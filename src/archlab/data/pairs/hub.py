@@ -16,7 +16,7 @@ from typing import IO, Any
 from PIL import Image
 
 from archlab.config import PairsData
-from archlab.data.images import SKIP_HINT, Encoded, FileImage, decode
+from archlab.data.images import BrokenInput, Encoded, FileImage, decode
 from archlab.data.pairs.assembly import fingerprint
 from archlab.data.pairs.parquet import label_name
 from archlab.data.pairs.rows import Problems, Record, split_name
@@ -68,7 +68,7 @@ def records(
     Raises:
         UserError: `datasets` is missing or cannot load the data.
     """
-    splits = _load(name, stream)
+    splits = load_splits(name, stream)
     features = next(iter(splits.values())).features
     if features is None:
         raise UserError(f"data.source={name}: brings no column types, so it cannot be streamed; use hub:{name}")
@@ -106,17 +106,25 @@ def _records(
                     encoded = _encoded(found[column])
                     image, identity = _spool(encoded, spool, where, image_size, config.max_pixels), fingerprint(encoded)
                 except UserError as error:
-                    problems.report(known, f"{where}: {error}")
+                    problems.report(known, where, error)
                     continue
             yield Record(f"{split}#{row}", where, values, image, known, identity)
 
 
-def _load(name: str, stream: bool) -> dict[str, Any]:
-    """Split -> table, with images left encoded."""
+def load_splits(name: str, stream: bool, option: str = "data.source") -> dict[str, Any]:
+    """Split -> table, with images left encoded.
+
+    Args:
+        name: hub id, or `id:configuration`; or a path that `datasets` understands.
+        option: what messages call the option that names the data.
+
+    Raises:
+        UserError: `datasets` is missing or cannot load the data.
+    """
     try:
         import datasets
     except ImportError:
-        raise UserError(f"data.source={name}: hub data needs the package 'datasets'; pip install datasets") from None
+        raise UserError(f"{option}={name}: hub data needs the package 'datasets'; pip install datasets") from None
     path, _, configuration = name.partition(":")
     try:
         loaded = datasets.load_dataset(path, configuration or None, streaming=stream)
@@ -124,7 +132,7 @@ def _load(name: str, stream: bool) -> dict[str, Any]:
     except Exception as error:  # the library raises its own, the hub's, the network's and the builder's errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data.source={name}: `datasets` cannot load it ({reason}); check the id, log in if it is private, "
+            f"{option}={name}: `datasets` cannot load it ({reason}); check the id, log in if it is private, "
             f"or download it and give the folder"
         ) from None
 
@@ -143,7 +151,7 @@ def _encoded(cell: Any) -> bytes:
             return FileImage(cell["path"]).read()
         cell = cell.get("bytes")
     if not isinstance(cell, bytes | None):
-        raise UserError(f"holds a {type(cell).__name__}; the image column must hold encoded images, {SKIP_HINT}")
+        raise BrokenInput(f"holds a {type(cell).__name__}", "the image column must hold encoded images")
     return cell or b""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from archlab.data.images import SKIP_HINT, Encoded, FileImage
+from archlab.data.images import BrokenInput, Encoded, FileImage
 from archlab.data.pairs.rows import Problems, Record, split_of_path
 from archlab.errors import UserError
 
@@ -40,7 +40,8 @@ class ParquetImage:
         try:
             cell = _image_column(self.path, self.column, self.stamp, self.group)[self.row].as_py()
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"image {self.name}: cannot be read ({_first_line(error)}); download it again") from None
+            problem = f"image {self.name}: cannot be read ({_first_line(error)})"
+            raise BrokenInput(problem, "download it again") from None
         if isinstance(cell, dict):
             cell = cell["bytes"] if cell["bytes"] is not None else cell.get("path")
         if isinstance(cell, str):
@@ -103,8 +104,8 @@ def records(
                 try:
                     table = file.read_row_group(group, columns=texts or [file.schema_arrow.names[0]])
                 except (OSError, pa.ArrowException) as error:
-                    reason = f"cannot be read ({_first_line(error)}); download it again, {SKIP_HINT}"
-                    problems.report(split, f"{path}, row group {group}: {reason}")
+                    unread = BrokenInput(f"cannot be read ({_first_line(error)})", "download it again")
+                    problems.report(split, f"{path}, row group {group}", unread)
                     start += file.metadata.row_group(group).num_rows
                     continue
                 for row, values in enumerate(table.to_pylist()):

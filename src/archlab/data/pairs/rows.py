@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from archlab.data.images import SKIP_HINT, Encoded
+from archlab.data.images import BrokenInput, Encoded
 from archlab.errors import UserError
 
 CLASS_QUESTION = "what is this"
@@ -57,20 +59,29 @@ class Problems:
 
     Attributes:
         skip: leave broken inputs out instead of stopping.
-        skipped: (split or "", line) of each input left out.
+        root: folder that the user named; in `skipped`, files are named as they lie below it.
+        skipped: (split or "", line) of each input left out; the line says which, and what is wrong with it.
     """
 
     skip: bool
+    root: Path | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
-    def report(self, split: str, line: str) -> None:
-        """Keep the line if broken inputs are skipped.
+    def report(self, split: str, where: str, error: UserError) -> None:
+        """Keep what is wrong with an input if broken inputs are skipped.
+
+        Args:
+            where: file and line of the input.
 
         Raises:
-            UserError: the line, if they are not.
+            UserError: place and error, if they are not.
         """
         if not self.skip:
-            raise UserError(line)
+            raise UserError(f"{where}: {error}")
+        problem = error.problem if isinstance(error, BrokenInput) else str(error)
+        line = f"{where}: {problem.removeprefix(f'image {where}: ')}"
+        if self.root is not None:
+            line = re.sub(rf"(?<!\S){re.escape(f'{self.root}{os.sep}')}", "", line)
         self.skipped.append((split, line))
 
 
@@ -86,7 +97,7 @@ def to_rows(records: Iterable[Record], columns: Mapping[str, str], query: str, p
         try:
             yield from _rows_of(record, columns, query)
         except UserError as error:
-            problems.report(record.split, f"{record.where}: {error}")
+            problems.report(record.split, record.where, error)
 
 
 def _rows_of(record: Record, columns: Mapping[str, str], query: str) -> Iterator[Row]:
@@ -103,10 +114,10 @@ def _rows_of(record: Record, columns: Mapping[str, str], query: str) -> Iterator
     captions, question, answers = texts("text"), text("question"), texts("answer")
     if bool(question) != bool(answers):
         missing = "question" if answers else "answer"
-        raise UserError(f"column {columns[missing]!r} is empty; give the question and its answer, {SKIP_HINT}")
+        raise BrokenInput(f"column {columns[missing]!r} is empty", "give the question and its answer")
     if not captions and not answers:
         empty = ", ".join(repr(columns[role]) for role in ("text", "question", "answer") if role in columns)
-        raise UserError(f"nothing is written in {empty}; write a text, {SKIP_HINT}")
+        raise BrokenInput(f"nothing is written in {empty}", "write a text")
     group, print_ = text("group"), record.fingerprint
     if captions:
         other = f"{name}:caption" if answers else name
@@ -128,12 +139,12 @@ def clean(value: object, column: str) -> list[str]:
     result = []
     for one in values:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
-            raise UserError(f"column {column!r} holds a {type(one).__name__}; it must be text, {SKIP_HINT}")
+            raise BrokenInput(f"column {column!r} holds a {type(one).__name__}", "it must be text")
         text = str(one).strip()
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise UserError(f"column {column!r} holds half a surrogate pair; write Unicode, {SKIP_HINT}") from None
+            raise BrokenInput(f"column {column!r} holds half a surrogate pair", "write Unicode") from None
         if text:
             result.append(text)
     return result

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from archlab.data.images import SKIP_HINT, SUFFIXES, FileImage
+from archlab.data.images import SUFFIXES, BrokenInput, FileImage
 from archlab.data.pairs.rows import Problems, Record, split_of_path
 from archlab.errors import UserError
 
@@ -37,10 +37,10 @@ def records(place: Path, files: Sequence[Path], problems: Problems) -> Iterator[
             try:
                 values = _values(texts)
             except ValueError as error:
-                problems.report(split, f"{where}: its text is not valid ({error}); rewrite it in UTF-8, {SKIP_HINT}")
+                problems.report(split, where, BrokenInput(f"its text is not valid ({error})", "rewrite it in UTF-8"))
                 continue
             if image is None:
-                problems.report(split, f"{where}: has no image; add {key}.jpg, {SKIP_HINT}")
+                problems.report(split, where, BrokenInput("has no image", f"add {key}.jpg"))
                 continue
             yield Record(f"{'/'.join(parts)}/{key}", where, {**values, "image": image.name}, image, split)
 

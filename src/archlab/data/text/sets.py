@@ -1,6 +1,11 @@
-"""Named text sets, each from the prepared folder (`ARCHLAB_DATA`) or from a download of its official source.
+"""Named texts and translations, from the prepared folder (`ARCHLAB_DATA`) or from a download of the official source.
 
-`NAME` reads the prepared file, `NAME:PLACE` a download. For characters any text file will do.
+`NAME` reads the prepared file, `NAME:PLACE` a download. For characters any text file will do. `data.text.reviews` has
+the texts with classes.
+
+- tinyshakespeare: public domain.
+- names (makemore, MIT): 32,033 first names of people, one a line; no official splits.
+- Multi30k (arXiv 1605.00459): no licence of the texts is stated, so weights trained on them are never shipped.
 """
 
 from __future__ import annotations
@@ -13,20 +18,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from archlab.data.sets import ENVIRONMENT
 from archlab.errors import UserError
 
-_SHAKESPEARE = "https://github.com/karpathy/char-rnn (data/tinyshakespeare/input.txt)"
+_CHARACTERS = {  # name -> prepared file and official source
+    "tinyshakespeare": (
+        "text/tinyshakespeare.txt",
+        "https://github.com/karpathy/char-rnn (data/tinyshakespeare/input.txt)",
+    ),
+    "names": ("text/names.txt", "https://github.com/karpathy/makemore (names.txt)"),
+}
 _MULTI30K = "https://github.com/multi30k/dataset (clone it)"
-_IMDB = "https://ai.stanford.edu/~amaas/data/sentiment (unpack aclImdb_v1.tar.gz)"
 _TRANSLATION_SPLITS = {  # ours -> that of the prepared file and of the official one
     "train": "train",
     "validation": "val",
     "test_2016_flickr": "test_2016_flickr",
     "test_2017_flickr": "test_2017_flickr",
 }
+
+
+@dataclass(frozen=True)
+class Characters:
+    """A text to learn from, and the text to validate on.
+
+    Attributes:
+        note: what a reader of the results must know of the data.
+    """
+
+    train: str
+    validation: str
+    note: str = ""
+
+    def digest(self) -> str:
+        """Hash of all of it."""
+        return digest([self.train + self.validation])
 
 
 @dataclass(frozen=True)
@@ -41,32 +69,29 @@ class Bitext:
         return digest([*self.source, *self.target])
 
 
-@dataclass(frozen=True)
-class Reviews:
-    """Texts and their classes, 0 (negative) or 1 (positive)."""
-
-    texts: list[str]
-    labels: list[int]
-
-    def digest(self) -> str:
-        """Hash of all of it."""
-        return digest([*self.texts, *map(str, self.labels)])
-
-
 def digest(texts: Sequence[str]) -> str:
     """Hash of texts in their order."""
     return hashlib.sha256("\x00".join(texts).encode()).hexdigest()
 
 
-def load_characters(source: str) -> str:
-    """The text that `source` names: `tinyshakespeare`, `tinyshakespeare:FILE`, or the path of a text file.
+def load_characters(source: str, validation_fraction: float, seed: int) -> Characters:
+    """The text that `source` names, cut into a part to train on and the rest.
+
+    - `tinyshakespeare`, `tinyshakespeare:FILE`, or the path of a text file: the end is held out.
+    - `names`, `names:FILE`: one name a line. The file ends in rare names and repeats some, so names are held out by
+      lot, equal ones together, and both parts are put in a random order.
+
+    Args:
+        validation_fraction: share of the characters, or of the different names, that is held out.
+        seed: of the lot and the order of names.
 
     Raises:
         UserError: there is none, it is not UTF-8, or it is empty.
     """
     name, _, place = source.partition(":")
-    if name == "tinyshakespeare":
-        path = Path(place).expanduser() if place else _prepared(name, ["text/tinyshakespeare.txt"], _SHAKESPEARE)[0]
+    if name in _CHARACTERS:
+        file, official = _CHARACTERS[name]
+        path = Path(place).expanduser() if place else prepared_files(name, [file], official)[0]
     else:
         path = Path(source).expanduser()
     try:
@@ -74,11 +99,37 @@ def load_characters(source: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(
-            f"source={source!r}: {path} cannot be read ({reason}); give 'tinyshakespeare' or a text file"
+            f"source={source!r}: {path} cannot be read ({reason}); give {' or '.join(map(repr, _CHARACTERS))}, which "
+            f"may be followed by :FILE, or a text file"
         ) from None
     if not text:
         raise UserError(f"source={source!r}: {path} is empty; give a text to learn from")
-    return text
+    return _cut_names(text, validation_fraction, seed) if name == "names" else cut_end(text, validation_fraction)
+
+
+def cut_end(text: str, fraction: float) -> Characters:
+    """The text with this share of it, at its end, held out."""
+    cut = int((1 - fraction) * len(text))
+    return Characters(text[:cut], text[cut:])
+
+
+def held_out(texts: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """A random share of the different texts: equal ones are held out together."""
+    distinct = sorted(set(texts))
+    drawn = np.random.default_rng([seed, len(distinct)]).random(len(distinct)) < fraction
+    return {text for text, out in zip(distinct, drawn, strict=True) if out}
+
+
+def _cut_names(text: str, fraction: float, seed: int) -> Characters:
+    names = [name for line in text.split("\n") if (name := line.strip())]
+    chosen = held_out(names, fraction, seed)
+    order = np.random.default_rng([seed, len(names), 1]).permutation(len(names))
+    train, validation = (
+        "".join(f"{names[i]}\n" for i in order if (names[i] in chosen) == out) for out in (False, True)
+    )
+    repeated = len(names) - len(set(names))
+    note = f"{repeated} of {len(names)} names repeat an earlier one; equal names are on one side of the cut."
+    return Characters(train, validation, note)
 
 
 def load_translation(source: str, languages: Sequence[str]) -> dict[str, Bitext]:
@@ -102,7 +153,7 @@ def load_translation(source: str, languages: Sequence[str]) -> dict[str, Bitext]
             for split, theirs in _TRANSLATION_SPLITS.items()
         }
     else:
-        rows = _rows(_prepared(name, ["multi30k_en_fr_de.parquet"], _MULTI30K)[0], ("split", *languages))
+        rows = read_rows(prepared_files(name, ["multi30k_en_fr_de.parquet"], _MULTI30K)[0], ("split", *languages))
         read = {
             split: [[row[language] for row in rows if row["split"] == theirs] for language in languages]
             for split, theirs in _TRANSLATION_SPLITS.items()
@@ -115,26 +166,16 @@ def load_translation(source: str, languages: Sequence[str]) -> dict[str, Bitext]
     return {split: Bitext(sources, targets) for split, (sources, targets) in read.items()}
 
 
-def load_reviews(source: str) -> dict[str, Reviews]:
-    """Splits train and test of `imdb` or `imdb:FOLDER`, the unpacked `aclImdb`.
+def prepared_files(name: str, files: Sequence[str], official: str) -> list[Path]:
+    """Files below the prepared folder.
+
+    Args:
+        name: of the set, for messages.
+        official: its official source, and how to get it.
 
     Raises:
-        UserError: the set is unknown, or not where it should be.
+        UserError: the folder is not set, or lacks one of them.
     """
-    name, _, place = source.partition(":")
-    if name != "imdb":
-        raise UserError(f"source={source!r}: no such set of reviews; known is imdb")
-    if place:
-        return {split: _folder_of_reviews(Path(place).expanduser() / split) for split in ("train", "test")}
-    files = _prepared(name, ["imdb_train25k.parquet", "imdb_test5k.parquet"], _IMDB)
-    read = {}
-    for split, file in zip(("train", "test"), files, strict=True):
-        rows = _rows(file, ("text", "label"))
-        read[split] = Reviews([row["text"] for row in rows], [row["label"] for row in rows])
-    return read
-
-
-def _prepared(name: str, files: Sequence[str], official: str) -> list[Path]:
     way = f"source={name}:PLACE reads a download from {official}"
     folder = os.environ.get(ENVIRONMENT, "")
     if not folder:
@@ -146,7 +187,12 @@ def _prepared(name: str, files: Sequence[str], official: str) -> list[Path]:
     return paths
 
 
-def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+def read_rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Rows of a prepared parquet file.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         rows: list[Mapping[str, Any]] = pq.read_table(file, columns=list(columns)).to_pylist()
     except (OSError, ValueError) as error:
@@ -160,14 +206,3 @@ def _lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, EOFError) as error:
         reason = error.strerror or "damaged" if isinstance(error, OSError) else "damaged"
         raise UserError(f"{path}: cannot be read ({reason}); the official source is {_MULTI30K}") from None
-
-
-def _folder_of_reviews(folder: Path) -> Reviews:
-    texts, labels = [], []
-    for label, name in enumerate(("neg", "pos")):
-        files = sorted((folder / name).glob("*.txt"))
-        if not files:
-            raise UserError(f"{folder / name}: holds no reviews; the official source is {_IMDB}")
-        texts += [file.read_text(encoding="utf-8") for file in files]
-        labels += [label] * len(files)
-    return Reviews(texts, labels)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from archlab.data.text.batch import Tokens, to_device
-from archlab.data.text.sets import digest, load_characters
+from archlab.data.text.sets import Characters, load_characters
 from archlab.errors import UserError
 from archlab.evaluate.ngram import ngram_loss
 from archlab.models.gpt2 import GPT2, GPT2Config
@@ -28,7 +28,7 @@ _WINDOWS_AT_ONCE = 64
 
 
 class Text:
-    """A text as ids of its characters, cut into a part to train on and the rest.
+    """A text as ids of its characters: the part to train on, and the rest.
 
     Attributes:
         symbols: its characters in the order of their ids.
@@ -38,12 +38,12 @@ class Text:
         UserError: a part is too short for one stretch of the model's context.
     """
 
-    def __init__(self, text: str, validation_fraction: float, context: int) -> None:
-        self.symbols = "".join(sorted(set(text)))
+    def __init__(self, characters: Characters, context: int) -> None:
+        self.symbols = "".join(sorted(set(characters.train + characters.validation)))
         index = {symbol: i for i, symbol in enumerate(self.symbols)}
-        ids = np.array([index[symbol] for symbol in text])
-        cut = int((1 - validation_fraction) * len(ids))
-        self.train, self.validation = ids[:cut], ids[cut:]
+        self.train, self.validation = (
+            np.array([index[symbol] for symbol in part], np.int64) for part in (characters.train, characters.validation)
+        )
         self.context = context
         shortest = min(len(self.train), len(self.validation))
         if shortest <= context:
@@ -70,8 +70,8 @@ def train_characters(config: CharactersConfig, folder: Path) -> dict[str, Any]:
 
 
 def _prepare(config: CharactersConfig) -> Task:
-    characters = load_characters(config.source)
-    text = Text(characters, config.validation_fraction, config.model.context)
+    characters = load_characters(config.source, config.validation_fraction, config.seed)
+    text = Text(characters, config.model.context)
     size = config.model
     device = device_of(config.training)
     model = GPT2(
@@ -99,12 +99,12 @@ def _prepare(config: CharactersConfig) -> Task:
         objective=objective,
         batches=lambda number: text.batch(config.seed, number, config.batch_size),
         evaluate=evaluate,
-        report=lambda history: _report(config, text, parameters_of(model), history),
-        digests={"text": digest([characters])},
+        report=lambda history: _report(config, text, characters.note, parameters_of(model), history),
+        digests={"text": characters.digest()},
     )
 
 
-def _report(config: CharactersConfig, text: Text, parameters: int, history: History) -> Report:
+def _report(config: CharactersConfig, text: Text, about: str, parameters: int, history: History) -> Report:
     """The model beside n-gram models of the same text."""
     floors = {
         f"{order}-gram": ngram_loss(text.train, text.validation, len(text.symbols), order)
@@ -131,6 +131,6 @@ def _report(config: CharactersConfig, text: Text, parameters: int, history: Hist
     }
     note = (
         f"Losses in nats per character of the held-out text. The best of the learning curve is {best:.4f}. "
-        f"N-gram models may look back across the start of a stretch, the model may not."
-    )
+        f"N-gram models may look back across the start of a stretch, the model may not. {about}"
+    ).rstrip()
     return Report(rows, metrics, {name: floors[name] for name in list(floors)[-2:]}, note)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from archlab.data.text.batch import Classified, pad, to_device
 from archlab.data.text.buckets import LengthBuckets
-from archlab.data.text.sets import Reviews, load_reviews
+from archlab.data.text.reviews import Reviews, load_reviews
+from archlab.data.text.sets import held_out
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.statistics import Score, score
 from archlab.evaluate.text_floors import majority, tfidf
@@ -73,25 +74,29 @@ def train_sentiment(config: SentimentConfig, folder: Path) -> dict[str, Any]:
 
 
 def _prepare(config: SentimentConfig) -> Task:
-    splits = {name: _without_markup(reviews) for name, reviews in load_reviews(config.source).items()}
-    train, validation = _cut(splits["train"], config.validation_fraction, config.seed)
+    found = load_reviews(config.source)
+    splits = {name: _without_markup(reviews) for name, reviews in found.splits.items()}
+    if "validation" in splits:
+        train, validation = splits["train"], splits["validation"]
+    else:
+        train, validation = _cut(splits["train"], config.validation_fraction, config.seed)
     tokenizer, encoder, width, digests = _encoder(config, train)
     device = device_of(config.training)
     model = TextClassifier(encoder, width, _CLASSES).to(device)
-    batches, held_out, test = (
+    batches, unseen, test = (
         Documents(reviews, tokenizer, config.max_tokens, config.batch_tokens, config.seed)
         for reviews in (train, validation, splits["test"])
     )
 
     def evaluate() -> Mapping[str, float]:
-        logits = predict(model, held_out, device)
-        labels = torch.from_numpy(held_out.labels)
+        logits = predict(model, unseen, device)
+        labels = torch.from_numpy(unseen.labels)
         accuracy = (logits.argmax(-1) == labels).double().mean().item()
         return {"loss": F.cross_entropy(logits, labels).item(), "accuracy": accuracy}
 
     def report(history: object) -> Report:
         right = (predict(model, test, device).argmax(-1) == torch.from_numpy(test.labels)).numpy()
-        return _report(config, splits, right, parameters_of(model), batches)
+        return _report(config, splits, found.notes, right, parameters_of(model), batches)
 
     return Task(
         name=f"sentiment, {'pretrained' if config.pretrained else 'from scratch'}",
@@ -136,18 +141,21 @@ def _without_markup(reviews: Reviews) -> Reviews:
 
 def _cut(reviews: Reviews, fraction: float, seed: int) -> tuple[Reviews, Reviews]:
     """Training and validation; equal texts go to the same side."""
-    distinct = sorted(set(reviews.texts))
-    held_out = np.random.default_rng([seed, len(distinct)]).random(len(distinct)) < fraction
-    chosen = {text for text, out in zip(distinct, held_out, strict=True) if out}
+    chosen = held_out(reviews.texts, fraction, seed)
     rows = [[i for i, text in enumerate(reviews.texts) if (text in chosen) == out] for out in (False, True)]
     train, validation = (Reviews([reviews.texts[i] for i in side], [reviews.labels[i] for i in side]) for side in rows)
     return train, validation
 
 
 def _report(
-    config: SentimentConfig, splits: Mapping[str, Reviews], right: np.ndarray, parameters: int, batches: Documents
+    config: SentimentConfig,
+    splits: Mapping[str, Reviews],
+    notes: Sequence[str],
+    right: np.ndarray,
+    parameters: int,
+    batches: Documents,
 ) -> Report:
-    """The model beside what it has to beat, which may learn from the validation texts too."""
+    """The model beside what it has to beat, which may learn from validation texts that are cut from train too."""
     train, test = splits["train"], splits["test"]
     found: list[tuple[str, int | None, np.ndarray]] = [
         ("majority", None, majority(train.labels, test.labels)),
@@ -165,7 +173,7 @@ def _report(
         "epochs": config.training.steps * config.training.accumulate / batches.buckets.per_epoch,
         "padding": batches.buckets.padding,
     }
-    note = f"Accuracy on {len(test.texts)} test reviews with 95 % bootstrap intervals."
+    note = "; ".join([f"Accuracy on {len(test.texts)} test texts with 95 % bootstrap intervals", *notes]) + "."
     return Report(rows, metrics, note=note)
 
 

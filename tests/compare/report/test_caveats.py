@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from archlab.compare.caveats import caveats, shares
+from archlab.compare.readme import findings_markdown
+from archlab.compare.report import render_report
+
+Results = dict[str, Any]
+BLIND, HEAD = "Not above the blind control", "Below 90.0 % of the supervised head"
+CONTROLS = ("shuffled_image", "no_query", "majority", "trained_blind")
+
+
+def put(results: Results, metric: str, token: float, vljepa: float, blind: float, head: float = 0.9) -> None:
+    """Give a metric these scores, each with an interval of four points to either side."""
+
+    def score(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.04, "high": value + 0.04, "n": 100, "seeds": 3, "unit": "accuracy"}
+
+    for arm, value in (("token", token), ("vljepa", vljepa)):
+        results["arms"][arm]["test"]["test"][metric] = score(value)
+    for name in CONTROLS:
+        for own in results["controls"][name].values():
+            own[metric] = score(blind if name == "trained_blind" else blind - 0.01)
+    results["controls"]["supervised_head"]["both"][metric] = score(head)
+
+
+def said(results: Results, heading: str, kind: str) -> list[str]:
+    return [text for text in caveats(results).get(heading, []) if text.startswith(kind)]
+
+
+def test_a_kind_on_which_both_arms_are_blind_is_named_with_all_intervals(results: Results) -> None:
+    put(results, "vqa/exists", 0.52, 0.55, 0.5, head=0.51)
+    assert said(results, BLIND, "exists") == [
+        "exists, both arms: token 52.0 % [48.0, 56.0] against 50.0 % [46.0, 54.0] (trained blind), "
+        "VL-JEPA 55.0 % [51.0, 59.0] against 50.0 % [46.0, 54.0] (trained blind); "
+        "supervised head 51.0 % [47.0, 55.0]"
+    ]
+    put(results, "vqa/exists", 0.7, 0.7, 0.5)
+    assert said(results, BLIND, "exists") == []
+
+
+def test_one_blind_arm_is_named_alone(results: Results) -> None:
+    put(results, "vqa/exists", 0.7, 0.52, 0.5)
+    (text,) = said(results, BLIND, "exists")
+    assert text.startswith("exists, VL-JEPA alone: VL-JEPA 52.0 % [48.0, 56.0] against")
+    assert "token" not in text
+
+
+def test_tasks_are_held_against_their_controls_as_kinds_are(results: Results) -> None:
+    put(results, "classification/accuracy", 0.2, 0.2, 0.19)
+    assert len(said(results, BLIND, "open-vocabulary classification, both arms")) == 1
+
+
+def test_a_kind_far_below_the_supervised_head_is_named_and_one_at_the_goal_is_not(results: Results) -> None:
+    put(results, "vqa/count", 0.375, 0.4375, 0.3, head=0.5)
+    assert said(results, HEAD, "count") == [
+        "count: VL-JEPA, the better arm, 43.8 % [39.8, 47.8], which is 87.5 % of the head's 50.0 % [46.0, 54.0]"
+    ]
+    put(results, "vqa/count", 0.375, 0.45, 0.3, head=0.5)
+    assert said(results, HEAD, "count") == []
+    assert next(one for one in shares(results) if one.metric == "vqa/count").of_arm["token"] == pytest.approx(0.75)
+
+
+def test_without_a_supervised_head_there_are_no_shares_of_it(results: Results) -> None:
+    assert HEAD in caveats(results)
+    del results["controls"]["supervised_head"]
+    assert shares(results) == []
+    assert HEAD not in caveats(results)
+    assert "Share of the supervised head" not in render_report(results)
+
+
+def test_caveats_stand_among_the_key_findings_of_page_and_readme_under_any_number_of_seeds(
+    make: Callable[..., Results],
+) -> None:
+    for seeds in (1, 3):
+        results = make(seeds)
+        put(results, "vqa/exists", 0.52, 0.55, 0.5)
+        page = html.unescape(render_report(results)).replace("\N{NO-BREAK SPACE}", " ")
+        findings = page.partition('id="findings"')[2].partition('id="headline"')[0]
+        block = findings_markdown(results)
+        for heading, texts in caveats(results).items():
+            assert f"- **{heading}:** {'; '.join(texts)}." in block
+            assert f"<h3>{heading}</h3>" in findings
+            assert all(text in findings for text in texts)
+
+
+def test_a_run_without_weaknesses_has_no_caveats(results: Results) -> None:
+    for metric in list(results["arms"]["token"]["test"]["test"]):
+        if metric.startswith(("vqa/", "classification/")):
+            put(results, metric, 0.85, 0.85, 0.3)
+        elif metric in results["controls"]["shuffled_image"]["token"]:
+            for arm in ("token", "vljepa"):
+                for name in ("shuffled_image", "trained_blind"):
+                    results["controls"][name][arm][metric] |= {"value": 0.0, "high": 0.0}
+    assert caveats(results) == {}
