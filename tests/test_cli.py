@@ -36,6 +36,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     stand_in("archlab.compare.experiment", "run_compare")
     stand_in("archlab.train.recipes", "train_recipe")
+    stand_in("archlab.compare.grid.run", "run_grid")
+    sys.modules["archlab.compare.grid.run"].Places = lambda *folders: folders  # type: ignore[attr-defined]
     stand_in("archlab.evaluate.command", "evaluate_run")
     stand_in("archlab.vl.generate", "generate")
     stand_in("archlab.generate.command", "continue_text")
@@ -69,10 +71,10 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity"))
+    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid"))
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench"])
+@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid"])
 def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -133,6 +135,18 @@ def test_other_data_and_budgets_have_their_own_output_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["compare", *arguments]) == 0
     assert called[0][2] == Path("runs") / folder
+
+
+def test_a_grid_shares_its_cells_with_the_protocols_beside_it(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    protocol = tmp_path / "protocols" / "dial.yaml"
+    assert main(["grid", str(protocol), "--screen", "--workers", "3"]) == 0
+    assert main(["grid", str(tmp_path / "own.yaml"), "--report", "--work", "w", "--out", "o", "--cells", "c"]) == 0
+    options: list[Any] = [("workers", 3), ("screen", True), ("run", True)]
+    places = (tmp_path / "cells", Path("runs/cells"))
+    assert called[0] == ("run_grid", protocol, places, tmp_path / "results" / "dial", *options)
+    options = [("workers", 2), ("screen", False), ("run", False)]
+    assert called[1] == ("run_grid", tmp_path / "own.yaml", (Path("c"), Path("w")), Path("o"), *options)
+    assert main(["grid", str(protocol), "--workers", "0"]) == 2
 
 
 def test_an_own_configuration_replaces_the_preset(called: list[tuple[Any, ...]], tmp_path: Path) -> None:

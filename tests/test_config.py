@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import archlab
 from archlab import config as configuration
+from archlab.compare.grid.protocol import Expectation, Factor, Protocol, Tuning
 from archlab.config import (
     CompareConfig,
     EmbeddingArmConfig,
@@ -42,6 +43,10 @@ SECTIONS = [
     for _, section in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(section) and section.__module__ == module.__name__
 ] + [
+    Expectation,
+    Factor,
+    Protocol,
+    Tuning,
     BeamSearch,
     Sampling,
     Settings,
@@ -92,7 +97,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(override: str, sugge
         ("seeds=[true]", "True must be of type int"),
         ("learning_rates=[1e-3, false]", "False must be of type float"),
         ("run.data.pairs.columns={text: 1}", "must be of type dict[str, str]"),
-        ("run.arm=tokens", "'tokens' must be one of token, vljepa, supervised"),
+        ("run.arm=tokens", "'tokens' must be one of token, vljepa, hybrid, supervised"),
         ("run.trunk=big", "'run.trunk': 'big' must be a section of keys"),
     ],
 )
@@ -129,6 +134,24 @@ def test_an_override_that_cannot_be_read_is_quoted(override: str) -> None:
         (["seeds=[]"], "seeds=[]: must be one or more different values"),
         (["seeds=[-1]"], "each must be at least 0"),
         (["pmi_gallery=101"], "pmi_gallery=101: must lie between 2 and 100"),
+        (
+            ["run.vljepa.predictor.kind=none", "run.vljepa.predictor.attention=causal"],
+            "is for kind='joint', not for 'none'",
+        ),
+        (
+            ["run.vljepa.predictor.conditioned=false", "run.vljepa.predictor.kind=cross-attention"],
+            "is for kind='joint'",
+        ),
+        (
+            ["run.vljepa.predictor.reconstruction=1"],
+            "reconstruction=1.0: is for kind='cross-attention', not for 'joint'",
+        ),
+        (
+            ["run.token.architecture=encoder-decoder", "run.token.attention=causal"],
+            "is for architecture='decoder-only'",
+        ),
+        (["run.arm=hybrid"], "start.run='': must be the folder of a finished vljepa run for arm='hybrid'"),
+        (["run.start.parts=[]"], "run.start.parts=[]: must be one or more different values"),
         (["learning_rates=[0.1]"], "sweep_steps=0: must be at least 1 to try learning_rates=[0.1]"),
         (["machine_price_per_hour=.inf"], "machine_price_per_hour=inf: must be at least 0"),
     ],

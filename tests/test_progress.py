@@ -52,3 +52,14 @@ def test_a_terminal_gets_a_bar_with_step_and_loss_and_bars_may_nest(monkeypatch:
     assert "2/4" in shown
     assert "loss 0.5" in shown
     assert "inner" in shown
+
+
+def test_a_bar_knows_the_time_left_of_work_whose_units_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, now = io.StringIO(), [0.0]
+    terminal = Console(file=screen, force_terminal=True, width=120, get_time=lambda: now[0])
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    with progress.track("cells", 10) as work:
+        for _ in range(3):
+            now[0] += 120.0
+            work.advance()
+    assert "0:14:00" in screen.getvalue()

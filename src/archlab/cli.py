@@ -19,7 +19,7 @@ from archlab.errors import UserError
 
 _PRESETS = Path(__file__).parent / "compare" / "presets"
 _OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
-_RESUMABLE = ("compare", "train")
+_RESUMABLE = ("compare", "grid", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +69,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers = {
         "compare": _compare_parser(commands),
         "train": _train_parser(commands),
+        "grid": _grid_parser(commands),
         "evaluate": _evaluate_parser(commands),
         "generate": _generate_parser(commands),
         "bench": _bench_parser(commands),
@@ -151,6 +152,41 @@ def _train(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("runs") / arguments.config.stem
     train_recipe(arguments.config, arguments.overrides, out)
     print(f"run: {out}")
+
+
+def _grid_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "grid", "run a written experiment as many small cells, and report it")
+    parser.set_defaults(handler=_grid)
+    parser.add_argument("protocol", type=Path, metavar="PROTOCOL", help="YAML: question, arms, factors, what decides")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="cells side by side (default: 2)")
+    parser.add_argument("--screen", action="store_true", help="run the first seed only")
+    parser.add_argument("--report", action="store_true", help="run nothing: report what is finished")
+    parser.add_argument("--cells", type=Path, metavar="DIR", help="finished cells (default: cells, beside protocols)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/cells"), metavar="DIR", help="runs (default: runs/cells)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="report (default: results/NAME, beside protocols)")
+    return parser
+
+
+def _grid(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: must be at least 1")
+    protocol = arguments.protocol
+    folder = protocol.resolve().parent
+    root = folder.parent if folder.name == "protocols" else folder
+
+    from archlab.compare.grid.run import Places, run_grid
+
+    report = run_grid(
+        protocol,
+        Places(arguments.cells or root / "cells", arguments.work),
+        arguments.out or root / "results" / protocol.stem,
+        workers=arguments.workers,
+        screen=arguments.screen,
+        run=not arguments.report,
+    )
+    print(f"report: {report}")
 
 
 def _evaluate_parser(commands: Commands[_Parser]) -> _Parser:

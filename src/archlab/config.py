@@ -150,6 +150,19 @@ class TokenArmConfig(Section):
 
     attention: Literal["prefix", "causal"] = "prefix"
     """"prefix": image and query attend in both directions and the answer is causal; "causal": all is causal."""
+    architecture: Literal["decoder-only", "encoder-decoder"] = "decoder-only"
+    """"decoder-only": the trunk reads image, query and answer as one sequence; "encoder-decoder": it reads image and
+    query, and a decoder writes the answer with cross-attention to its states."""
+    decoder_depth: Count = 2
+    """Blocks of the decoder of "encoder-decoder", which are as wide as the trunk's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.architecture == "encoder-decoder" and self.attention == "causal":
+            raise UserError(
+                "attention='causal': is for architecture='decoder-only'; an encoder reads image and query in both "
+                "directions"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +176,67 @@ class ContrastiveConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SIGRegConfig(Section):
+    """Agreement of prediction and target, both of them as a Gaussian (LeJEPA, arXiv 2511.08544, equation 6)."""
+
+    regularization: InnerShare = 0.05
+    """Lambda, the weight of the Gaussian against the agreement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VICRegConfig(Section):
+    """Weights of VICReg's three terms (arXiv 2105.04906, section 4.2)."""
+
+    invariance: NonNegative = 25.0
+    variance: NonNegative = 25.0
+    covariance: NonNegative = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(Section):
+    """How image and query become the state that the embedding is read from."""
+
+    kind: Literal["joint", "cross-attention", "none"] = "joint"
+    """"joint": the trunk reads both as one sequence, as in the paper; "cross-attention": the trunk reads the query, and
+    visual tokens ask its states; "none": the mean visual token alone, without query (CLIP)."""
+    attention: Literal["full", "causal"] = "full"
+    """Of "joint"; the paper turns the language model's causal mask off."""
+    conditioned: bool = True
+    """Whether "joint" reads the query."""
+    depth: Count = 2
+    """Blocks of "cross-attention", which are as wide as the trunk's."""
+    reconstruction: NonNegative = 0.0
+    """Weight of predicting hidden visual tokens from query and answer, for "cross-attention"; 0 leaves it out."""
+    mask_ratio: InnerShare = 0.5
+    """Share of the visual tokens that are hidden for it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, plain, kind in (
+            ("attention", "full", "joint"),
+            ("conditioned", True, "joint"),
+            ("reconstruction", 0.0, "cross-attention"),
+        ):
+            value = getattr(self, name)
+            if value != plain and self.kind != kind:
+                raise UserError(f"{name}={value!r}: is for kind={kind!r}, not for {self.kind!r}; leave it at {plain!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingArmConfig(Section):
     """What only the VL-JEPA arm has: target encoder, loss and the text decoder that speaks embeddings."""
 
     embedding: Count = 128
     """Dimensions of the space shared by predictor and target encoder."""
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     target: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
     target_learning_rate_scale: NonNegative = 1.0
+    """Of the target encoder's learning rate; the paper's is 0.05, and 0 freezes it."""
+    objective: Literal["info-nce", "cosine", "l1", "l2", "sigreg", "vicreg"] = "info-nce"
+    """What trains prediction and target. Only InfoNCE, SIGReg and VICReg keep a trained target from collapse."""
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
     decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
     decoder_prefix: Count = 4
     """Tokens that the embedding is unfolded into before the decoder reads it."""
@@ -204,21 +270,40 @@ class EvaluationConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartConfig(Section):
+    """Where a run begins: at random, or with parts of a finished run on the same encoder and tokenizer."""
+
+    run: str = ""
+    """Folder of the finished run; empty draws every part at random."""
+    parts: Annotated[
+        list[Literal["backbone", "head", "predictor", "target_encoder", "decoder"]], each(NAMED, least=1)
+    ] = field(default_factory=lambda: ["backbone"])
+    """What begins with its weights; a hybrid takes all but the decoder, whatever this says."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """One training run of one arm."""
 
-    arm: Literal["token", "vljepa", "supervised"] = "vljepa"
+    arm: Literal["token", "vljepa", "hybrid", "supervised"] = "vljepa"
+    """"hybrid" is a finished `vljepa`, frozen, with a decoder that learns to speak its predictions."""
     seed: Natural = 0
     blind: bool = False
     """Train with the images shuffled against the questions: the trained blind control."""
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     trunk: TransformerConfig = field(default_factory=TransformerConfig)
     token: TokenArmConfig = field(default_factory=TokenArmConfig)
     vljepa: EmbeddingArmConfig = field(default_factory=EmbeddingArmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.arm == "hybrid" and not self.start.run:
+            raise UserError("start.run='': must be the folder of a finished vljepa run for arm='hybrid'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10.0
+_ESTIMATED_OVER = 3600.0  # seconds: the cells of a grid end minutes apart, and rich forgets after half of one
 
 
 class Tracker(Protocol):
@@ -45,7 +46,7 @@ def track(description: str, total: int, *, done: int = 0) -> Iterator[Tracker]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, speed_estimate_period=_ESTIMATED_OVER) as progress:
         yield _Bar(progress, progress.add_task(description, total=total, completed=done, loss=""))
 
 

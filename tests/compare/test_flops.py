@@ -23,13 +23,14 @@ from archlab.data.batch import Batch
 from archlab.layers.attention import set_implementation
 from archlab.layers.block import TransformerStack
 from archlab.objectives.classification import Classification
+from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
 from archlab.objectives.next_token import NextToken
 from archlab.vl.arms import build_arm
 
 OBJECTIVES: dict[str, Any] = {
     "token": NextToken,
-    "vljepa": lambda: EmbeddingPrediction(ContrastiveConfig()),
+    "vljepa": lambda: EmbeddingPrediction(InfoNCE(ContrastiveConfig())),
     "supervised": Classification,
 }
 

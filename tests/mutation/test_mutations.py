@@ -148,7 +148,7 @@ LOSSES = [
     Fault(
         "the decoder trains the target encoder",
         "objectives/embedding_prediction.py",
-        'target = contrast.embeddings["target"]',
+        'target = output.embeddings["target"]',
         "target = model.embed(batch)[1]",
         "objectives/test_embedding_prediction.py::"
         "test_the_decoder_teaches_nothing_but_itself_and_is_taught_by_nothing_else",
@@ -159,6 +159,80 @@ LOSSES = [
         'clipped_apart=("decoder",) if config.arm == "vljepa" else ()',
         "clipped_apart=()",
         "train/test_run.py::test_the_size_of_the_decoder_changes_nothing_else",
+    ),
+]
+VARIANTS = [
+    Fault(
+        "a frozen target encoder asks for a gradient",
+        "vl/arms.py",
+        "            arm.target_encoder.requires_grad_(False)\n",
+        "            pass\n",
+        "vl/test_recipes.py::test_all_that_is_trained_learns_and_all_that_is_frozen_does_not[vljepa-l1]",
+    ),
+    Fault(
+        "a hybrid trains more than its decoder",
+        "vl/arms.py",
+        "            arm.requires_grad_(False)\n",
+        "",
+        "vl/test_recipes.py::test_all_that_is_trained_learns_and_all_that_is_frozen_does_not[hybrid]",
+    ),
+    Fault(
+        "hidden visual tokens are seen",
+        "vl/predictors.py",
+        "torch.where(visible[:, :, None], visual, self.mask_token.to(visual.dtype))",
+        "visual + 0 * self.mask_token",
+        "vl/test_recipes.py::test_hidden_visual_tokens_are_not_seen_and_language_is",
+    ),
+    Fault(
+        "the causal predictor is not causal",
+        "vl/predictors.py",
+        "masks.combine(masks.padding(mask), masks.causal(positions, positions))",
+        "masks.padding(mask)",
+        "vl/test_recipes.py::test_ablations_of_the_joint_predictor[causal]",
+    ),
+    Fault(
+        "the decoder of an encoder-decoder reads ahead",
+        "vl/arms.py",
+        "        attend = masks.combine(masks.padding(mask), masks.causal(positions, positions))\n",
+        "        attend = masks.padding(mask)\n",
+        "vl/test_recipes.py::test_an_encoder_decoder_reads_the_image_as_vljepa_does_and_the_answer_causally",
+    ),
+    Fault(
+        "VICReg counts variances as covariances",
+        "objectives/regularizers.py",
+        "covariance.square().sum() - covariance.diagonal().square().sum()",
+        "covariance.square().sum()",
+        "objectives/test_regression.py::test_the_covariance_term_is_the_sum_of_squares_off_the_diagonal",
+    ),
+]
+GRID = [
+    Fault(
+        "cells on other data share a key",
+        "compare/grid/cells.py",
+        "[given, self.test_items, self.digests]",
+        "[given, self.test_items]",
+        "compare/grid/test_protocol.py::test_a_cell_is_its_configuration_its_data_and_what_is_measured",
+    ),
+    Fault(
+        "tuning sees the test split",
+        "compare/grid/cells.py",
+        "Cell(relevant(short), 0, inputs.digests(short))",
+        "Cell(relevant(short), protocol.test_items, inputs.digests(short))",
+        "compare/grid/test_protocol.py::test_all_arms_try_the_same_learning_rates_in_short_runs_that_never_see_test",
+    ),
+    Fault(
+        "arms are compared across seeds",
+        "compare/grid/summary.py",
+        "ours[seed] - theirs[seed] for",
+        "ours[seed] - theirs[min(theirs)] for",
+        "compare/grid/test_summary.py::test_differences_are_taken_seed_by_seed",
+    ),
+    Fault(
+        "an interval over seeds leaves out a tail",
+        "compare/grid/summary.py",
+        "t.ppf((1 + _LEVEL) / 2,",
+        "t.ppf(_LEVEL,",
+        "compare/grid/test_summary.py::test_an_interval_is_students_over_seeds",
     ),
 ]
 PRETRAINING = [
@@ -565,7 +639,20 @@ TEXT = [
     ),
 ]
 
-FAULTS = [*MASKS, *LOSSES, *PRETRAINING, *ORDER, *TRAINING, *TEXT, *DECODING, *METRICS, *STATISTICS, *EXPERTS]
+FAULTS = [
+    *MASKS,
+    *LOSSES,
+    *VARIANTS,
+    *GRID,
+    *PRETRAINING,
+    *ORDER,
+    *TRAINING,
+    *TEXT,
+    *DECODING,
+    *METRICS,
+    *STATISTICS,
+    *EXPERTS,
+]
 
 
 @contextmanager

@@ -44,9 +44,9 @@ def gradients(loss: torch.Tensor, arm: EmbeddingArm) -> dict[str, torch.Tensor |
 
 
 def test_the_loss_is_the_sum_of_its_two_parts(arm: EmbeddingArm, batch: Batch) -> None:
-    output = EmbeddingPrediction(ContrastiveConfig())(arm, batch)
-    torch.testing.assert_close(output.loss.detach(), output.parts["info_nce"] + output.parts["decoder"])
-    torch.testing.assert_close(output.parts["info_nce"], InfoNCE(ContrastiveConfig())(arm, batch).loss.detach())
+    output = EmbeddingPrediction(InfoNCE(ContrastiveConfig()))(arm, batch)
+    torch.testing.assert_close(output.loss.detach(), output.parts["prediction"] + output.parts["decoder"])
+    torch.testing.assert_close(output.parts["prediction"], InfoNCE(ContrastiveConfig())(arm, batch).loss.detach())
     target = arm.target_encoder(batch.target, batch.target_mask)
     logits = arm.decoder(target, batch.target[:, :-1], batch.target_mask[:, :-1])
     torch.testing.assert_close(output.parts["decoder"], next_token_loss(logits, batch).detach())
@@ -54,7 +54,7 @@ def test_the_loss_is_the_sum_of_its_two_parts(arm: EmbeddingArm, batch: Batch) -
 
 
 def test_the_decoder_teaches_nothing_but_itself_and_is_taught_by_nothing_else(arm: EmbeddingArm, batch: Batch) -> None:
-    whole = gradients(EmbeddingPrediction(ContrastiveConfig())(arm, batch).loss, arm)
+    whole = gradients(EmbeddingPrediction(InfoNCE(ContrastiveConfig()))(arm, batch).loss, arm)
     contrast = gradients(InfoNCE(ContrastiveConfig())(arm, batch).loss, arm)
     for name, gradient in whole.items():
         assert gradient is not None, name
@@ -68,23 +68,23 @@ def test_the_decoder_teaches_nothing_but_itself_and_is_taught_by_nothing_else(ar
 def test_equal_embeddings_cost_the_logarithm_of_the_batch(arm: EmbeddingArm, batch: Batch) -> None:
     for head in (arm.head, arm.target_encoder.head):
         nn.init.zeros_(head.weight)  # all that is left is the bias, the same for all
-    output = EmbeddingPrediction(ContrastiveConfig())(arm, batch)
-    torch.testing.assert_close(output.parts["info_nce"], torch.tensor(math.log(B)))
+    output = EmbeddingPrediction(InfoNCE(ContrastiveConfig()))(arm, batch)
+    torch.testing.assert_close(output.parts["prediction"], torch.tensor(math.log(B)))
 
 
 def test_both_embeddings_can_be_watched(arm: EmbeddingArm, batch: Batch) -> None:
-    output = EmbeddingPrediction(ContrastiveConfig())(arm, batch)
+    output = EmbeddingPrediction(InfoNCE(ContrastiveConfig()))(arm, batch)
     predicted, target = arm.embed(batch)
     torch.testing.assert_close(output.embeddings["predicted"], predicted.detach())
     torch.testing.assert_close(output.embeddings["target"], target.detach())
 
 
 def test_the_decoder_sees_neither_image_nor_query(arm: EmbeddingArm, batch: Batch) -> None:
-    objective = EmbeddingPrediction(ContrastiveConfig())
+    objective = EmbeddingPrediction(InfoNCE(ContrastiveConfig()))
     before = objective(arm, batch).parts
     after = objective(arm, replace(batch, features=batch.features.roll(1, 0), query=batch.query.roll(1, 0))).parts
     assert after["decoder"] == before["decoder"]
-    assert after["info_nce"] != before["info_nce"]
+    assert after["prediction"] != before["prediction"]
 
 
 @pytest.mark.parametrize("clip", [0.05, math.inf])
@@ -96,7 +96,7 @@ def test_a_steep_decoder_does_not_slow_the_rest_down(batch: Batch, clip: float) 
         assert isinstance(arm, EmbeddingArm)
         with torch.no_grad():
             arm.decoder.token_embedding.weight.mul_(steepness)
-        objective = EmbeddingPrediction(ContrastiveConfig())
+        objective = EmbeddingPrediction(InfoNCE(ContrastiveConfig()))
         optimizer = adamw(arm, objective, config=OptimizerConfig(), clipped_apart=("decoder",))
         fit(arm, objective, lambda step: batch, optimizer, steps=3, schedule=lambda step: 0.01, gradient_clip=clip)
         trained.append(arm.state_dict())
@@ -106,6 +106,6 @@ def test_a_steep_decoder_does_not_slow_the_rest_down(batch: Batch, clip: float) 
 
 
 def test_the_temperature_is_the_only_parameter_of_the_objective() -> None:
-    objective = EmbeddingPrediction(ContrastiveConfig(temperature=0.2))
-    assert [(name, tuple(p.shape)) for name, p in objective.named_parameters()] == [("contrastive.log_scale", ())]
-    assert (-objective.contrastive.log_scale).exp().item() == pytest.approx(0.2)
+    objective = EmbeddingPrediction(InfoNCE(ContrastiveConfig(temperature=0.2)))
+    assert [(name, tuple(p.shape)) for name, p in objective.named_parameters()] == [("prediction.log_scale", ())]
+    assert (-objective.prediction.log_scale).exp().item() == pytest.approx(0.2)

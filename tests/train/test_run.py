@@ -388,7 +388,7 @@ def test_every_arm_has_its_objective(arm: Any, kind: type) -> None:
     objective = build_objective(config)
     assert isinstance(objective, kind)
     if isinstance(objective, EmbeddingPrediction):
-        assert objective.contrastive.positives == "none"
+        assert objective.prediction.positives == "none"
     assert isinstance(build_objective(RunConfig(arm="supervised")), Classification)
 
 

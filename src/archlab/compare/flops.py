@@ -11,13 +11,14 @@ Shape legend: B samples, N visual tokens, Q query tokens, L target tokens, T tok
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from archlab.config import RunConfig, TransformerConfig
+from archlab.config import EmbeddingArmConfig, RunConfig, TransformerConfig
+from archlab.objectives.regularizers import DIRECTIONS
 
 # A product z = x w has a backward pass of two products of the same cost, one for each factor that needs a gradient.
 _TRAINED = 3
@@ -79,32 +80,84 @@ def stack_flops(config: TransformerConfig, tokens: int) -> int:
     return 2 * config.depth * (weights * tokens + 2 * config.width * tokens**2)
 
 
+def cross_stack_flops(config: TransformerConfig, tokens: int, memory: int) -> int:
+    """One sample through a `CrossStack`: T tokens that attend to each other and to a memory.
+
+    Beside what `stack_flops` counts, per layer 2 W^2 weights for each token and 2 W^2 for each token of the memory.
+    """
+    weights = 2 * config.width**2 * (tokens + memory) + 2 * config.width * tokens * memory
+    return stack_flops(config, tokens) + 2 * config.depth * weights
+
+
 def training_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, int]:
     """One training step of the run's arm, forward and backward, per part; the total is the sum of the values."""
     samples, answer, trunk = shape.samples, shape.target - 1, run.trunk  # the last token is only predicted
     projection = _TRAINED_AT_INPUT * _linear(shape.visual, sizes.feature_width, trunk.width)
+    read = shape.visual + shape.query
     if run.arm == "token":
-        parts = {
-            "backbone": projection + _TRAINED * stack_flops(trunk, shape.visual + shape.query + answer),
-            "head": _TRAINED * _linear(answer, trunk.width, sizes.vocab_size),
-        }
+        parts = {"backbone": projection, "head": _TRAINED * _linear(answer, trunk.width, sizes.vocab_size)}
+        if run.token.architecture == "encoder-decoder":
+            writer = replace(trunk, depth=run.token.decoder_depth)
+            parts["backbone"] += _TRAINED * stack_flops(trunk, read)
+            parts["writer"] = _TRAINED * cross_stack_flops(writer, answer, read)
+        else:
+            parts["backbone"] += _TRAINED * stack_flops(trunk, read + answer)
         return {part: samples * flops for part, flops in parts.items()}
-
-    backbone = samples * (projection + _TRAINED * stack_flops(trunk, shape.visual + shape.query))
     if run.arm == "supervised":
+        backbone = samples * (projection + _TRAINED * stack_flops(trunk, read))
         return {"backbone": backbone, "head": _TRAINED * samples * _linear(1, trunk.width, sizes.meanings)}
-    own = run.vljepa
-    target = stack_flops(own.target, shape.target) + _linear(1, own.target.width, own.embedding)
+    return _embedding_flops(run, sizes, shape)
+
+
+def _embedding_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, int]:
+    """Of `vljepa`, and of `hybrid`, which only trains the decoder."""
+    own, samples, answer = run.vljepa, shape.samples, shape.target - 1
     unfold = _TRAINED_AT_INPUT * _linear(1, own.embedding, own.decoder_prefix * own.decoder.width)
     decoder = stack_flops(own.decoder, own.decoder_prefix + answer)
     decoder += _linear(answer, own.decoder.width, sizes.vocab_size)
-    return {
-        "backbone": backbone,
-        "head": _TRAINED * samples * _linear(1, trunk.width, own.embedding),
-        "target_encoder": _TRAINED * samples * target,
-        "decoder": samples * (unfold + _TRAINED * decoder),
-        "loss": _TRAINED * _linear(samples, own.embedding, samples),  # the similarities of every pair
+    frozen = run.arm == "hybrid"
+    trained = 1 if frozen else _TRAINED
+    parts = _predictor_flops(run, sizes, shape, trained, 1 if frozen else _TRAINED_AT_INPUT)
+    parts["head"] = trained * _linear(1, run.trunk.width, own.embedding)
+    if not frozen:
+        target = stack_flops(own.target, shape.target) + _linear(1, own.target.width, own.embedding)
+        parts["target_encoder"] = (_TRAINED if own.target_learning_rate_scale else 1) * target
+    parts["decoder"] = unfold + _TRAINED * decoder
+    total = {part: samples * flops for part, flops in parts.items()}
+    return total if frozen else total | {"loss": _loss_flops(own, samples)}
+
+
+def _predictor_flops(run: RunConfig, sizes: Sizes, shape: BatchShape, trained: int, at_input: int) -> dict[str, int]:
+    """Backbone and predictor, for one sample."""
+    trunk, own = run.trunk, run.vljepa.predictor
+    projection = at_input * _linear(shape.visual, sizes.feature_width, trunk.width)
+    if own.kind == "none":
+        return {"backbone": projection}
+    if own.kind == "joint":
+        read = shape.visual + (shape.query if own.conditioned else 0)
+        return {"backbone": projection + trained * stack_flops(trunk, read)}
+    stack, text = replace(trunk, depth=own.depth), shape.query + shape.target
+    parts = {
+        "backbone": projection + trained * stack_flops(trunk, shape.query),
+        "predictor": trained * cross_stack_flops(stack, shape.visual, shape.query),
     }
+    if own.reconstruction and run.arm == "vljepa":  # a second pass, with hidden tokens and with the answer
+        parts["backbone"] += projection + trained * stack_flops(trunk, text)
+        back = _linear(shape.visual, trunk.width, sizes.feature_width)
+        parts["predictor"] += trained * (cross_stack_flops(stack, shape.visual, text) + back)
+    return parts
+
+
+def _loss_flops(own: EmbeddingArmConfig, samples: int) -> int:
+    """What prediction and target are trained by, on a whole batch."""
+    learning = 2 if own.target_learning_rate_scale else 1  # sides that a gradient reaches
+    if own.objective == "info-nce":  # the similarities of every pair
+        return (1 + learning) * _linear(samples, own.embedding, samples)
+    if own.objective == "sigreg":
+        return (2 + learning) * _linear(samples, own.embedding, DIRECTIONS)
+    if own.objective == "vicreg":  # a covariance is a product of the embeddings with themselves
+        return (2 + 2 * learning) * _linear(own.embedding, samples, own.embedding)
+    return 0
 
 
 def equal_steps(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:

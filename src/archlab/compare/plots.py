@@ -156,10 +156,10 @@ def write_hero(results: Results, folder: Path) -> list[Path]:
     """The comparison in one picture: `hero.svg`, which follows a dark page, and `hero.png` on white."""
     paths = [folder / "hero.svg", folder / "hero.png"]
     with atomic_write(*paths) as (svg, png):
-        with _figure(9.6, 4.4) as figure:
+        with drawing(9.6, 4.4) as figure:
             _hero(figure, results)
-            svg.write_text(_standalone(_svg(figure, "hero")), encoding="utf-8")
-        with _figure(9.6, 4.4, ink="#1b1f24") as figure:
+            svg.write_text(standalone(as_svg(figure, "hero")), encoding="utf-8")
+        with drawing(9.6, 4.4, ink="#1b1f24") as figure:
             _hero(figure, results)
             figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return paths
@@ -330,20 +330,20 @@ def _matrix(figure: Figure, axes: Axes, labels: Sequence[str], counts: np.ndarra
 def _panel(name: str, title: str, description: str, draw: Any, *arguments: Any) -> Panel:
     rows = len(arguments[-1]) if draw is _kinds else 0
     height = {_matrix: 4.3, _kinds: 1.4 + 0.5 * rows}.get(draw, 3.5)
-    with _figure(_WIDTH, height) as figure:
+    with drawing(_WIDTH, height) as figure:
         draw(figure, figure.subplots(), *arguments)
-        return Panel(title, description, _svg(figure, name))
+        return Panel(title, description, as_svg(figure, name))
 
 
 @contextmanager
-def _figure(width: float, height: float, ink: str = _INK) -> Iterator[Figure]:
+def drawing(width: float, height: float, ink: str = _INK) -> Iterator[Figure]:
     """A figure outside pyplot, which would keep it alive."""
     coloured: Any = {key: ink if value == _INK else value for key, value in _STYLE.items()}
     with mpl.rc_context(coloured):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure, name: str) -> str:
+def as_svg(figure: Figure, name: str) -> str:
     """The figure as an element that can stand in a page beside others: own ids, no fixed size, no remote address."""
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     buffer = io.StringIO()
@@ -363,7 +363,8 @@ def _svg(figure: Figure, name: str) -> str:
     return svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1).strip()
 
 
-def _standalone(svg: str) -> str:
+def standalone(svg: str) -> str:
+    """The element as a file of its own, which follows a dark page."""
     style = "<style>svg{color:#1b1f24}@media (prefers-color-scheme:dark){svg{color:#e6e8eb}}</style>"
     head, _, body = svg.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}\n'

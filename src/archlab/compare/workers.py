@@ -9,10 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -42,18 +44,42 @@ def train_all(jobs: Sequence[Job], config: CompareConfig, trials: bool) -> None:
         UserError: of a run.
         KeyboardInterrupt: interrupted; all runs have saved their states.
     """
+    for _ in side_by_side(_work, [(job, config, trials) for job in jobs], config.workers):
+        pass
+
+
+def side_by_side(
+    work: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int
+) -> Generator[Any, None, None]:
+    """Call `work` with each of `calls` in processes that share the cores; yields the results as they come.
+
+    Args:
+        work: an importable function. When the parent is interrupted, so is it, once.
+        workers: processes; calls are begun in their order.
+
+    Raises:
+        Exception: whatever `work` raised; what else is running is interrupted.
+        MemoryError: a worker was killed.
+    """
     context = multiprocessing.get_context("spawn")  # a fork would inherit threads that do not survive it
-    threads = max(1, torch.get_num_threads() // config.workers)
-    with ProcessPoolExecutor(config.workers, context, initializer=_start, initargs=(threads,)) as pool:
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(threads,)) as pool:
         try:
-            for future in [pool.submit(_work, job, config, trials) for job in jobs]:
-                future.result()
+            for future in as_completed([pool.submit(work, *call) for call in calls]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise MemoryError("a worker was killed, as the operating system does when memory runs out") from None
         except BaseException:
             for worker in multiprocessing.active_children():
                 if worker.pid is not None:
                     os.kill(worker.pid, signal.SIGINT)
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def leave() -> NoReturn:
+    """End a worker that was interrupted and has saved its state, before the pool hands out the next call."""
+    os._exit(_INTERRUPTED)
 
 
 def _start(threads: int) -> None:
@@ -72,7 +98,7 @@ def _work(job: Job, config: CompareConfig, trials: bool) -> None:
     setup = _setups[key]
     try:
         run = train_run(job.plan, setup, job.folder, job.name)
-    except KeyboardInterrupt:  # the state is saved: leave, before the pool hands out the next run
-        os._exit(_INTERRUPTED)
+    except KeyboardInterrupt:
+        leave()
     if trials:
         try_run(run, setup, config)

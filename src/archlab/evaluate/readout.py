@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from archlab.data.batch import Batch
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.vqa import length_normalised
-from archlab.vl.arms import EmbeddingArm, SupervisedArm, TokenArm
+from archlab.vl.arms import EmbeddingArm, GenerativeArm, SupervisedArm
 from archlab.vl.decoding import Prefix
 
 _TEXTS_AT_ONCE = 256
@@ -50,7 +50,7 @@ class TokenReadout:
     map of `evaluate.retrieval` between them.
     """
 
-    def __init__(self, arm: TokenArm, tokenizer: TextTokenizer, max_target: int) -> None:
+    def __init__(self, arm: GenerativeArm, tokenizer: TextTokenizer, max_target: int) -> None:
         self.arm, self.tokenizer, self.max_target = arm.eval(), tokenizer, max_target
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class TokenReadout:
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return self.arm.backbone.pooled(batch.features, batch.query, batch.query_mask).numpy()
+        return self.arm.pooled(batch.features, batch.query, batch.query_mask).numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -135,12 +135,12 @@ class SupervisedReadout:
 
 
 def speaking_readout(
-    arm: TokenArm | EmbeddingArm, tokenizer: TextTokenizer, max_target: int
+    arm: GenerativeArm | EmbeddingArm, tokenizer: TextTokenizer, max_target: int
 ) -> TokenReadout | EmbeddingReadout:
     """How an arm that speaks is asked; `max_target` is the longest answer, in tokens."""
-    if isinstance(arm, TokenArm):
-        return TokenReadout(arm, tokenizer, max_target)
-    return EmbeddingReadout(arm, tokenizer, max_target)
+    if isinstance(arm, EmbeddingArm):
+        return EmbeddingReadout(arm, tokenizer, max_target)
+    return TokenReadout(arm, tokenizer, max_target)
 
 
 def _encode_texts(

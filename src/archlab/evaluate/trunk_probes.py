@@ -27,7 +27,7 @@ States = Callable[[Batch], torch.Tensor]
 
 def pooled(arm: Arm) -> States:
     """The pooled trunk states (B, W) of an arm."""
-    return lambda batch: arm.backbone.pooled(batch.features, batch.query, batch.query_mask)
+    return lambda batch: arm.pooled(batch.features, batch.query, batch.query_mask)
 
 
 def probed_rows(splits: Mapping[str, Split], limits: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config import TransformerConfig
+from archlab.layers import masks
 from archlab.layers.attention import Attention
 from archlab.layers.cache import DecoderCache, KVCache
 from archlab.layers.feedforward import GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
-from archlab.layers.positions import RotaryEmbedding
+from archlab.layers.positions import RotaryEmbedding, Rotation
 
 
 class Block(nn.Module):
@@ -95,19 +96,21 @@ class CrossBlock(nn.Module):
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
         bias: Tensor | None = None,
+        rotation: Rotation | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
         """(B, T, W) -> (B, T, W).
 
         Args:
             memory: states of the encoder (B, S, W).
-            mask, bias: of the attention to `x` itself, see `Attention.forward`.
+            mask, bias, rotation: of the attention to `x` itself, see `Attention.forward`.
             memory_mask: True = may attend to the memory, broadcasting to (B, H, T, S).
             cache: extended by this call; the first call also keeps keys and values of the memory.
         """
 
         def attend(states: Tensor) -> Tensor:
-            return self.attention(states, mask=mask, bias=bias, cache=cache.tokens if cache else None)
+            kept = cache.tokens if cache else None
+            return self.attention(states, mask=mask, bias=bias, rotation=rotation, cache=kept)
 
         def read(states: Tensor) -> Tensor:
             kept = cache.memory if cache else None
@@ -206,4 +209,61 @@ class TransformerStack(nn.Module):
         rotation = self.rotary(positions)
         for block, cache in zip(self.blocks, caches or repeat(None, self.depth), strict=True):
             x = block(x, mask=mask, rotation=rotation, cache=cache)
+        return self.norm(x)
+
+
+class CrossStack(nn.Module):
+    """A `TransformerStack` whose blocks also read a memory, by cross-attention without positions.
+
+    Args:
+        config: size of the stack; the memory is as wide.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.rotary = RotaryEmbedding(config.width // config.heads)
+        self.blocks = nn.ModuleList(
+            CrossBlock(
+                RMSNorm(config.width),
+                Attention(config.width, config.heads),
+                RMSNorm(config.width),
+                Attention(config.width, config.heads),
+                RMSNorm(config.width),
+                GatedMLP(config.width, config.feed_forward),
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = RMSNorm(config.width)
+        initialize(self, config.depth, std=config.width**-0.5)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, and of caches."""
+        return len(self.blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        caches: Sequence[DecoderCache] | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            x: embeddings (B, T, W).
+            memory: what is read (B, S, W); memory_mask: True at its real tokens (B, S).
+            mask, positions: of `x`, as in `TransformerStack`; by default the positions count from 0.
+            caches: one per block, extended by this call.
+
+        Returns:
+            (B, T, W).
+        """
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)[None]  # (1, T)
+        rotation, readable = self.rotary(positions), masks.padding(memory_mask)
+        for block, cache in zip(self.blocks, caches or repeat(None, self.depth), strict=True):
+            x = block(x, memory=memory, memory_mask=readable, mask=mask, rotation=rotation, cache=cache)
         return self.norm(x)

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+DIRECTIONS = 256
+"""Random directions along which SIGReg looks, by default."""
+
 _KNOTS, _LARGEST_FREQUENCY = 17, 3.0
 
 
-def sigreg(embeddings: Tensor, directions: int = 256) -> Tensor:
+def sigreg(embeddings: Tensor, directions: int = DIRECTIONS) -> Tensor:
     """Sketched isotropic Gaussian regularisation (LeJEPA, arXiv 2511.08544, section 4).
 
     Along random directions, the Epps-Pulley statistic measures how far the samples are from a standard normal: the
@@ -33,3 +36,28 @@ def sigreg(embeddings: Tensor, directions: int = 256) -> Tensor:
     phases = (embeddings.float() @ unit)[:, :, None] * knots  # (n, M, T)
     distance = (phases.cos().mean(0) - normal).square() + phases.sin().mean(0).square()  # (M, T)
     return 2 * count * torch.trapezoid(distance * normal, knots).mean()
+
+
+def variance_hinge(embeddings: Tensor, eps: float = 1e-4) -> Tensor:
+    """VICReg's variance term (arXiv 2105.04906, equation 1): how far each dimension's deviation falls short of 1.
+
+    Args:
+        embeddings: (n, K), n at least 2.
+        eps: added to the variance, so that the gradient of a constant dimension is finite.
+
+    Returns:
+        Mean over dimensions of max(0, 1 - sqrt(variance + eps)), a scalar.
+    """
+    return F.relu(1 - (embeddings.float().var(0) + eps).sqrt()).mean()
+
+
+def covariance_penalty(embeddings: Tensor) -> Tensor:
+    """VICReg's covariance term (arXiv 2105.04906, equations 3 and 4) of (n, K), n at least 2.
+
+    Returns:
+        Sum of the squared covariances of different dimensions, divided by K: a scalar.
+    """
+    count, width = embeddings.shape
+    centred = embeddings.float() - embeddings.float().mean(0)
+    covariance = centred.T @ centred / (count - 1)  # (K, K)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / width

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from archlab.errors import UserError
+from archlab.errors import DivergedError
 from archlab.progress import track
 from archlab.train.averaging import WeightAverage, averaged
 from archlab.train.checkpoint import load_state, save_state
@@ -161,8 +161,8 @@ def fit(
         description: shown beside the progress bar.
 
     Raises:
-        UserError: the loss or its gradient is not finite (the weights are left as they were before that step), or the
-            saved state is damaged or belongs to another run.
+        DivergedError: the loss or its gradient is not finite (the weights are left as they were before that step).
+        UserError: the saved state is damaged or belongs to another run.
         KeyboardInterrupt: the run was interrupted; the same call resumes it.
     """
     history, step = History(), 0
@@ -209,7 +209,7 @@ def fit(
             overflow = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_SCALE  # then it is no error of the run
             for name, value in (("loss", losses[-1]), ("norm of its gradient", 0.0 if overflow else norm.item())):
                 if not math.isfinite(value):
-                    raise UserError(
+                    raise DivergedError(
                         f"step {step}: the {name} is {value}, not a finite number; lower optimizer.learning_rate "
                         f"(now {rate:.3g}) or optimizer.gradient_clip ({gradient_clip:g}), or look for broken inputs"
                     )

@@ -27,7 +27,7 @@ from archlab.evaluate.measure import (
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
 from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
-from archlab.objectives.embedding_prediction import EmbeddingPrediction
+from archlab.objectives.embedding_prediction import SpokenPrediction, build_embedding_objective
 from archlab.objectives.next_token import NextToken
 from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import claim
@@ -35,6 +35,7 @@ from archlab.train.loop import Resume, fit
 from archlab.train.optim import adamw
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
+from archlab.train.start import begin_with
 from archlab.vl.arms import Arm, SupervisedArm, build_arm
 
 _FINISHED = "metrics.json"
@@ -81,6 +82,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     order = run_order(config, setup)
     classes = len(setup.answers)
     arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
+    started_from = begin_with(arm, config, setup) if config.start.run else []
     objective = build_objective(config)
     state = folder / "state.pt"
     history = fit(
@@ -94,7 +96,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         precision=config.optimizer.precision,
         evaluate=lambda step: score_validation(arm, setup, config, validation_file(folder, step)),
         evaluate_at=scored_steps(config),
-        resume=Resume(state, fingerprint(config, *setup.digests()), config.evaluation.resume_every),
+        resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
         description=description,
     )
     metrics = {
@@ -124,7 +126,9 @@ def build_objective(config: RunConfig) -> nn.Module:
         return NextToken()
     if config.arm == "supervised":
         return Classification()
-    return EmbeddingPrediction(config.vljepa.loss)
+    if config.arm == "hybrid":
+        return SpokenPrediction()
+    return build_embedding_objective(config.vljepa)
 
 
 def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:

@@ -1,12 +1,14 @@
-"""The arms of the comparison: one backbone, three heads.
+"""The arms of the comparison: one backbone, and what is made of its states.
 
-`TokenArm` generates the answer token by token, `EmbeddingArm` (VL-JEPA) predicts the answer's embedding, and
-`SupervisedArm` classifies among the training answers: the ceiling that the frozen features set.
+`TokenArm` and `EncoderDecoderArm` generate the answer token by token, `EmbeddingArm` (VL-JEPA) predicts the answer's
+embedding, and `SupervisedArm` classifies among the training answers: the ceiling that the frozen features set.
 
 Shape legend: B samples, N visual tokens, Q query tokens, L target tokens, C candidates, W width, E embedding.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.layers import masks
+from archlab.layers.block import CrossStack
 from archlab.vl.backbone import Backbone, positions_of
-from archlab.vl.decoding import Prefix, continuation_log_probs, greedy
+from archlab.vl.decoding import Memory, Prefix, continuation_log_probs, greedy
+from archlab.vl.predictors import CrossPredictor, Predictor, build_predictor
 from archlab.vl.target_encoder import TargetEncoder
 from archlab.vl.text_decoder import TextDecoder
 
@@ -70,22 +74,75 @@ class TokenArm(nn.Module):
         in_prefix = torch.arange(mask.shape[1], device=mask.device) < prefix
         return masks.combine(masks.padding(mask), masks.prefix(in_prefix.expand_as(mask), positions))
 
+    def pooled(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
+        """The state (B, W) of image and query that probes look at."""
+        return self.backbone.pooled(features, query, query_mask)
+
+
+class EncoderDecoderArm(nn.Module):
+    """The trunk as an encoder of image and query, and a decoder that writes the answer with cross-attention to it.
+
+    Image and query are read exactly as in `EmbeddingArm`; the token embedding is shared by query, answer and output.
+    """
+
+    def __init__(self, backbone: Backbone, writer: CrossStack) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.writer = writer
+
+    def logits(self, batch: Batch) -> Tensor:
+        """See `TokenArm.logits`."""
+        states, states_mask = self.backbone(batch.features, batch.query, batch.query_mask)
+        answer, mask = batch.target[:, :-1], batch.target_mask[:, :-1]  # (B, L - 1)
+        positions = positions_of(mask)
+        attend = masks.combine(masks.padding(mask), masks.causal(positions, positions))
+        embeddings = self.backbone.token_embedding(answer)
+        written = self.writer(embeddings, states, states_mask, mask=attend, positions=positions)
+        return self.backbone.token_embedding.logits(written)
+
+    def read(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Memory:
+        """See `TokenArm.read`."""
+        return Memory.of(self.writer, *self.backbone(features, query, query_mask))
+
+    def score(self, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor) -> Tensor:
+        """See `TokenArm.score`; `prefix` is what `read` returned."""
+        assert isinstance(prefix, Memory)
+        reader = prefix.reader(self.writer)
+        return continuation_log_probs(reader, self.backbone.token_embedding, prefix, candidates, candidate_mask)
+
+    def generate(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
+        """See `TokenArm.generate`; `prefix` is what `read` returned."""
+        assert isinstance(prefix, Memory)
+        return greedy(prefix.reader(self.writer), self.backbone.token_embedding, prefix, max_tokens, bos, eos)
+
+    def pooled(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
+        """See `TokenArm.pooled`."""
+        return self.backbone.pooled(features, query, query_mask)
+
 
 class EmbeddingArm(nn.Module):
-    """VL-JEPA: backbone, embedding head, target encoder and the text decoder that speaks embeddings.
+    """VL-JEPA: backbone, predictor, embedding head, target encoder and the text decoder that speaks embeddings.
 
     The decoder plays no part in the training of the rest: it learns from text alone, see
     `objectives.embedding_prediction`.
     """
 
     def __init__(
-        self, backbone: Backbone, head: nn.Linear, target_encoder: TargetEncoder, decoder: TextDecoder
+        self,
+        backbone: Backbone,
+        head: nn.Linear,
+        target_encoder: TargetEncoder,
+        decoder: TextDecoder,
+        predictor: Predictor,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.target_encoder = target_encoder
         self.decoder = decoder
+        self.predictor = predictor
+        for part in predictor.idle(backbone):
+            part.requires_grad_(False)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Predicted and target embeddings of a batch, (B, E) each, not normalised."""
@@ -94,7 +151,16 @@ class EmbeddingArm(nn.Module):
 
     def predict(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
         """Embedding (B, E) of the answer to the query about the image."""
-        return self.head(self.backbone.pooled(features, query, query_mask))
+        return self.head(self.pooled(features, query, query_mask))
+
+    def pooled(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
+        """See `TokenArm.pooled`."""
+        return self.predictor(self.backbone, features, query, query_mask)
+
+    def reconstruct(self, features: Tensor, visible: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """See `CrossPredictor.reconstruct`; for arms that were made for it."""
+        assert isinstance(self.predictor, CrossPredictor)
+        return self.predictor.reconstruct(self.backbone, features, visible, text, text_mask)
 
 
 class SupervisedArm(nn.Module):
@@ -107,17 +173,23 @@ class SupervisedArm(nn.Module):
 
     def class_logits(self, batch: Batch) -> Tensor:
         """Logits (B, meanings)."""
-        return self.head(self.backbone.pooled(batch.features, batch.query, batch.query_mask))
+        return self.head(self.pooled(batch.features, batch.query, batch.query_mask))
+
+    def pooled(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
+        """See `TokenArm.pooled`."""
+        return self.backbone.pooled(features, query, query_mask)
 
 
-Arm = TokenArm | EmbeddingArm | SupervisedArm
+GenerativeArm = TokenArm | EncoderDecoderArm
+Arm = GenerativeArm | EmbeddingArm | SupervisedArm
 
 
 def build_arm(config: RunConfig, feature_width: int, vocab_size: int, meanings: int) -> Arm:
     """The untrained arm of a run.
 
     The backbone is drawn first, from the run's seed alone, and the head from a second stream: arms of one seed and one
-    trunk start from bit-identical backbones.
+    trunk start from bit-identical backbones. What is never trained asks for no gradient: a target encoder whose
+    learning rate is scaled by 0, all of a hybrid but its decoder, and parts that the predictor does not use.
 
     Args:
         feature_width: D, features per visual token of the frozen encoder.
@@ -128,14 +200,23 @@ def build_arm(config: RunConfig, feature_width: int, vocab_size: int, meanings: 
         torch.manual_seed(config.seed)
         backbone = Backbone(config.trunk, feature_width, vocab_size)
         torch.manual_seed(config.seed + 1)
+        if config.arm == "token" and config.token.architecture == "encoder-decoder":
+            return EncoderDecoderArm(backbone, CrossStack(replace(config.trunk, depth=config.token.decoder_depth)))
         if config.arm == "token":
             return TokenArm(backbone, causal=config.token.attention == "causal")
         if config.arm == "supervised":
             return SupervisedArm(backbone, nn.Linear(config.trunk.width, meanings))
         own = config.vljepa
-        return EmbeddingArm(
+        arm = EmbeddingArm(
             backbone,
             nn.Linear(config.trunk.width, own.embedding),
             TargetEncoder(own.target, vocab_size, own.embedding),
             TextDecoder(own.decoder, vocab_size, own.embedding, own.decoder_prefix),
+            build_predictor(own.predictor, config.trunk, feature_width),
         )
+        if own.target_learning_rate_scale == 0:
+            arm.target_encoder.requires_grad_(False)
+        if config.arm == "hybrid":
+            arm.requires_grad_(False)
+            arm.decoder.requires_grad_(True)
+        return arm

@@ -5,18 +5,27 @@ Shape legend: B samples, P prefix tokens, C candidates, L tokens per candidate, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.layers import masks
-from archlab.layers.block import TransformerStack
-from archlab.layers.cache import KVCache
+from archlab.layers.block import CrossStack, TransformerStack
+from archlab.layers.cache import Cache, DecoderCache, KVCache
 from archlab.layers.embeddings import TokenEmbedding
 
 _SCORED_TOKENS = 256  # candidate tokens scored at once; bounds the memory of the logits
+
+
+class Continues(Protocol):
+    """A stack that continues what its caches hold; see `TransformerStack.forward`."""
+
+    def __call__(self, x: Tensor, /, *, mask: Tensor, positions: Tensor, caches: Sequence[Any]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Prefix:
         length: real tokens, (B,): the position of the first continuation token.
     """
 
-    caches: list[KVCache]
+    caches: Sequence[Cache]
     mask: Tensor
     length: Tensor
 
@@ -42,10 +51,32 @@ class Prefix:
         return cls(caches, mask, mask.long().sum(1))
 
 
+@dataclass(frozen=True)
+class Memory(Prefix):
+    """What an encoder read, for a decoder with cross-attention: nothing stands before the answer.
+
+    Attributes:
+        states: of the encoder (B, S, W).
+        states_mask: True at its real tokens (B, S).
+    """
+
+    states: Tensor
+    states_mask: Tensor
+
+    @classmethod
+    def of(cls, stack: CrossStack, states: Tensor, states_mask: Tensor) -> Memory:
+        """With empty caches; the first continuation computes the keys and values of the memory, the others share."""
+        nothing = states_mask[:, :0]
+        caches = [DecoderCache() for _ in range(stack.depth)]
+        return cls(caches, nothing, nothing.long().sum(1), states, states_mask)
+
+    def reader(self, stack: CrossStack) -> Continues:
+        """The decoder over this memory."""
+        return partial(stack, memory=self.states, memory_mask=self.states_mask)
+
+
 @torch.no_grad()
-def greedy(
-    stack: TransformerStack, embedding: TokenEmbedding, prefix: Prefix, max_tokens: int, bos: int, eos: int
-) -> Tensor:
+def greedy(stack: Continues, embedding: TokenEmbedding, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
     """Continue a prefix by the most likely token until every row has ended.
 
     Args:
@@ -77,7 +108,7 @@ def greedy(
 
 @torch.no_grad()
 def continuation_log_probs(
-    stack: TransformerStack, embedding: TokenEmbedding, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
+    stack: Continues, embedding: TokenEmbedding, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
 ) -> Tensor:
     """Log-probability of every candidate token after every prefix.
 

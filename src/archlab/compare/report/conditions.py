@@ -92,6 +92,12 @@ def size(results: Results) -> Section:
         "backbone": "trunk and token embedding", "head": "head", "target_encoder": "target encoder",
         "decoder": "text decoder", "encoder_frozen": "frozen X-encoder",
     }  # fmt: skip
+    of_variants = {"predictor": "cross-attention to the query", "writer": "decoder with cross-attention"}
+    parts |= {
+        part: label
+        for part, label in of_variants.items()
+        if any(part in (results["arms"][arm].get("parameters") or {}).get("parts", {}) for arm in ARMS)
+    }
     rows = [["trainable parameters", *_of_each(results, show.count, "parameters", "trainable")]]
     rows.append(["all parameters", *_of_each(results, show.count, "parameters", "total")])
     rows += [

@@ -1,0 +1,168 @@
+"""From a protocol to cells: every run once, under a name that says what it is made of.
+
+A cell's key is the hash of its configuration, of the data and of the encoder. Only what differs from the defaults is
+hashed, so that a new option, whose default is what was done before, leaves the keys of finished cells as they are. What
+a default was is kept in the cell's results, and checked when they are read (`results.load_cell`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
+from archlab.config import (
+    ContrastiveConfig,
+    EmbeddingArmConfig,
+    RunConfig,
+    SIGRegConfig,
+    StartConfig,
+    TokenArmConfig,
+    VICRegConfig,
+    flatten,
+    to_dict,
+)
+from archlab.errors import UserError
+
+CELL = "cell:"
+"""How `start.run` names another cell, by its key."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run and what is measured of it.
+
+    Attributes:
+        config: of the run; `start.run` names another cell by its key.
+        test_items: scored per test split; 0 leaves the test splits alone, as tuning must.
+        digests: of the data and of the encoder.
+        parent: the cell that it begins with.
+        key: its name.
+    """
+
+    config: RunConfig
+    test_items: int
+    digests: tuple[str, ...]
+    parent: Cell | None = None
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        plain = flatten(to_dict(RunConfig()))
+        given = {key: value for key, value in flatten(to_dict(self.config)).items() if value != plain.get(key)}
+        content = json.dumps([given, self.test_items, self.digests], sort_keys=True)
+        object.__setattr__(self, "key", hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A place in the protocol's table; several places may have one cell."""
+
+    arm: str
+    levels: Levels
+    seed: int
+    cell: Cell
+
+    @property
+    def name(self) -> str:
+        """For a reader: "vljepa, K=4, seed 0"."""
+        return ", ".join([self.arm, *(f"{name}={level}" for name, level in self.levels.items()), f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What expansion must know beside the protocol.
+
+    Attributes:
+        digests: of the data and the encoder that a run reads.
+        budgeted: a run under a budget, by its name.
+    """
+
+    digests: Callable[[RunConfig], tuple[str, ...]]
+    budgeted: Callable[[str, RunConfig], RunConfig]
+
+
+def tuning_rows(protocol: Protocol, inputs: Inputs) -> list[Row]:
+    """The short runs that choose the learning rates; their levels hold the learning rate too."""
+    rows: dict[tuple[str, str, float], Row] = {}
+    for levels in protocol.combinations():
+        tuned_at = levels | protocol.tuning.at
+        for arm in protocol.arms:
+            for rate in protocol.tuning.learning_rates:
+                config = _budgeted(protocol, arm, tuned_at, protocol.seeds[0], inputs)
+                steps = min(protocol.tuning.steps, config.optimizer.steps)
+                short = replace(
+                    config,
+                    optimizer=replace(config.optimizer, learning_rate=rate, steps=steps),
+                    evaluation=replace(config.evaluation, checkpoints=1, first_checkpoint=steps),
+                )
+                if "after" in protocol.arms[arm]:
+                    raise UserError(f"arm {arm!r}: cannot be tuned, because it begins after another; leave tuning out")
+                cell = Cell(relevant(short), 0, inputs.digests(short))
+                row = Row(arm, tuned_at | {"learning_rate": rate}, protocol.seeds[0], cell)
+                rows.setdefault((arm, place(tuned_at), rate), row)
+    return list(rows.values())
+
+
+def main_rows(protocol: Protocol, inputs: Inputs, tuned: Mapping[tuple[str, str], float]) -> list[Row]:
+    """The table of the protocol, seed by seed, so that what is interrupted early is a whole screening.
+
+    Args:
+        tuned: (arm, levels as text) -> learning rate; see `place`.
+    """
+    rows: list[Row] = []
+    for seed in protocol.seeds:
+        for levels in protocol.combinations():
+            of_arm: dict[str, Cell] = {}
+            for arm in sorted(protocol.arms, key=lambda arm: "after" in protocol.arms[arm]):  # a stable sort
+                config = _budgeted(protocol, arm, levels, seed, inputs)
+                rate = tuned.get((arm, place(levels | protocol.tuning.at)), config.optimizer.learning_rate)
+                config = relevant(replace(config, optimizer=replace(config.optimizer, learning_rate=rate)))
+                parent = of_arm.get(protocol.arms[arm].get("after", ""))
+                if parent is not None:
+                    config = replace(config, start=replace(config.start, run=f"{CELL}{parent.key}"))
+                of_arm[arm] = Cell(config, protocol.test_items, inputs.digests(config), parent)
+            rows += [Row(arm, levels, seed, of_arm[arm]) for arm in protocol.arms]
+    return rows
+
+
+def place(levels: Levels) -> str:
+    """Levels as text, to look up by."""
+    return json.dumps(levels, sort_keys=True)
+
+
+def unique_cells(rows: Sequence[Row]) -> list[Cell]:
+    """Every cell once, in the order of the rows; those that others begin with come before them."""
+    cells: dict[str, Cell] = {}
+    for row in rows:
+        for cell in (row.cell.parent, row.cell):
+            if cell is not None:
+                cells.setdefault(cell.key, cell)
+    return list(cells.values())
+
+
+def relevant(config: RunConfig) -> RunConfig:
+    """The configuration without what its arm does not read, so that equal runs have equal keys."""
+    if not config.start.run or config.arm == "hybrid":
+        config = replace(config, start=StartConfig(run=config.start.run))
+    if config.arm in ("token", "supervised"):
+        config = replace(config, vljepa=EmbeddingArmConfig())
+    if config.arm != "token":
+        config = replace(config, token=TokenArmConfig())
+    own = config.vljepa
+    if own.objective != "info-nce":
+        own = replace(own, loss=ContrastiveConfig())
+    if own.objective != "sigreg":
+        own = replace(own, sigreg=SIGRegConfig())
+    if own.objective != "vicreg":
+        own = replace(own, vicreg=VICRegConfig())
+    return replace(config, vljepa=own)
+
+
+def _budgeted(protocol: Protocol, arm: str, levels: Levels, seed: int, inputs: Inputs) -> RunConfig:
+    config = protocol.config(arm, levels, seed)
+    for name, level in levels.items():
+        if protocol.factors[name].key == BUDGET:
+            config = inputs.budgeted(level, config)
+    return config

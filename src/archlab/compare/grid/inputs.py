@@ -1,0 +1,76 @@
+"""What runs read, found out before they are run: the digests that name cells, and the sizes that budgets need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from archlab import data
+from archlab.compare.budgets import apply_budget
+from archlab.compare.experiment import batch_shapes, cached
+from archlab.compare.flops import Sizes
+from archlab.compare.grid.cells import Inputs
+from archlab.config import RunConfig, to_dict
+from archlab.data.features import cache_folder
+from archlab.data.sources import load_dataset
+from archlab.train.setup import Setup
+from archlab.vl.encoder import FrozenEncoder
+
+
+def make_inputs() -> Inputs:
+    """Inputs that are found out once for all runs that share them."""
+    setups = remembered(Setup.prepare)
+    encoder = remembered(lambda config: FrozenEncoder.load(config.encoder.weights))
+
+    @remembered
+    def digests(config: RunConfig) -> tuple[str, ...]:
+        frozen = encoder(config)
+        return (*_data_digest(config, frozen.image_size), frozen.digest)
+
+    budgets: dict[tuple[str, str], RunConfig] = {}
+
+    def budgeted(name: str, config: RunConfig) -> RunConfig:
+        asked = (name, json.dumps(to_dict(replace(config, seed=0))))
+        if asked not in budgets:
+            setup = setups(config)
+            sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+            shapes = batch_shapes(config, setup) if name == "equal-flops" else []
+            # The seed changes the order of batches, not their number: one rule for all seeds, from the first.
+            budgets[asked] = getattr(apply_budget(name, config, sizes, shapes), config.arm)  # type: ignore[arg-type]
+        return replace(budgets[asked], seed=config.seed)
+
+    return Inputs(digests, budgeted)
+
+
+def remembered(function: Callable[[RunConfig], Any]) -> Callable[[RunConfig], Any]:
+    """The function, called once for all runs with the same data, tokenizer and encoder."""
+    known: dict[str, Any] = {}
+
+    def call(config: RunConfig) -> Any:
+        asked = json.dumps([to_dict(part) for part in (config.data, config.tokenizer, config.encoder)])
+        if asked not in known:
+            known[asked] = function(config)
+        return known[asked]
+
+    return call
+
+
+def _data_digest(config: RunConfig, image_size: int) -> list[str]:
+    """Digests of all splits. Scenes are made by code alone: theirs are kept as long as that code stays the same."""
+
+    def compute() -> list[str]:
+        return list(load_dataset(config.data, image_size).digest().values())
+
+    if config.data.source != "scenes":
+        return compute()
+    code = [path.read_bytes() for path in sorted(Path(data.__path__[0]).rglob("*.py"))]
+    made_of = json.dumps([to_dict(config.data), image_size, np.__version__, PIL.__version__]).encode()
+    name = hashlib.sha256(b"\0".join([made_of, *code])).hexdigest()[:32]
+    return list(cached(cache_folder() / f"digests-{name}.json", compute))

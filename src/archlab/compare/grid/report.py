@@ -1,0 +1,413 @@
+"""The report of a protocol, generated from its cells alone: `report.md`, `report.html`, and an SVG of every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from archlab.compare import formatting as show
+from archlab.compare.grid import figures
+from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
+from archlab.compare.grid.summary import (
+    Estimate,
+    Found,
+    conclude,
+    difference,
+    judge,
+    over_seeds,
+    scores_of,
+)
+from archlab.compare.plots import Panel, standalone
+from archlab.compare.report.blocks import Section, Table, capital, plain, section
+from archlab.compare.scores import metric_label, split_label
+from archlab.evaluate.measure import unit_of
+from archlab.train.folder import write_text
+
+_TEMPLATE = Path(__file__).with_name("template.html")
+_BLIND = {"shuffled_image": "shuffled image", "no_query": "no query"}
+_CAPTION = "caption/cider_d"
+_SPOKEN = {"test": "its captions", "decoder_ceiling": "decoder ceiling", "nearest_caption": "nearest training caption"}
+_LEDGER = {
+    "images": "training images",
+    "steps": "steps",
+    "samples": "samples",
+    "meaning_entropy": "entropy of meanings, bits",
+    "strings": "different targets",
+    "string_entropy": "entropy of targets, bits",
+    "same_meaning": "pairs of one meaning in a batch",
+    "same_string": "pairs of one string in a batch",
+}
+_FIXED = ("images", "steps", "samples", "meaning_entropy")
+_TASKS = {"vqa": "answers", "caption": "captions"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says, before it is laid out.
+
+    Attributes:
+        title: name of the protocol.
+        head: label -> text: what was written before the run.
+        conclusion: the verdict in words.
+        sections: the evidence.
+    """
+
+    title: str
+    head: dict[str, str]
+    conclusion: str
+    sections: list[Section]
+
+
+def write_grid_report(name: str, protocol: Protocol, trials: Found, found: Found, out: Path) -> Path:
+    """Write `report.md`, `report.html` and `NAME.svg` for every figure.
+
+    Args:
+        name: of the protocol.
+        trials: the tuning runs. found: the table of the protocol.
+        out: folder of the report.
+
+    Returns:
+        path of `report.html`.
+    """
+    report = make_report(name, protocol, trials, found)
+    for section_ in report.sections:
+        for key, panel in _panels(section_):
+            write_text(out / f"{key}.svg", standalone(panel.svg))
+    write_text(out / "report.md", as_markdown(report))
+    write_text(out / "report.html", as_html(report))
+    return out / "report.html"
+
+
+def make_report(name: str, protocol: Protocol, trials: Found, found: Found) -> Report:
+    """Everything that the finished cells say; what is missing is listed."""
+    verdicts = judge(found, protocol)
+    head = {
+        "Question": protocol.question,
+        "Hypothesis": protocol.hypothesis,
+        "Decision rule": protocol.decision,
+        "Primary metric": f"{metric_label(protocol.primary)} on the split {split_label(protocol.split)} "
+        f"(`{protocol.primary}`)",
+    }
+    sections = [
+        _decision(protocol, found),
+        _primary(protocol, found),
+        _differences(protocol, found),
+        _learning(protocol, found),
+        _controls(protocol, found),
+        _language(protocol, found),
+        _tuning(protocol, trials),
+        _cost(protocol, found),
+        _cells(protocol, trials, found),
+    ]
+    kept = [one for one in sections if one.tables or one.figures or one.lines]
+    return Report(name, head, conclude(verdicts), kept)
+
+
+def as_markdown(report: Report) -> str:
+    """The report as Markdown, with its figures as files beside it."""
+    lines = [f"# {report.title}", ""]
+    for label, text in report.head.items():
+        lines += [f"**{label}.** {' '.join(text.split())}", ""]
+    lines += [f"**Verdict: {report.conclusion}.**", ""]
+    for one in report.sections:
+        lines += [f"## {one.title}", "", one.lead, ""]
+        for key, panel in _panels(one):
+            lines += [f"![{_cell(panel.description)}]({key}.svg)", ""]
+        for table in one.tables:
+            lines += [f"| {' | '.join(map(_cell, table.columns))} |", f"|{' --- |' * len(table.columns)}"]
+            lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
+            lines += ["", *([table.note, ""] if table.note else [])]
+        lines += [*(f"- {line}" for line in one.lines), *([""] if one.lines else [])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_html(report: Report) -> str:
+    """The report as one file that opens from disk, without network and without JavaScript."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(report=report, svg=Markup)  # figures are our own drawings
+
+
+def _decision(protocol: Protocol, found: Found) -> Section:
+    unit = unit_of(protocol.primary)
+    rows = []
+    for verdict in judge(found, protocol):
+        seeds = verdict.estimate.per_seed if verdict.estimate else {}
+        text = show.difference(verdict.estimate.to_dict(unit), unit) if verdict.estimate else show.NOT_MEASURED
+        each = ", ".join(show.difference({"difference": value}, unit) for value in seeds.values())
+        rows.append([verdict.what, text, each, verdict.outcome, verdict.why])
+    columns = ["predicted", "found", "by seed", "outcome", "because"]
+    lead = "What was predicted before the run, and what was found. Intervals are 95 %, Student's over seeds."
+    return section("decision", "Predictions", lead, tables=[Table("Predictions", columns, rows)])
+
+
+def _primary(protocol: Protocol, found: Found) -> Section:
+    unit, combinations = unit_of(protocol.primary), protocol.combinations()
+    estimates = {
+        arm: [_estimate(found, protocol, arm, levels, protocol.primary) for levels in combinations]
+        for arm in protocol.arms
+    }
+    columns = ["arm", *(_where(levels) or metric_label(protocol.primary) for levels in combinations), "seeds"]
+    rows = [
+        [
+            arm,
+            *(show.score(one.to_dict(unit)) if one else show.NOT_MEASURED for one in of_arm),
+            ", ".join(str(len(one.per_seed)) if one else "0" for one in of_arm),
+        ]
+        for arm, of_arm in estimates.items()
+        if any(of_arm)
+    ]
+    note = "A score of a single seed has no interval."
+    drawn = [(_caption(protocol), panels)] if (panels := _drawn(protocol, found)) else []
+    lead = f"{capital(metric_label(protocol.primary))}, mean over seeds."
+    return section("primary", "Primary metric", lead, figures=drawn, tables=[Table("Scores", columns, rows, note)])
+
+
+def _drawn(protocol: Protocol, found: Found) -> list[Panel]:
+    """Lines over the one factor whose levels are numbers, at every combination of the others; else dots."""
+    unit, label = unit_of(protocol.primary), metric_label(protocol.primary)
+    numeric = [
+        name
+        for name, factor in protocol.factors.items()
+        if len(factor.values) > 1 and all(isinstance(value, int | float) and value > 0 for value in factor.values)
+    ]
+    panels = []
+    for levels in _without(protocol.combinations(), numeric[:1]):
+        where = _where(levels)
+        title = f"{label}, {where}" if where else label
+        key = _key("primary", where)
+        if not numeric:
+            estimates = {arm: _estimate(found, protocol, arm, levels, protocol.primary) for arm in protocol.arms}
+            if shown := {arm: one for arm, one in estimates.items() if one}:
+                panels.append(figures.dots(key, title, shown, unit))
+            continue
+        series = {}
+        for arm in protocol.arms:
+            at = [
+                (float(step), _estimate(found, protocol, arm, levels | {numeric[0]: step}, protocol.primary))
+                for step in protocol.factors[numeric[0]].values
+            ]
+            if points := [(step, one) for step, one in at if one]:
+                series[arm] = points
+        if series:
+            panels.append(figures.lines(key, title, series, unit, f"{numeric[0]} (log)"))
+    return panels
+
+
+def _differences(protocol: Protocol, found: Found) -> Section:
+    """Every arm minus the first, at every combination of levels."""
+    unit, (first, *others) = unit_of(protocol.primary), protocol.arms
+    combinations = protocol.combinations()
+    rows = []
+    for arm in others:
+        estimates = [difference(found, protocol, arm, first, levels) for levels in combinations]
+        if any(estimates):
+            texts = (show.difference(one.to_dict(unit), unit) if one else show.NOT_MEASURED for one in estimates)
+            rows.append([arm, *texts])
+    columns = ["arm", *(_where(levels) or "difference" for levels in combinations)]
+    lead = f"Every arm minus {first} in the primary metric, seed by seed; runs of one seed begin alike."
+    return section("differences", f"Against {first}", lead, tables=[Table("Differences", columns, rows)])
+
+
+def _learning(protocol: Protocol, found: Found) -> Section:
+    unit, metric = unit_of(protocol.primary), protocol.primary
+    panels = []
+    for levels in protocol.combinations():
+        series = {}
+        for arm in protocol.arms:
+            by_step: dict[int, dict[int, float]] = {}
+            for row, results in found:
+                if row.arm == arm and row.levels == levels and results:
+                    for point in results.get("curve", []):
+                        if metric in point["scores"]:
+                            by_step.setdefault(point["samples"], {})[row.seed] = point["scores"][metric]
+            if by_step:
+                series[arm] = [(float(samples), over_seeds(values)) for samples, values in sorted(by_step.items())]
+        if series:
+            where = _where(levels)
+            title = f"validation, {where}" if where else "validation"
+            panels.append(figures.lines(_key("curve", where), title, series, unit, "samples seen (log)"))
+    lead = f"{capital(metric_label(metric))} on validation while training."
+    drawn = [("Bands are 95 % intervals over seeds.", panels)] if panels else []
+    return section("learning", "Learning curves", lead, figures=drawn)
+
+
+def _controls(protocol: Protocol, found: Found) -> Section:
+    """Blind controls of the primary metric, and what the decoder alone would allow."""
+    primary, unit = protocol.primary, unit_of(protocol.primary)
+    blind_rows, spoken_rows = [], []
+    for arm in protocol.arms:
+        for levels in protocol.combinations():
+            whose = ", ".join(filter(None, [arm, _where(levels)]))
+            blind = [_estimate(found, protocol, arm, levels, primary, split) for split in _BLIND]
+            if any(blind):
+                own = _estimate(found, protocol, arm, levels, primary)
+                blind_rows.append([whose, *(_shown(one, unit) for one in (own, *blind))])
+            spoken = [_estimate(found, protocol, arm, levels, _CAPTION, split) for split in _SPOKEN]
+            if spoken[1] is not None:
+                spoken_rows.append([whose, *(_shown(one, unit_of(_CAPTION)) for one in spoken)])
+    tables = [
+        Table("Blind controls", ["run", split_label(protocol.split), *_BLIND.values()], blind_rows,
+              "Controls are scored on the test split."),
+        Table("What the decoder adds", ["run", *_SPOKEN.values()], spoken_rows,
+              "CIDEr-D against all wordings of the data: compare within a level of the dial, not across levels. The "
+              "ceiling decodes the embeddings of the true captions."),
+    ]  # fmt: skip
+    return section("controls", "Controls", "What is reached without the image, or by copying.", tables=tables)
+
+
+def _language(protocol: Protocol, found: Found) -> Section:
+    """The ledger at every level, and whether what must be fixed is; overlaps and similarities."""
+    combinations = protocol.combinations()
+    ledgers = []
+    for levels in combinations:
+        of_level = [results["language"]["ledger"] for row, results in found
+                    if row.levels == levels and results and results.get("language")]  # fmt: skip
+        ledgers.append(of_level)
+    if not any(ledgers) or len(combinations) < 2:
+        return section("language", "Language", "")
+    columns = ["quantity", *(_where(levels) for levels in combinations)]
+    rows = [
+        [label, *(_mean([one[name] for one in of_level]) for of_level in ledgers)] for name, label in _LEDGER.items()
+    ]
+    lines = []
+    for name in _FIXED:
+        values = {round(float(one[name]), 6) for of_level in ledgers for one in of_level}
+        spread = "the same in all runs" if len(values) == 1 else f"from {min(values):g} to {max(values):g}"
+        lines.append(f"{capital(_LEDGER[name])}: {spread}.")
+    overlap = []
+    for task, name in _TASKS.items():
+        for space, what in (("tokens", "token overlap"), ("embeddings", "similarity of target embeddings")):
+            for arm in [""] if space == "tokens" else protocol.arms:
+                for pairs in ("within", "between"):
+                    similar = [_similarity(found, arm, levels, task, space, pairs) for levels in combinations]
+                    if any(similar):
+                        whose = f", {arm}" if arm else ""
+                        shown = [_mean(one) for one in similar]
+                        overlap.append([f"{what} of {name}{whose}, {pairs} meanings", *shown])
+    tables = [Table("Ledger", columns, rows), Table("Overlap", columns, overlap)]
+    lead = "What training was told at each level, and how far apart the targets lie."
+    return section("language", "Language", lead, tables=tables, lines=lines)
+
+
+def _similarity(found: Found, arm: str, levels: Levels, task: str, space: str, pairs: str) -> list[float]:
+    values = []
+    for row, results in found:
+        if row.levels == levels and (not arm or row.arm == arm) and results:
+            one = (results.get("language") or {}).get(task, {}).get(space, {}).get(pairs)
+            if one is not None:
+                values.append(float(one))
+    return values
+
+
+def _tuning(protocol: Protocol, trials: Found) -> Section:
+    rates = protocol.tuning.learning_rates
+    scores: dict[str, dict[float, str]] = {}
+    for row, results in trials:
+        levels = {name: level for name, level in row.levels.items() if name != "learning_rate"}
+        whose = ", ".join(filter(None, [row.arm, _where(levels)]))
+        text = show.NOT_MEASURED
+        if results and "diverged" in results:
+            text = "diverged"
+        elif results:
+            text = show.scalar(results["curve"][-1]["scores"].get(protocol.primary), unit_of(protocol.primary))
+        scores.setdefault(whose, {})[row.levels["learning_rate"]] = text
+    rows = [[whose, *(tried.get(rate, show.NOT_MEASURED) for rate in rates)] for whose, tried in scores.items()]
+    lead = f"Equal trials of {protocol.tuning.steps} steps for every arm, on validation; the best is taken."
+    columns = ["run", *(f"{rate:g}" for rate in rates)]
+    return section("tuning", "Learning rates", lead, tables=[Table("Trials", columns, rows)])
+
+
+def _cost(protocol: Protocol, found: Found) -> Section:
+    rows = []
+    for arm in protocol.arms:
+        for levels in protocol.combinations():
+            done = [results for row, results in found if row.arm == arm and row.levels == levels and results]
+            done = [results for results in done if "training" in results]
+            if done:
+                training, parameters = done[0]["training"], done[0]["parameters"]
+                rows.append(
+                    [
+                        ", ".join(filter(None, [arm, _where(levels)])),
+                        show.count(parameters["trainable"]),
+                        show.count(training["steps"]),
+                        show.quantity(training["flops"], "FLOP"),
+                        show.seconds(sum(one["training"]["seconds"] for one in done) / len(done)),
+                        plain(done[0]["config"]["optimizer"]["learning_rate"]),
+                    ]
+                )
+    columns = ["run", "trainable parameters", "steps", "operations of training", "time of training", "learning rate"]
+    note = "Time is the mean over seeds, of cells that shared the machine with others: it says what to expect, no more."
+    return section("cost", "Cost", "What each run took.", tables=[Table("Cost", columns, rows, note)])
+
+
+def _cells(protocol: Protocol, trials: Found, found: Found) -> Section:
+    everything = [*trials, *found]
+    missing = [row.name for row, results in everything if results is None]
+    diverged = [
+        f"{row.name}: {results['diverged']}" for row, results in everything if results and "diverged" in results
+    ]
+    done = {row.cell.key: results for row, results in everything if results is not None}
+    commits = sorted({show.commit(results.get("git")) for results in done.values()})
+    places = len(everything) - len(missing)
+    lines = [f"{places} of {len(everything)} runs are finished, in {len(done)} cells: equal runs are one cell."]
+    lines += [f"Commits: {', '.join(commits)}."] if commits else []
+    lines += [f"Diverged: {line}." for line in diverged]
+    lines += [f"Not run yet: {name}." for name in missing]
+    budgets = [name for name, factor in protocol.factors.items() if factor.key == BUDGET]
+    lines += [f"The factor {name!r} is the budget: what differs between arms is what it declares." for name in budgets]
+    return section("cells", "Cells", "What this report is made of.", lines=lines)
+
+
+def _estimate(
+    found: Found, protocol: Protocol, arm: str, levels: Levels, metric: str, split: str = ""
+) -> Estimate | None:
+    scores = scores_of(found, arm, levels, metric, split or protocol.split)
+    return over_seeds(scores) if scores else None
+
+
+def _shown(one: Estimate | None, unit: str) -> str:
+    return show.score(one.to_dict(unit)) if one else show.NOT_MEASURED
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Of equal whole numbers, that number; else three significant digits."""
+    if values and len(set(values)) == 1 and isinstance(values[0], int):
+        return show.count(values[0])
+    return show.significant(sum(values) / len(values)) if values else show.NOT_MEASURED
+
+
+def _where(levels: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={plain(level)}" for name, level in levels.items())
+
+
+def _without(combinations: Sequence[Levels], names: Sequence[str]) -> list[Levels]:
+    """The combinations of the other factors."""
+    rest = {_where(one): one for one in ({k: v for k, v in c.items() if k not in names} for c in combinations)}
+    return list(rest.values())
+
+
+def _caption(protocol: Protocol) -> str:
+    return f"{capital(metric_label(protocol.primary))}; bands and bars are 95 % intervals over seeds."
+
+
+def _key(kind: str, where: str) -> str:
+    """Name of a figure's file."""
+    return "-".join(filter(None, [kind, "".join(c if c.isalnum() else "-" for c in where.lower())]))
+
+
+def _panels(one: Section) -> list[tuple[str, Panel]]:
+    """Every figure of a section, under the name of its file."""
+    panels = [panel for _, group in one.figures for panel in group]
+    return [(f"{one.key}-{number}" if len(panels) > 1 else one.key, panel) for number, panel in enumerate(panels, 1)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,138 @@
+"""What a cell leaves behind: one small `results.json`, to be committed, that needs neither weights nor data to be read.
+
+Per-item values stay with the run; the file holds means, intervals over the test images, the curve on validation, and
+what is needed to trust and to repeat them.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import archlab
+from archlab import machine
+from archlab.compare.cost import parameter_counts
+from archlab.compare.flops import BatchShape, Sizes, training_flops
+from archlab.compare.grid.cells import Cell
+from archlab.compare.grid.language import measure_language
+from archlab.compare.trial import try_run
+from archlab.config import CompareConfig, flatten, to_dict
+from archlab.errors import UserError
+from archlab.evaluate.measure import Measurement, unit_of
+from archlab.evaluate.statistics import score
+from archlab.train.run import Run, run_order
+from archlab.train.setup import Setup
+
+FILE = "results.json"
+_BOOTSTRAP_SAMPLES = 1000
+_BOOTSTRAP_SEED = 0
+_DIGITS = 5
+_FLOPS_EVERY = 10  # steps: enough batches to know the mean length of texts by
+_SMALLEST_GALLERY = 2
+_LEFT_OUT = "retrieval_pmi"  # needs a gallery that would take longer than the cell
+
+
+def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
+    """The content of a finished cell's file."""
+    asked = CompareConfig(run=run.config, test_items=max(cell.test_items, 1), pmi_gallery=_SMALLEST_GALLERY)
+    trial = try_run(run, setup, asked) if cell.test_items else {}
+    return _head(cell) | {
+        "data_digest": run.metrics["data_digest"],
+        "features_digest": run.metrics["features_digest"],
+        "encoder_digest": run.metrics["encoder_digest"],
+        "order_digest": run.metrics["order_digest"],
+        "parameters": parameter_counts(run.arm, setup.encoder.vit),
+        "training": {
+            "steps": run.metrics["steps"],
+            "samples": run.metrics["samples"],
+            "seconds": round(run.metrics["seconds"], 2),
+            "flops": _flops(run, setup),
+        },
+        "curve": [
+            {
+                "step": point["step"],
+                "samples": point["step"] * run.config.optimizer.batch_size,
+                "seconds": round(point["seconds"], 2),
+                "loss": point["loss"],
+                "scores": {metric: round(value, _DIGITS) for metric, value in point["scores"].items()},
+            }
+            for point in run.metrics["curve"]
+        ],
+        "test": {name: _scores(measurement) for name, measurement in trial.items()},
+        "language": measure_language(run, setup) if cell.test_items else {},
+    }
+
+
+def diverged_cell(cell: Cell, reason: str) -> dict[str, Any]:
+    """The content of the file of a cell whose training did not end in numbers: a result too."""
+    return _head(cell) | {"diverged": reason}
+
+
+def load_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """The results of a cell, None where it has none yet.
+
+    Raises:
+        UserError: the file is damaged, or was made when a default was another one.
+    """
+    path = folder / cell.key / FILE
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        there = flatten(found["config"])
+    except (ValueError, KeyError, AttributeError):
+        raise UserError(f"cell {path}: is damaged; remove its folder to run it again") from None
+    now = flatten(to_dict(cell.config))
+    for key, value in there.items():
+        if now.get(key) != value:
+            raise UserError(
+                f"cell {path}: was made with {key}={value!r}, a default that is {now.get(key)!r} now; remove its "
+                f"folder to run it again, or say {key} in the protocol"
+            )
+    return found
+
+
+def _head(cell: Cell) -> dict[str, Any]:
+    return {
+        "key": cell.key,
+        "archlab": archlab.__version__,
+        "git": machine.git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(),
+        "config": to_dict(cell.config),
+        "test_items": cell.test_items,
+    }
+
+
+def _scores(measurement: Measurement) -> dict[str, Any]:
+    """Every metric with its interval over the test images: of this one run."""
+    scores = {}
+    for metric, values in measurement.values.items():
+        if metric.startswith(_LEFT_OUT):
+            continue
+        one = score(
+            values,
+            measurement.clusters[metric],
+            samples=_BOOTSTRAP_SAMPLES,
+            seed=_BOOTSTRAP_SEED,
+            unit=unit_of(metric),
+            chance=measurement.chance.get(metric),
+        )
+        kept = ("value", "low", "high", "n", "chance")
+        scores[metric] = {key: round(value, _DIGITS) for key, value in one.to_dict().items() if key in kept}
+    return scores
+
+
+def _flops(run: Run, setup: Setup) -> int:
+    """Operations of the whole training, from the lengths of every tenth batch."""
+    order, collate = run_order(run.config, setup), setup.collator("train")
+    sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    counted = []
+    for step in range(0, run.config.optimizer.steps, _FLOPS_EVERY):
+        rows = order.rows[step]
+        lengths = collate.lengths(rows, order.query_forms[step], order.target_forms[step])
+        shape = BatchShape(len(rows), setup.encoder.tokens, *lengths)
+        counted.append(sum(training_flops(run.config, sizes, shape).values()))
+    return round(sum(counted) / len(counted) * run.config.optimizer.steps)

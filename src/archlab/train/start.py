@@ -1,0 +1,55 @@
+"""Begin a run with parts of a finished one: a hybrid's frozen VL-JEPA, a language prior, a trained target encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from torch import nn
+
+from archlab.config import RunConfig
+from archlab.errors import UserError
+from archlab.train.checkpoint import load_checkpoint
+from archlab.train.setup import Setup
+from archlab.vl.arms import Arm, build_arm
+
+_OF_HYBRID = ("backbone", "head", "predictor", "target_encoder")
+
+
+def begin_with(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
+    """Copy the weights of `config.start.run` into the parts of `arm` that `config.start.parts` names.
+
+    Returns:
+        what else the run depends on now: the digest of those weights.
+
+    Raises:
+        UserError: there is no such run, it read other features or tokens, or a part is missing or of another shape.
+    """
+    folder = Path(config.start.run)
+    checkpoint = load_checkpoint(folder, RunConfig)
+    problem = f"start.run={config.start.run!r}"
+    if checkpoint.metrics.get("encoder_digest") != setup.encoder.digest:
+        raise UserError(f"{problem}: read the features of another encoder; give a run of {config.encoder.weights!r}")
+    ours = setup.tokenizer.tokenizer.to_str()
+    if checkpoint.tokenizer is None or checkpoint.tokenizer.tokenizer.to_str() != ours:
+        raise UserError(f"{problem}: has another tokenizer; train it on the same data with the same tokenizer section")
+    parts = _OF_HYBRID if config.arm == "hybrid" else config.start.parts
+    if "predictor" in parts and checkpoint.config.vljepa.predictor != config.vljepa.predictor:
+        raise UserError(f"{problem}: was trained with another vljepa.predictor; give both runs the same one")
+    classes = len(setup.answers)
+    finished = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
+    checkpoint.load_into(finished)
+    for name in parts:
+        _copy(finished, arm, name, problem)
+    return [hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()]
+
+
+def _copy(source: nn.Module, destination: nn.Module, part: str, problem: str) -> None:
+    ours, theirs = getattr(destination, part, None), getattr(source, part, None)
+    if ours is None or theirs is None:
+        whose = "this run" if ours is None else "that run"
+        raise UserError(f"{problem}: {whose} has no {part}; name other start.parts")
+    try:
+        ours.load_state_dict(theirs.state_dict(), strict=True)
+    except RuntimeError:
+        raise UserError(f"{problem}: its {part} has another shape; give both runs the same sizes") from None
