@@ -92,11 +92,13 @@ class _Continues:
     def new_cache(self) -> list[Cache]:
         raise AssertionError("a translation goes on from the memory of its source")
 
-    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None, keep: int = 0
+    ) -> Tensor:
         assert cache is not None
         written = cache[0]
         assert isinstance(written, _Written)
-        return self.model.decode(tokens, written.memory, memory_mask=written.memory_mask, cache=written.caches)
+        return self.model.decode(tokens, written.memory, memory_mask=written.memory_mask, cache=written.caches)[:, -keep:]
 
 
 def translate(

@@ -85,10 +85,11 @@ class Session:
             self._mask = mask.new_ones(len(mask), room)
             self._mask[:, self._start : self._start + mask.shape[1]] = mask
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) after each of the next tokens (B, T)."""
+    def read(self, tokens: Tensor, keep: int = 1) -> Tensor:
+        """Read the next tokens (B, T): logits (B, keep, V) after the last `keep` of them."""
         self.length += tokens.shape[1]
-        return self.model(tokens, mask=None if self._mask is None else self._mask[:, : self.length], cache=self.cache)
+        mask = None if self._mask is None else self._mask[:, : self.length]
+        return self.model(tokens, mask=mask, cache=self.cache, keep=keep)
 
     def select(self, samples: Tensor) -> None:
         """Go on with the samples that have these indices (N); one may be named several times."""

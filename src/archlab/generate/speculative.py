@@ -69,7 +69,7 @@ def speculate(
             guessed_from.append(rule.distribution(logits, guesses))
             guesses.append(rule.draw(guessed_from[-1]))
         unread = [*sequence, *guesses][target.length :]
-        logits = target.read(torch.tensor([unread], device=device))[0, -count - 1 :]  # (n + 1, V)
+        logits = target.read(torch.tensor([unread], device=device), keep=count + 1)[0]  # (n + 1, V)
         accepted: list[int] = []
         for guess, q in zip(guesses, guessed_from, strict=True):
             p = rule.distribution(logits[len(accepted)], accepted)
