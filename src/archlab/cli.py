@@ -190,14 +190,14 @@ _TEXT_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _generate_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = _command(commands, "generate", "continue a text with a checkpoint, or answer a question about an image")
+    parser = _command(commands, "generate", "continue or translate a text, or answer a question about an image")
     parser.usage = (
         "archlab generate --model ID_OR_FOLDER [options] PROMPT\n       archlab generate RUN --image FILE [QUESTION]"
     )
     parser.set_defaults(handler=_generate)
     parser.add_argument("words", nargs="*", metavar="WORD", help="PROMPT, or RUN and QUESTION, as above")
     parser.add_argument("--image", type=Path, metavar="FILE", help="what the run looks at; described without QUESTION")
-    parser.add_argument("--model", metavar="ID", help="checkpoint of a language model: a folder or a hub id")
+    parser.add_argument("--model", metavar="ID", help="checkpoint that writes text: a folder or a hub id")
     for flag, how in _TEXT_OPTIONS.items():
         parser.add_argument(flag, **how)
     return parser
