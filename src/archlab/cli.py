@@ -237,7 +237,11 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="timed calls of each (default: 30 for train, 10 for generate)"
     )
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "int8"],
+        help="default: float32 for train, all of them for generate; int8 is for generate",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
     return parser
 
@@ -250,10 +254,12 @@ def _bench(arguments: argparse.Namespace) -> None:
 
         bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
         return
+    if arguments.precision == "int8":
+        raise UserError("--precision int8: weights of 8 bits are not trained; take float32 or bfloat16")
 
     from archlab.bench.train import bench_train
 
-    bench_train(rounds=arguments.rounds or 30, precision=arguments.precision, out=arguments.out)
+    bench_train(rounds=arguments.rounds or 30, precision=arguments.precision or "float32", out=arguments.out)
 
 
 def _parity_parser(commands: Commands[_Parser]) -> _Parser:
