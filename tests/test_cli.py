@@ -179,6 +179,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["generate", "a prompt", "--top-k", "3", "--model", "there", "--stop", "a", "--stop", "b"]) == 0
     assert main(["generate", "--model", "there", "--compile", "prompt", "--draft", "small"]) == 0
     assert main(["bench", "generate"]) == 0
+    assert main(["bench", "generate", "--precision", "int8", "--rounds", "2"]) == 0
+    assert main(["bench", "train"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
@@ -191,7 +193,9 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("generate", Path("run"), Path("cat.png"), None),
         ("continue_text", "there", "a prompt", ("top_k", 3), ("stop", ["a", "b"])),
         ("continue_text", "there", "prompt", ("draft", "small"), ("compiled", True)),
-        ("bench_generate", ("rounds", 10), ("precision", "float32"), ("out", None)),
+        ("bench_generate", ("rounds", 10), ("precision", None), ("out", None)),
+        ("bench_generate", ("rounds", 2), ("precision", "int8"), ("out", None)),
+        ("bench_train", ("rounds", 30), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
@@ -220,6 +224,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["generate", "--model", "there"], "continues one prompt, not 0"),
         (["bench", "serve"], "'serve'"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
+        (["bench", "train", "--precision", "int8"], "--precision int8: weights of 8 bits are not trained"),
         (["parity", "lama"], "did you mean 'llama'?"),
     ],
 )

@@ -226,14 +226,14 @@ _TEXT_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _generate_parser(commands: Commands[_Parser]) -> _Parser:
-    parser = _command(commands, "generate", "continue a text with a checkpoint, or answer a question about an image")
+    parser = _command(commands, "generate", "continue or translate a text, or answer a question about an image")
     parser.usage = (
         "archlab generate --model ID_OR_FOLDER [options] PROMPT\n       archlab generate RUN --image FILE [QUESTION]"
     )
     parser.set_defaults(handler=_generate)
     parser.add_argument("words", nargs="*", metavar="WORD", help="PROMPT, or RUN and QUESTION, as above")
     parser.add_argument("--image", type=Path, metavar="FILE", help="what the run looks at; described without QUESTION")
-    parser.add_argument("--model", metavar="ID", help="checkpoint of a language model: a folder or a hub id")
+    parser.add_argument("--model", metavar="ID", help="checkpoint that writes text: a folder or a hub id")
     for flag, how in _TEXT_OPTIONS.items():
         parser.add_argument(flag, **how)
     return parser
@@ -273,7 +273,11 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="timed calls of each (default: 30 for train, 10 for generate)"
     )
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "int8"],
+        help="default: float32 for train, all of them for generate; int8 is for generate",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
     return parser
 
@@ -286,10 +290,12 @@ def _bench(arguments: argparse.Namespace) -> None:
 
         bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
         return
+    if arguments.precision == "int8":
+        raise UserError("--precision int8: weights of 8 bits are not trained; take float32 or bfloat16")
 
     from archlab.bench.train import bench_train
 
-    bench_train(rounds=arguments.rounds or 30, precision=arguments.precision, out=arguments.out)
+    bench_train(rounds=arguments.rounds or 30, precision=arguments.precision or "float32", out=arguments.out)
 
 
 def _parity_parser(commands: Commands[_Parser]) -> _Parser:

@@ -72,11 +72,11 @@ class Historian(nn.Module):
     def new_cache(self):
         return [KVCache()]
 
-    def forward(self, tokens, *, mask=None, cache=None):
+    def forward(self, tokens, *, mask=None, cache=None, keep=0):
         values = tokens[:, None, :, None].float()  # (B, 1, T, 1)
         kept, _ = cache[0].append(values, values)
         total = kept[:, 0, :, 0].cumsum(1).long()  # (B, Tk)
-        return self.table[total[:, -tokens.shape[1] :] % len(self.table)]
+        return self.table[total[:, -tokens.shape[1] :] % len(self.table)][:, -keep:]
 
 
 class Scripted(nn.Module):
@@ -90,12 +90,12 @@ class Scripted(nn.Module):
     def new_cache(self):
         return [KVCache()]
 
-    def forward(self, tokens, *, mask=None, cache=None):
+    def forward(self, tokens, *, mask=None, cache=None, keep=0):
         values = torch.zeros(*tokens.shape, 1)[:, None]
         cache[0].append(values, values)
         logits = torch.zeros(*tokens.shape, self.vocabulary)
         logits[:, -1, self.script[cache[0].length - self.prompt]] = 1
-        return logits
+        return logits[:, -keep:]
 
 
 @pytest.fixture(scope="session")

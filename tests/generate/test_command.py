@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from archlab.cli import main
 from archlab.config import build as build_config
 from archlab.generate.engine import generate
-from archlab.generate.settings import BeamSearch, Sampling, Settings
+from archlab.generate.settings import BeamSearch, Rules, Sampling, Settings
 from archlab.generate.text import TextGenerator
 from archlab.interop.checkpoint import load_pretrained, save_pretrained
 from archlab.interop.parity.twin import build, randomise
@@ -17,6 +17,7 @@ from archlab.interop.text import Text, load_text
 from archlab.models.registry import FAMILIES, find
 
 DECODERS = [name for name, family in FAMILIES.items() if family.kind == "decoder"]
+TRANSLATORS = [name for name, family in FAMILIES.items() if family.kind == "encoder-decoder"]
 
 
 def saved(folder, name, text, seed=0, **options):
@@ -114,11 +115,51 @@ def test_every_family_that_generates_runs_and_its_export_generates_the_same_in_t
     assert said("--model", folder, "hello", "--max-new-tokens", 9) == text[len("hello") :]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_every_encoder_decoder_writes_the_target_that_its_export_writes_in_transformers(
+    name, beams, byte_level, said, tmp_path
+):
+    rules = Rules(forbidden=(0, 40), forced_end=2, renormalise=True)
+    text = Text(tokenizer=byte_level, eos=(2, 7), pad=0, start=1, rules=rules)
+    folder = saved(tmp_path / name, name, text, seed=1)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    options = ["--beams", beams] if beams > 1 else []
+    written = set()
+    for source in ("hello world", "the cat sat", "你", "a naïve café, more"):
+        asked = tokenizer(source, return_tensors="pt")
+        tokens = model.generate(
+            asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=9, num_beams=beams
+        )[0]
+        expected = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert said("--model", folder, source, "--max-new-tokens", 9, *options) == expected
+        written.add(expected)
+    assert len(written) > 1
+
+
+def test_a_target_begins_with_the_token_that_begins_texts_where_no_other_is_named(byte_level, said, tmp_path):
+    named = saved(tmp_path / "named", "t5", Text(tokenizer=byte_level, start=1))
+    bos = saved(tmp_path / "bos", "t5", Text(tokenizer=byte_level, bos=1))
+    other = saved(tmp_path / "other", "t5", Text(tokenizer=byte_level, start=9, bos=1))
+    written = [said("--model", folder, "hello", "--max-new-tokens", 9) for folder in (named, bos, other)]
+    assert written[0] == written[1] != written[2]
+
+
+def test_what_an_encoder_decoder_cannot_do_is_one_line(byte_level, tmp_path, capsys, checkpoint):
+    folder = saved(tmp_path / "model", "t5", Text(tokenizer=byte_level, start=1))
+    assert "draft: guesses how a prompt goes on" in fails(capsys, "--model", folder, "hello", "--draft", checkpoint)
+    assert "does not continue text here" in fails(capsys, "--model", checkpoint, "hello", "--draft", folder)
+    assert "compile: compiles the steps of a language model" in fails(capsys, "--model", folder, "hello", "--compile")
+    bare = saved(tmp_path / "bare", "t5", Text(tokenizer=byte_level))
+    assert "names no decoder_start_token_id" in fails(capsys, "--model", bare, "hello")
+
+
 def test_tokenizer_and_tokens_survive_loading_and_saving(byte_level, tmp_path):
-    text = Text(tokenizer=byte_level, bos=1, eos=(2,), pad=0)
-    folder = saved(tmp_path / "one", "gpt2", text)
+    rules = Rules(forbidden=(5, 6), forced_end=2, renormalise=True)
+    text = Text(tokenizer=byte_level, bos=1, eos=(2,), pad=0, start=3, rules=rules)
+    folder = saved(tmp_path / "one", "t5", text)
     again = load_text(folder)
-    assert (again.bos, again.eos, again.pad) == (1, (2,), 0)
+    assert (again.bos, again.eos, again.pad, again.start, again.rules) == (1, (2,), 0, 3, rules)
     assert again.tokenizer.to_str() == byte_level.to_str()
     save_pretrained(load_pretrained(folder), tmp_path / "two", text=again)
     names = {path.name for path in folder.iterdir()}
@@ -137,7 +178,8 @@ def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, capsys):
     build(find("vit")).reference.save_pretrained(tmp_path)
     capsys.readouterr()  # a progress bar
     error = fails(capsys, "--model", tmp_path, "hello")
-    assert f"model_type 'vit' does not continue text here; the families that do: {', '.join(DECODERS)}" in error
+    writing = ", ".join(DECODERS + TRANSLATORS)
+    assert f"model_type 'vit' does not continue text here; the families that do: {writing}" in error
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert "model_type 'bert' does not continue text here" in fails(capsys, "--model", tmp_path, "hello")
 
@@ -152,6 +194,8 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, ch
     assert "generation_config.json: is damaged" in fails(capsys, "--model", bare, "hello")
     (bare / "generation_config.json").write_text('{"eos_token_id": "two"}')
     assert "eos_token_id='two': must be the id of a token" in fails(capsys, "--model", bare, "hello")
+    (bare / "generation_config.json").write_text('{"bad_words_ids": [[1, 2]]}')
+    assert "bad_words_ids=[[1, 2]]: each must be a list of one id" in fails(capsys, "--model", bare, "hello")
     other = saved(tmp_path / "other", "gpt2", Text(tokenizer=type(byte_level).from_str(byte_level.to_str())))
     vocabulary = json.loads((other / "tokenizer.json").read_text())
     vocabulary["model"]["vocab"]["!"], vocabulary["model"]["vocab"]['"'] = (

@@ -10,6 +10,7 @@ from archlab.errors import UserError
 from archlab.generate import compiled
 from archlab.generate.compiled import CompiledDecoder, has_compiler
 from archlab.generate.engine import generate
+from archlab.generate.layout import lay_out
 from archlab.generate.settings import BeamSearch, Settings
 from archlab.interop.parity.twin import build
 from archlab.models.registry import find
@@ -18,6 +19,7 @@ from archlab.models.registry import find
 def compiled_frames() -> int:
     """Generate with compiled and plain steps, compare, and count the compilations of single prompts."""
     model = build(find("llama")).model
+    lay_out(model)
     fast = CompiledDecoder(model)
     counter = torch._dynamo.utils.counters["frames"]
     settings = Settings(max_new_tokens=8)

@@ -126,8 +126,16 @@ def test_a_stream_gives_each_step_and_ends_when_the_caller_ends_every_sample(twi
     assert [list(row) for row in zip(*steps, strict=True)] == [row[:4] for row in expected]
 
 
+@pytest.mark.parametrize("strategy", [None, BeamSearch(beams=2)], ids=["greedy", "beams"])
+def test_of_a_prompt_only_the_last_logits_are_computed(twin, strategy):
+    shapes = set()
+    hook = twin.model.register_forward_hook(lambda *args: shapes.add(args[2].shape[1]))
+    generate(twin.model, prompts(0), Settings(max_new_tokens=3, strategy=strategy))
+    hook.remove()
+    assert shapes == {1}
+
+
 def test_a_cache_that_was_filled_before_is_continued(twin):
-    """As an encoder-decoder brings its memory: here the first tokens of the prompt."""
     prompt = prompts(0, (8,))[0]
     cache = twin.model.new_cache()
     with torch.no_grad():

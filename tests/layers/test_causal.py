@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,26 @@ def test_a_token_sees_the_real_tokens_up_to_itself_wherever_the_padding_is(real,
             assert at.positions[0, query - cached] == sum(real[:query])
             seen = [key for key, sees in enumerate(at.mask[0, 0, query - cached].tolist()) if sees]
             assert seen == [key for key in range(query + 1) if real[key]]
+
+
+def test_one_new_token_without_padding_sees_everything_and_needs_no_mask():
+    cache = KVCache()
+    cache.append(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2))
+    one, two = torch.zeros(2, 1), torch.zeros(2, 2)
+    assert causal_context(one, mask=None, cache=[cache], limit=8).mask is None
+    assert causal_context(two, mask=None, cache=[cache], limit=8).mask is not None
+    assert causal_context(one, mask=torch.ones(2, 4, dtype=torch.bool), cache=[cache], limit=8).mask is not None
+
+
+@pytest.mark.parametrize(("window", "seen"), [(5, None), (4, None), (3, [2, 3]), (1, [])])
+def test_within_a_window_one_new_token_needs_a_mask_where_more_is_kept_than_it_sees(window, seen):
+    cache = KVCache()
+    cache.append(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2))
+    mask = causal_context(torch.zeros(2, 1), mask=None, cache=[cache], limit=8).within(window, cache.held)
+    if seen is None:
+        assert mask is None
+    else:
+        assert [key for key, sees in enumerate(mask[0, 0, 0].tolist(), 1) if sees] == [*seen, 4]
 
 
 def test_without_padding_positions_follow_the_cache():

@@ -36,6 +36,16 @@ def test_a_mask_without_the_cached_tokens_is_refused(decoder):
         decoder(tokens, mask=torch.ones(1, 3, dtype=torch.bool), cache=cache)
 
 
+@torch.no_grad()
+def test_logits_after_the_last_tokens_alone_are_those_of_all(decoder):
+    tokens = torch.randint(decoder.config.vocab_size, (2, 7))
+    whole = decoder(tokens)
+    torch.testing.assert_close(decoder(tokens, keep=3), whole[:, -3:])
+    cache = decoder.new_cache()
+    torch.testing.assert_close(decoder(tokens[:, :6], cache=cache, keep=1), whole[:, 5:6])
+    torch.testing.assert_close(decoder(tokens[:, 6:], cache=cache, keep=1), whole[:, 6:], rtol=1e-4, atol=1e-5)
+
+
 def test_heads_that_do_not_divide_the_width_are_refused(decoder):
     if "heads" not in options(decoder) or "key_value_latent" in options(decoder):
         pytest.skip("has no heads, or heads that need not divide the width")

@@ -1,12 +1,13 @@
 """`archlab bench generate`: our cached decoding beside `generate` of the same model in `transformers`.
 
-All take their turns in one process, as in `bench.train`; the result is the median ratio of the times of neighbouring
-calls, theirs over ours, which is the ratio of tokens per second. One call reads the prompts and chooses the likeliest
-token until the new tokens are there; no token ends it early.
+All take their turns in one process, as in `bench.train`, and so do the types of weights; the result is the median ratio
+of the times of neighbouring calls with the same type, theirs over ours, which is the ratio of tokens per second. One
+call reads the prompts and chooses the likeliest token until the new tokens are there; no token ends it early.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -19,23 +20,29 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab import machine
+from archlab.bench.quantised import quantisable, quantise
 from archlab.bench.train import conditions, median_ratio
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
 from archlab.config import build
 from archlab.generate import engine
 from archlab.generate.compiled import CompiledDecoder, has_compiler
+from archlab.generate.layout import lay_out
 from archlab.generate.settings import Settings
 from archlab.models.protocols import Decoder
 from archlab.models.registry import find
 from archlab.progress import track
 from archlab.train.folder import write_text
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
+"""Of the weights; "int8" is `bench.quantised`."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 PEER = "transformers"
+Run = Callable[[Tensor, int], object]
+"""Prompts (B, P) and how many tokens to continue each by."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def bench_generate(
     batches: tuple[int, ...] = BATCHES,
     rounds: int = 10,
     warmup: int = 1,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     compiled: bool | None = None,
     out: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -91,34 +98,37 @@ def bench_generate(
         batches: prompts per call.
         rounds: timed calls of each contender per shape and batch.
         warmup: calls before that are not timed; they compile.
-        precision: of the parameters.
-        compiled: whether our compiled steps take part too; None: where there is a compiler.
+        precision: of the weights; None: all of them in one run.
+        compiled: whether our compiled steps take part too, in float32; None: where there is a compiler.
         out: JSON file, written whole or not at all.
         clock: seconds.
     """
     compiled = has_compiler() if compiled is None else compiled
-    bandwidth = machine.matvec_bandwidth(precision, clock=clock)
+    precisions = PRECISIONS if precision is None else (precision,)
+    # Quantised weights lie among others; how fast any are read is measured with those.
+    bandwidths = {
+        kind: machine.matvec_bandwidth("bfloat16" if kind == "bfloat16" else "float32", clock=clock)
+        for kind in precisions
+    }
     results: dict[str, Any] = {
-        **conditions(precision),
-        "matvec_gb_per_second": bandwidth,
+        **conditions(),
+        "matvec_gb_per_second": bandwidths,
         "shapes": {},
     }
     with track("benchmark", len(shapes) * len(batches)) as progress:
         for name, shape in shapes.items():
             ours, theirs = pair(shape)
-            check_equal_work(ours, theirs, prompts(shape, 2))
-            set_precision(ours, theirs, precision)
-            contenders: dict[str, Callable[[Tensor, int], object]] = {"archlab": _ours(ours)}
-            if compiled:
-                contenders["archlab compiled"] = _ours(CompiledDecoder(ours))
-            contenders[PEER] = _theirs(theirs)
+            read = {kind: bytes_per_token(ours, shape, kind) for kind in precisions}
             parameters = sum(parameter.numel() for parameter in theirs.parameters())
+            contenders = prepare(shape, ours, theirs, precisions, compiled=compiled)
             measured = {}
             for batch in batches:
                 measured[str(batch)] = compare(shape, contenders, batch, rounds=rounds, warmup=warmup, clock=clock)
-                if batch == 1:
-                    _add_share(measured["1"], bytes_per_token(ours, shape, precision), bandwidth)
                 progress.advance()
+            for kind in precisions if 1 in batches else ():
+                for values in measured["1"][kind].values():
+                    gb_per_second = values["tokens_per_second"] * read[kind] / 1e9
+                    values["share_of_limit"] = gb_per_second / bandwidths[kind]
             results["shapes"][name] = {
                 "family": shape.family,
                 "parameters": parameters,
@@ -133,9 +143,32 @@ def bench_generate(
     return results
 
 
+def prepare(
+    shape: Shape, ours: Any, theirs: Any, precisions: tuple[Precision, ...], *, compiled: bool
+) -> dict[Precision, dict[str, Run]]:
+    """The contenders: precision -> name -> how it generates. In float32 ours is laid out as `archlab generate` does it.
+
+    Raises:
+        RuntimeError: ours and theirs do not choose the same tokens in float32.
+    """
+    contenders: dict[Precision, dict[str, Run]] = {}
+    for precision in precisions:
+        pair = (quantise(ours), quantise(theirs)) if precision == "int8" else copy.deepcopy((ours, theirs))
+        if precision == "bfloat16":
+            to_bfloat16(*pair)
+        if precision == "float32":
+            lay_out(pair[0])
+            check_equal_work(*pair, prompts(shape, 2))
+        contenders[precision] = {"archlab": _ours(pair[0])}
+        if precision == "float32" and compiled:
+            contenders[precision]["compiled"] = _ours(CompiledDecoder(pair[0]))
+        contenders[precision][PEER] = _theirs(pair[1])
+    return contenders
+
+
 def compare(
     shape: Shape,
-    contenders: Mapping[str, Callable[[Tensor, int], object]],
+    contenders: Mapping[Precision, Mapping[str, Run]],
     batch: int,
     *,
     rounds: int,
@@ -145,19 +178,27 @@ def compare(
     """All contenders on one batch of prompts.
 
     Returns:
-        name -> median milliseconds of a call, tokens per second; "ratio": median, low and high of their time over ours
-        in the same round: above 1, ours is faster.
+        precision -> name -> median milliseconds of a call, tokens per second; "ratio": median, low and high of their
+        time over ours in the same round and precision: above 1, ours is faster.
     """
     tokens = prompts(shape, batch)
-    calls = {name: _call(run, tokens, shape.new) for name, run in contenders.items()}
+    calls = {
+        f"{code} {precision}": _call(run, tokens, shape.new)
+        for precision, codes in contenders.items()
+        for code, run in codes.items()
+    }
     seconds = alternate(calls, rounds=rounds, warmup=warmup, clock=clock)
     measured: dict[str, Any] = {}
-    for name, times in seconds.items():
-        median = float(np.median(times))
-        measured[name] = {"milliseconds": median * 1e3, "tokens_per_second": batch * shape.new / median}
-        if name != PEER:
-            ratio, low, high = median_ratio(seconds[PEER], times)
-            measured[name]["ratio"] = {"value": ratio, "low": low, "high": high}
+    for precision, codes in contenders.items():
+        measured[precision] = {}
+        for code in codes:
+            times = seconds[f"{code} {precision}"]
+            median = float(np.median(times))
+            values: dict[str, Any] = {"milliseconds": median * 1e3, "tokens_per_second": batch * shape.new / median}
+            if code != PEER:
+                ratio, low, high = median_ratio(seconds[f"{PEER} {precision}"], times)
+                values["ratio"] = {"value": ratio, "low": low, "high": high}
+            measured[precision][code] = values
     return measured
 
 
@@ -195,52 +236,66 @@ def check_equal_work(ours: Decoder, theirs: Any, tokens: Tensor, new: int = 4) -
         raise RuntimeError(f"the contenders do not do equal work: they choose {chosen} and {expected}")
 
 
-def set_precision(ours: Any, theirs: Any, precision: Precision) -> None:
-    """Change the type of both models' parameters; rotary frequencies stay as they are in both."""
-    for model in (ours, theirs):
+def to_bfloat16(*models: nn.Module) -> None:
+    """Change the type of the models' parameters; rotary frequencies stay as they are."""
+    for model in models:
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, precision))
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def bytes_per_token(ours: Decoder, shape: Shape, precision: Precision) -> int:
     """Bytes that decoding one token of one sequence reads, halfway through the new tokens.
 
     Every multiplication of a matrix-vector product reads one number of the matrix, weights, keys and values alike.
+
+    Args:
+        ours: the model in float32.
     """
+    assert isinstance(ours, nn.Module)
     cache = ours.new_cache()
     tokens = torch.zeros(1, shape.prompt + shape.new // 2, dtype=torch.long)
     with torch.no_grad():
         ours(tokens, cache=cache)
-        multiplications = counted_flops(lambda: ours(tokens[:, :1], cache=cache)) // 2
-    return multiplications * int(getattr(torch, precision).itemsize)
+        numbers = counted_flops(lambda: ours(tokens[:, :1], cache=cache)) // 2
+    if precision == "bfloat16":
+        return 2 * numbers
+    small = sum(layer.weight.numel() for layer in quantisable(ours).values()) if precision == "int8" else 0
+    return 4 * (numbers - small) + small
 
 
 def print_table(results: Mapping[str, Any]) -> None:
     """Print the results of `bench_generate`."""
+    speeds = ", ".join(
+        f"{speed:.1f} GB/s in {precision}" for precision, speed in results["matvec_gb_per_second"].items()
+    )
     table = Table(
-        title=f"Generation, {results['precision']}, {results['threads']} threads, "
-        f"matrix-vector products read {results['matvec_gb_per_second']:.1f} GB/s",
-        caption="ratio: tokens per second over those of transformers, median and 95 % interval; above 1 ours is "
-        "faster. of limit: share of what reading every weight, key and value once per token allows",
+        title=f"Generation, {results['threads']} threads; matrix-vector products read {speeds}",
+        caption="ratio: tokens per second over those of transformers with weights of the same type, median and 95 % "
+        "interval; above 1 ours is faster. of limit: share of what reading every weight, key and value once per token "
+        "allows",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),  # all columns fit into 80 characters
     )
-    for header in ("model", "batch", "code"):
+    for header in ("model, batch", "weights", "code"):
         table.add_column(header, no_wrap=True)
     for header in ("tokens/s", "of limit", "ratio"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, shape in results["shapes"].items():
         for batch, measured in shape["batches"].items():
-            for row, (code, values) in enumerate(measured.items()):
-                ratio = values.get("ratio")
-                table.add_row(
-                    "" if row else f"{shape['family']} {name}",
-                    "" if row else batch,
-                    code,
-                    f"{values['tokens_per_second']:,.0f}",
-                    f"{values['share_of_limit']:.0%}" if "share_of_limit" in values else "",
-                    f"{ratio['value']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "",
-                )
+            first = f"{shape['family']} {name}, {batch}"
+            for precision, codes in measured.items():
+                for code, values in codes.items():
+                    ratio = values.get("ratio")
+                    table.add_row(
+                        first,
+                        precision if code == next(iter(codes)) else "",
+                        code,
+                        f"{values['tokens_per_second']:,.0f}",
+                        f"{values['share_of_limit']:.0%}" if "share_of_limit" in values else "",
+                        f"{ratio['value']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "",
+                    )
+                    first = ""
             table.add_section()
     Console().print(table)
 
@@ -260,10 +315,5 @@ def _theirs(model: Any) -> Callable[[Tensor, int], Tensor]:
     return run
 
 
-def _call(run: Callable[[Tensor, int], object], tokens: Tensor, new: int) -> Callable[[], object]:
+def _call(run: Run, tokens: Tensor, new: int) -> Callable[[], object]:
     return lambda: run(tokens, new)
-
-
-def _add_share(measured: dict[str, Any], read: int, bandwidth: float) -> None:
-    for values in measured.values():
-        values["share_of_limit"] = values["tokens_per_second"] * read / 1e9 / bandwidth

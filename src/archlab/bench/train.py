@@ -61,7 +61,8 @@ def bench_train(
     """
     peak = machine.matmul_peak(precision, clock=clock)
     results: dict[str, Any] = {
-        **conditions(precision),
+        **conditions(),
+        "precision": precision,
         "matmul_peak_gflops": peak,
         "shapes": {},
     }
@@ -77,14 +78,13 @@ def bench_train(
     return results
 
 
-def conditions(precision: Precision) -> dict[str, Any]:
-    """Under which a benchmark ran: versions, machine, threads and precision."""
+def conditions() -> dict[str, Any]:
+    """Under which a benchmark ran: versions, machine and threads."""
     return {
         "archlab": __version__,
         "git": machine.git_commit(),
         "machine": machine.describe(),
         "threads": torch.get_num_threads(),
-        "precision": precision,
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from archlab.generate.sampling import penalise, seen
+from archlab.generate.sampling import obey, penalise, seen
 from archlab.generate.session import Session, device_of, pad_left
 from archlab.generate.settings import BeamSearch, Settings
 from archlab.layers.cache import Cache
@@ -43,6 +43,9 @@ def beam_search(
         scores = logits.float().log_softmax(-1)
         if known is not None:
             scores = penalise(scores, known, penalty)
+        scores = obey(scores, settings.rules, last=state.length == settings.max_new_tokens - 1)
+        if settings.rules.renormalise:
+            scores = scores.log_softmax(-1)
         samples = state.extend(scores)
         if state.done:
             return state.best()

@@ -1,25 +1,26 @@
-"""`archlab generate --model ID_OR_FOLDER PROMPT`: continue a text with a checkpoint, on our code."""
+"""`archlab generate --model ID_OR_FOLDER PROMPT`: continue a text, or write the target of a source, on our code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
 from archlab.errors import UserError
 from archlab.generate.compiled import CompiledDecoder
+from archlab.generate.layout import lay_out
 from archlab.generate.session import context
 from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.generate.text import TextGenerator
 from archlab.interop.checkpoint import load_pretrained, locate, model_type_of
-from archlab.interop.text import load_text
+from archlab.interop.text import Text, load_text
 from archlab.models.families.family import Kind
 from archlab.models.protocols import Decoder
-from archlab.models.registry import FAMILIES
+from archlab.models.registry import FAMILIES, find_by_model_type
 
-_GENERATES: tuple[Kind, ...] = ("decoder",)
+_GENERATES: tuple[Kind, ...] = ("decoder", "encoder-decoder")
 _MOST_NEW_TOKENS = 128
 
 
@@ -39,7 +40,7 @@ def continue_text(
     draft: str | None = None,
     compiled: bool = False,
 ) -> None:
-    """Print the continuation while it is made; options that are None have their defaults.
+    """Print the continuation, or the target, while it is made; options that are None have their defaults.
 
     Args:
         source: checkpoint, a folder or a hub id.
@@ -55,19 +56,24 @@ def continue_text(
     text = load_text(folder)
     if text.tokenizer is None:
         raise UserError(f"checkpoint {source}: holds no tokenizer.json; save the tokenizer in the same folder")
+    start = _start(source, folder, text)
+    if start is not None and compiled:
+        raise UserError("compile: compiles the steps of a language model, and this is an encoder-decoder; leave it out")
     guesser = None if draft is None else _draft(draft, text.tokenizer)
-    model = cast(Decoder, load_pretrained(folder))
+    model = _load(folder)
     if compiled:
         model = CompiledDecoder(model)
     if max_new_tokens is None:
-        max_new_tokens = _default_length(text.tokenizer.encode(prompt).ids, [model, *([guesser] if guesser else [])])
+        begins = text.tokenizer.encode(prompt).ids if start is None else [start]
+        max_new_tokens = _default_length(begins, [model, *([guesser] if guesser else [])])
     settings = Settings(
         max_new_tokens=max_new_tokens,
         eos=text.eos,
         repetition_penalty=1.0 if repetition_penalty is None else repetition_penalty,
         strategy=strategy,
+        rules=text.rules,
     )
-    generator = TextGenerator(model, text.tokenizer, settings, stop=stop, draft=guesser, bos=text.bos)
+    generator = TextGenerator(model, text.tokenizer, settings, stop=stop, draft=guesser, bos=text.bos, start=start)
     for piece in generator.stream(prompt):
         print(piece, end="", flush=True)
     print()
@@ -104,13 +110,13 @@ def choose_strategy(
     return Sampling(**options)  # type: ignore[arg-type]
 
 
-def check_generates(source: str, folder: Path) -> None:
-    """Refuse a checkpoint whose family does not continue texts.
+def check_generates(source: str, folder: Path, kinds: Sequence[Kind] = _GENERATES) -> None:
+    """Refuse a checkpoint whose family does not write text, or not in one of these ways.
 
     Raises:
         UserError: so it is; it lists the families that do.
     """
-    generates = {name: family for name, family in FAMILIES.items() if family.kind in _GENERATES}
+    generates = {name: family for name, family in FAMILIES.items() if family.kind in kinds}
     model_type = model_type_of(folder)
     if not any(model_type in family.model_types for family in generates.values()):
         raise UserError(
@@ -119,7 +125,24 @@ def check_generates(source: str, folder: Path) -> None:
         )
 
 
-def _default_length(prompt: Sequence[int], models: Sequence[Decoder]) -> int:
+def _start(source: str, folder: Path, text: Text) -> int | None:
+    """The id that begins targets, as in `transformers` that of texts where none is named; None: it is a decoder."""
+    if find_by_model_type(model_type_of(folder)).kind == "decoder":
+        return None
+    start = text.bos if text.start is None else text.start
+    if start is None:
+        raise UserError(f"checkpoint {source}: names no decoder_start_token_id; add it to generation_config.json")
+    return start
+
+
+def _load(folder: Path) -> Any:
+    """The model, ready to generate."""
+    model = load_pretrained(folder)
+    lay_out(model)
+    return model
+
+
+def _default_length(prompt: Sequence[int], models: Sequence[Any]) -> int:
     """Most new tokens that all models can read after a prompt, within reason."""
     limits = [limit for model in models if (limit := context(model)) is not None]
     # The last token is not read any more. At least one: a prompt that is too long is refused where it is read.
@@ -128,8 +151,8 @@ def _default_length(prompt: Sequence[int], models: Sequence[Decoder]) -> int:
 
 def _draft(source: str, tokenizer: Tokenizer) -> Decoder:
     folder = locate(source)
-    check_generates(source, folder)
+    check_generates(source, folder, ("decoder",))
     other = load_text(folder).tokenizer
     if other is not None and other.get_vocab() != tokenizer.get_vocab():
         raise UserError(f"draft {source}: has another vocabulary than the model; give a draft model of the same kind")
-    return cast(Decoder, load_pretrained(folder))
+    return cast(Decoder, _load(folder))

@@ -41,12 +41,14 @@ class CompiledDecoder:
         self._model: Decoder = model
         self._step: Callable[..., Tensor] = torch.compile(model, dynamic=True)
 
-    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None, keep: int = 0
+    ) -> Tensor:
         """See `models.protocols.Decoder`."""
         # Sizes 0 and 1 are never symbolic: steps after fewer tokens would be compiled a second time.
         is_step = tokens.shape[1] == 1 and cache is not None and cache[0].length > 1
         run: Callable[..., Tensor] = self._step if is_step else self._model
-        return run(tokens, mask=mask, cache=cache)
+        return run(tokens, mask=mask, cache=cache, keep=keep)
 
     def new_cache(self) -> Sequence[Cache]:
         """See `models.protocols.Decoder`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.generate.settings import BeamSearch, Sampling, Settings
+from archlab.generate.settings import BeamSearch, Rules, Sampling, Settings
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -22,6 +22,21 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
         seen: True at the tokens, (..., V).
     """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def obey(scores: Tensor, rules: Rules, *, last: bool) -> Tensor:
+    """Logits or log-probabilities (..., V) with -inf at the tokens that the rules leave out.
+
+    Args:
+        last: whether no further token may follow the next one.
+    """
+    if last and rules.forced_end is not None:
+        forced = torch.full_like(scores, -math.inf)
+        forced[..., rules.forced_end] = 0
+        return forced
+    if rules.forbidden:
+        return scores.index_fill(-1, torch.tensor(rules.forbidden, device=scores.device), -math.inf)
+    return scores
 
 
 def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -79,6 +94,7 @@ class Chooser:
     def __init__(self, settings: Settings, prompts: Tensor, mask: Tensor | None) -> None:
         assert not isinstance(settings.strategy, BeamSearch)
         self.sampling, self.penalty = settings.strategy, settings.repetition_penalty
+        self._rules, self._steps = settings.rules, settings.max_new_tokens
         self._prompts, self._mask = prompts, mask
         self._seen: Tensor | None = None  # (B, V), made when V is known
         self._uniform: Tensor | None = None
@@ -95,6 +111,7 @@ class Chooser:
             if self._seen is None:
                 self._seen = seen(self._prompts, self._mask, logits.shape[-1])
             logits = penalise(logits.float(), self._seen, self.penalty)
+        logits = obey(logits, self._rules, last=self._step == self._steps - 1)
         if self._uniform is None:
             token = logits.argmax(-1)
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from archlab.errors import UserError
-from archlab.layers.cache import Cache, KVCache, SlidingCache, StaticCache
+from archlab.layers.cache import Cache, KVCache, SlidingCache
 from archlab.models.protocols import Decoder
 
 _PADDING = 0  # any id: the mask hides it
@@ -40,14 +40,13 @@ def pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Te
 class Session:
     """Reads tokens with a model, each once.
 
-    The model's own kinds of caches are used; where one would grow without bound, memory is set aside instead.
+    The model's own kinds of caches are used; where one would grow without bound, memory is set aside (`Cache.reserve`).
 
     Args:
         model: any decoder.
         room: most tokens that will be read.
         mask: True at the real tokens of the prompts, (B, P); None: all are real. What is read later is real.
-        cache: filled before, such as the caches of an encoder-decoder with the memory in them; None: new ones. The
-            tokens in them are real.
+        cache: filled before; None: new ones. The tokens in them are real.
         rewinds: whether `crop` will be called: windows then forget nothing.
 
     Raises:
@@ -75,20 +74,20 @@ class Session:
             )
         if rewinds and not all(isinstance(layer, KVCache) for layer in kept):
             raise UserError("draft: a recurrent state cannot go back to before a wrong guess; leave out the draft")
-        unbounded = (KVCache, SlidingCache) if rewinds else (KVCache,)
+        if rewinds:
+            kept = [KVCache() if isinstance(layer, SlidingCache) and not layer.length else layer for layer in kept]
         # One more than is read: full memory would be another program to compile than memory with room behind it.
-        self.cache: list[Cache] = [
-            StaticCache(room + 1) if type(layer) in unbounded and not layer.length else layer for layer in kept
-        ]
+        self.cache: list[Cache] = [layer.reserve(room + 1) for layer in kept]
         self._mask = None
         if mask is not None:
             self._mask = mask.new_ones(len(mask), room)
             self._mask[:, self._start : self._start + mask.shape[1]] = mask
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) after each of the next tokens (B, T)."""
+    def read(self, tokens: Tensor, keep: int = 1) -> Tensor:
+        """Read the next tokens (B, T): logits (B, keep, V) after the last `keep` of them."""
         self.length += tokens.shape[1]
-        return self.model(tokens, mask=None if self._mask is None else self._mask[:, : self.length], cache=self.cache)
+        mask = None if self._mask is None else self._mask[:, : self.length]
+        return self.model(tokens, mask=mask, cache=self.cache, keep=keep)
 
     def select(self, samples: Tensor) -> None:
         """Go on with the samples that have these indices (N); one may be named several times."""
@@ -104,7 +103,7 @@ class Session:
         self.length = length
 
 
-def context(model: Decoder) -> int | None:
+def context(model: object) -> int | None:
     """Most tokens that a model reads, None where it has no limit."""
     limit: int | None = getattr(getattr(model, "config", None), "context", None)
     return limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from archlab.config import Section
@@ -38,6 +38,18 @@ class BeamSearch(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rules(Section):
+    """What a checkpoint asks of every generation with it, whatever the strategy; see `interop.text`."""
+
+    forbidden: tuple[int, ...] = ()
+    """Ids that are never chosen."""
+    forced_end: int | None = None
+    """Id of the last of `max_new_tokens`, where a continuation gets that far; None: any."""
+    renormalise: bool = False
+    """Whether in beam search the probabilities add up to one again after rules and penalty."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings(Section):
     """One way to generate."""
 
@@ -50,3 +62,4 @@ class Settings(Section):
     4.1); the prompt counts. 1 changes nothing."""
     strategy: Sampling | BeamSearch | None = None
     """None takes the likeliest token."""
+    rules: Rules = field(default_factory=Rules)

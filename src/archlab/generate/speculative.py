@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from archlab.generate.sampling import distribution, draw, penalise
+from archlab.generate.sampling import distribution, draw, obey, penalise
 from archlab.generate.session import Session, device_of, pad_left
 from archlab.generate.settings import BeamSearch, Settings
 from archlab.models.protocols import Decoder
@@ -69,7 +69,7 @@ def speculate(
             guessed_from.append(rule.distribution(logits, guesses))
             guesses.append(rule.draw(guessed_from[-1]))
         unread = [*sequence, *guesses][target.length :]
-        logits = target.read(torch.tensor([unread], device=device))[0, -count - 1 :]  # (n + 1, V)
+        logits = target.read(torch.tensor([unread], device=device), keep=count + 1)[0]  # (n + 1, V)
         accepted: list[int] = []
         for guess, q in zip(guesses, guessed_from, strict=True):
             p = rule.distribution(logits[len(accepted)], accepted)
@@ -95,6 +95,7 @@ class _Rule:
     def __init__(self, settings: Settings, prompt: Sequence[int]) -> None:
         assert not isinstance(settings.strategy, BeamSearch)
         self.sampling, self.penalty = settings.strategy, settings.repetition_penalty
+        self.rules, self.left = settings.rules, settings.max_new_tokens
         self.uniform = random.Random(0 if self.sampling is None else self.sampling.seed).random
         self.seen = set(prompt)
 
@@ -105,6 +106,7 @@ class _Rule:
             known = torch.zeros_like(logits, dtype=torch.bool)
             known[list(self.seen.union(after))] = True
             logits = penalise(logits, known, self.penalty)
+        logits = obey(logits, self.rules, last=len(after) == self.left - 1)
         return distribution(logits, self.sampling)
 
     def draw(self, weights: Tensor) -> int:
@@ -114,3 +116,4 @@ class _Rule:
     def remember(self, tokens: Sequence[int]) -> None:
         """Count tokens as seen."""
         self.seen.update(tokens)
+        self.left -= len(tokens)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from archlab.errors import UserError
+from archlab.generate.settings import Rules
 
 TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -27,21 +28,35 @@ class Text:
         bos: begins a text.
         eos: each ends a text.
         pad: fills a batch.
+        start: begins the target of an encoder-decoder.
+        rules: of generation.
     """
 
     tokenizer: Tokenizer | None = None
     bos: int | None = None
     eos: tuple[int, ...] = ()
     pad: int | None = None
+    start: int | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def ids(self) -> dict[str, Any]:
         """The ids as `transformers` names them in its configurations."""
         eos: Any = self.eos[0] if len(self.eos) == 1 else list(self.eos) or None
-        return {"bos_token_id": self.bos, "eos_token_id": eos, "pad_token_id": self.pad}
+        ids = {"bos_token_id": self.bos, "eos_token_id": eos, "pad_token_id": self.pad}
+        return ids if self.start is None else ids | {"decoder_start_token_id": self.start}
+
+    def generation(self) -> dict[str, Any]:
+        """Ids and rules as `transformers` names them in `generation_config.json`."""
+        rules = {
+            "bad_words_ids": [[token] for token in self.rules.forbidden] or None,
+            "forced_eos_token_id": self.rules.forced_end,
+            "renormalize_logits": self.rules.renormalise or None,
+        }
+        return self.ids() | {name: value for name, value in rules.items() if value is not None}
 
     def write(self, paths: Sequence[Path]) -> None:
         """Write the files that `files` names to these paths."""
-        contents = {_GENERATION: json.dumps(self.ids(), indent=2) + "\n"}
+        contents = {_GENERATION: json.dumps(self.generation(), indent=2) + "\n"}
         if self.tokenizer is not None:
             contents[TOKENIZER] = self.tokenizer.to_str(pretty=True)
             contents[_TOKENIZER_CONFIG] = json.dumps(self._tokenizer_config(), indent=2) + "\n"
@@ -60,22 +75,42 @@ class Text:
 
 
 def load_text(folder: Path) -> Text:
-    """Tokenizer and special tokens of a checkpoint's folder; what is not there is None or empty.
+    """Tokenizer, special tokens and rules of a checkpoint's folder; what is not there is None or empty.
 
-    Ids are those of `generation_config.json`, else those of `config.json`.
+    Ids and rules are those of `generation_config.json`, else those of `config.json`.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: a file is damaged, or a rule is about words of several tokens.
     """
     general, special = _read(folder / _CONFIG), _read(folder / _GENERATION)
-    found = {name: special.get(name, general.get(name)) for name in Text().ids()}
-    listed = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
-    for name, tokens in listed.items():
-        if not all(token is None or type(token) is int for token in tokens):
-            raise UserError(f"{folder}: {name}={found[name]!r}: must be the id of a token")
-    eos = tuple(token for token in listed["eos_token_id"] if token is not None)
-    bos, pad = (next(iter(listed[name]), None) for name in ("bos_token_id", "pad_token_id"))
-    return Text(tokenizer=_tokenizer(folder), bos=bos, eos=eos, pad=pad)
+
+    def tokens(name: str) -> list[int]:
+        found = special.get(name, general.get(name))
+        listed = found if isinstance(found, list) else [found]
+        if not all(token is None or type(token) is int for token in listed):
+            raise UserError(f"{folder}: {name}={found!r}: must be the id of a token")
+        return [token for token in listed if token is not None]
+
+    def token(name: str) -> int | None:
+        return next(iter(tokens(name)), None)
+
+    eos = tuple(tokens("eos_token_id"))
+    words = special.get("bad_words_ids", general.get("bad_words_ids")) or []
+    if not all(isinstance(word, list) and len(word) == 1 and type(word[0]) is int for word in words):
+        raise UserError(f"{folder}: bad_words_ids={words!r}: each must be a list of one id; remove the others")
+    rules = Rules(
+        forbidden=tuple(word[0] for word in words if word[0] not in eos),  # as `transformers`: a text may always end
+        forced_end=token("forced_eos_token_id"),
+        renormalise=special.get("renormalize_logits", general.get("renormalize_logits")) is True,
+    )
+    return Text(
+        tokenizer=_tokenizer(folder),
+        bos=token("bos_token_id"),
+        eos=eos,
+        pad=token("pad_token_id"),
+        start=token("decoder_start_token_id"),
+        rules=rules,
+    )
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from archlab.errors import UserError
 from archlab.layers.cache import KVCache
 from archlab.layers.positions import Rotation
+from archlab.layers.shared_input import SharedInput
 
 Implementation = Literal["fused", "readable"]
 
@@ -24,7 +25,7 @@ class Switchable(nn.Module):
     implementation: Implementation = "fused"
 
 
-class Attention(Switchable):
+class Attention(Switchable, SharedInput):
     """softmax(Q K^T / sqrt(D)) V in H heads ("Attention is all you need", section 3.2).
 
     With fewer key-value heads than heads, each serves H / K neighbouring heads (GQA, arXiv 2305.13245, section 2.2).
@@ -137,14 +138,19 @@ class Attention(Switchable):
             )
         if rotation is not None and memory is not None:
             raise UserError("rotation: rotary positions are for self-attention; leave them out beside memory")
-        queries = self._split(self.q_proj(x))  # (B, H, Tq, D)
+        remembered = memory is not None and cache is not None and cache.length > 0
+        if memory is None:
+            queries, keys, values = map(self._split, self.project(x))  # (B, H, Tq, D), twice (B, K, Tq, D)
+        else:
+            queries = self._split(self.q_proj(x))  # (B, H, Tq, D)
+            if not remembered:
+                keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))  # (B, K, Tk, D)
         if self.query_norm is not None:
             queries = self.query_norm(queries)
-        if memory is not None and cache is not None and cache.length:
+        if remembered:
+            assert cache is not None
             keys, values = cache.read()
         else:
-            source = x if memory is None else memory
-            keys, values = self._split(self.k_proj(source)), self._split(self.v_proj(source))  # (B, K, T, D)
             if self.key_norm is not None:
                 keys = self.key_norm(keys)
             if rotation is not None:
@@ -164,6 +170,10 @@ class Attention(Switchable):
         mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale, dropout=dropout)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
+
+    def projections(self) -> tuple[nn.Linear, ...]:
+        """See `SharedInput`; of self-attention."""
+        return self.q_proj, self.k_proj, self.v_proj
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, T, H * D) -> (B, H, T, D)

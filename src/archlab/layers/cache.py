@@ -47,6 +47,13 @@ class Cache(ABC):
         The candidates that continue one prefix share its computation; the original is left as it is.
         """
 
+    def reserve(self, room: int) -> Cache:
+        """What to use instead where `room` tokens will be kept at most, without gradients.
+
+        An empty cache that would grow with every call gives one with memory for all of them; others give themselves.
+        """
+        return self
+
 
 class KVCache(Cache):
     """Keys and values; grows with every call of its layer.
@@ -103,6 +110,10 @@ class KVCache(Cache):
             keys, values = self._kept
             expanded._kept = keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0)
         return expanded
+
+    def reserve(self, room: int) -> KVCache:
+        """See `Cache`."""
+        return StaticCache(room) if type(self) is KVCache and not self.held else self
 
     def _twin(self) -> KVCache:
         """A cache of the same kind and length, without keys and values."""
@@ -250,3 +261,7 @@ class DecoderCache(Cache):
     def expand(self, copies: int) -> DecoderCache:
         """See `Cache`."""
         return DecoderCache(self.tokens.expand(copies), self.memory.expand(copies))
+
+    def reserve(self, room: int) -> DecoderCache:
+        """See `Cache`; the memory has its final size from the start."""
+        return DecoderCache(self.tokens.reserve(room), self.memory)

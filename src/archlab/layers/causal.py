@@ -23,14 +23,15 @@ class CausalContext:
     Attributes:
         positions: of the new tokens, (B or 1, T).
         key_positions: of cached and new tokens, (B or 1, Tk).
-        mask: True = may attend, (B or 1, 1, T, Tk).
+        mask: True = may attend, (B or 1, 1, T, Tk); None: all may attend to all, as one new token does that has no
+            padding before it. Attention is faster without a mask.
     """
 
     positions: Tensor
     key_positions: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
-    def within(self, window: int, held: int) -> Tensor:
+    def within(self, window: int, held: int) -> Tensor | None:
         """The mask of a layer whose tokens see the last `window` ones at most, their own included.
 
         The window counts places in the row: padding at the start of a row takes none away, but padding between real
@@ -41,12 +42,15 @@ class CausalContext:
             held: tokens whose keys the layer's cache holds, the last ones of those before.
 
         Returns:
-            (B or 1, 1, T, held + T).
+            (B or 1, 1, T, held + T); None: all may attend to all.
         """
-        new, total = self.mask.shape[-2:]
-        places = torch.arange(total, device=self.mask.device)[None]  # (1, Tk)
+        if self.mask is None and held < window:
+            return None
+        new, total = self.positions.shape[1], self.key_positions.shape[1]
+        places = torch.arange(total, device=self.positions.device)[None]  # (1, Tk)
         recent = masks.sliding_window(places[:, total - new :], places, window)
-        return masks.combine(self.mask, recent)[..., total - new - held :]
+        may_attend = recent if self.mask is None else masks.combine(self.mask, recent)
+        return may_attend[..., total - new - held :]
 
 
 def causal_context(
@@ -67,6 +71,8 @@ def causal_context(
     length = (cache[0].length if cache else 0) + new
     key_positions = real_positions(tokens, mask, length, limit)  # (B or 1, Tk)
     positions = key_positions[:, length - new :]
+    if mask is None and new == 1:
+        return CausalContext(positions, key_positions, None)
     may_attend = masks.causal(positions, key_positions)
     if mask is not None:
         may_attend = masks.combine(may_attend, masks.padding(mask))

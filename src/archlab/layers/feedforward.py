@@ -12,6 +12,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.layers.shared_input import SharedInput
+
 
 def _quick_gelu(x: Tensor) -> Tensor:
     return x * (1.702 * x).sigmoid()
@@ -55,7 +57,7 @@ class MLP(nn.Module):
         return self.down_proj(_ACTIVATIONS[self.activation](self.up_proj(x)))
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(SharedInput):
     """down(activation(gate(x)) * up(x)): SwiGLU with "silu", GeGLU with a GELU (arXiv 2002.05202, section 2).
 
     Args:
@@ -76,4 +78,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., W) -> (..., W)."""
-        return self.down_proj(_ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.project(x)
+        return self.down_proj(_ACTIVATIONS[self.activation](gate) * up)
+
+    def projections(self) -> tuple[nn.Linear, ...]:
+        """See `SharedInput`."""
+        return self.gate_proj, self.up_proj

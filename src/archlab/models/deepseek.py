@@ -103,9 +103,11 @@ class Deepseek(nn.Module):
         """Empty caches, one per block; they hold latents and shared rotary keys."""
         return [KVCache() for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None, keep: int = 0
+    ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`. Padding is routed too, and changes no other token."""
-        return self.head(self.states(tokens, mask=mask, cache=cache))
+        return self.head(self.states(tokens, mask=mask, cache=cache)[:, -keep:])
 
     def states(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
         """What `head` reads, (B, T, W); arguments as in `forward`."""

@@ -126,9 +126,11 @@ class Gemma(nn.Module):
         self._refuse_cache()
         return [KVCache() if block.window is None else SlidingCache(block.window) for block in self._blocks()]
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None, keep: int = 0
+    ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`."""
-        return F.linear(self.states(tokens, mask=mask, cache=cache), self.token_embedding.weight)
+        return F.linear(self.states(tokens, mask=mask, cache=cache)[:, -keep:], self.token_embedding.weight)
 
     def states(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
         """(B, T) -> normalised states (B, T, W), undefined at padding; the arguments are those of `forward`."""
@@ -151,7 +153,7 @@ class Gemma(nn.Module):
         """Mask of a layer with this window and as many cached tokens, (B or 1, 1, T, held + T); None: all see all."""
         if not self.config.bidirectional:
             return at.mask if window is None else at.within(window, held)
-        places = torch.arange(at.mask.shape[-1], device=at.mask.device)[None]
+        places = torch.arange(at.key_positions.shape[1], device=at.positions.device)[None]
         conditions = [] if mask is None else [masks.padding(mask)]
         conditions += [] if window is None else [masks.neighbourhood(places, places, window // 2)]
         return masks.combine(*conditions) if conditions else None

@@ -62,13 +62,15 @@ class GPT2(nn.Module):
         """Empty caches, one per block."""
         return [KVCache() for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None, keep: int = 0
+    ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`."""
         at = causal_context(tokens, mask=mask, cache=cache, limit=self.config.context)
         x = self.token_embedding(tokens) + self.positions[at.positions]  # (B, T, W)
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, mask=at.mask, cache=kept)
-        return F.linear(self.norm(x), self.token_embedding.weight)
+        return F.linear(self.norm(x[:, -keep:]), self.token_embedding.weight)
 
 
 def _block(config: GPT2Config) -> Block:

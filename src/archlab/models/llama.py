@@ -76,14 +76,17 @@ class Llama(nn.Module):
         """Empty caches, one per block."""
         return [KVCache() for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None, keep: int = 0
+    ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`."""
         at = causal_context(tokens, mask=mask, cache=cache, limit=self.config.context)
         rotation = self.rotary(at.positions)
         x = self.token_embedding(tokens)  # (B, T, W)
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, mask=at.mask, rotation=rotation, cache=kept)
-        return F.linear(self.norm(x), self.token_embedding.weight if self.head is None else self.head.weight)
+        x = self.norm(x[:, -keep:])  # (B, keep or T, W)
+        return F.linear(x, self.token_embedding.weight if self.head is None else self.head.weight)
 
 
 def _block(config: LlamaConfig) -> Block:

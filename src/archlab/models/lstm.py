@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from archlab.config import Section
 from archlab.errors import UserError
+from archlab.layers.cache import Cache
 from archlab.rules import Count
 
 
@@ -39,7 +40,7 @@ class LSTMConfig(Section):
 
 
 @dataclass
-class LSTMState:
+class LSTMState(Cache):
     """What a decoder that has read some tokens goes on from: as a cache, but of a fixed size.
 
     Attributes:
@@ -50,8 +51,24 @@ class LSTMState:
     length: int = 0
     hidden: tuple[Tensor, Tensor] | None = None
 
+    def crop(self, length: int) -> None:
+        """See `Cache`; only to nothing, or to all."""
+        if length not in (0, self.length):
+            raise UserError(
+                f"length={length}: a recurrent state of {self.length} tokens cannot go back; read them anew"
+            )
+        if length == 0:
+            self.length, self.hidden = 0, None
+
+    def expand(self, copies: int) -> LSTMState:
+        """See `Cache`."""
+        if self.hidden is None:
+            return LSTMState(self.length)
+        states, cells = (part.repeat_interleave(copies, 1) for part in self.hidden)
+        return LSTMState(self.length, (states, cells))
+
     def select(self, samples: Tensor) -> None:
-        """Keep the samples with these indices (N), in this order; one may be named several times."""
+        """See `Cache`."""
         if self.hidden is not None:
             states, cells = self.hidden
             self.hidden = states.index_select(1, samples), cells.index_select(1, samples)

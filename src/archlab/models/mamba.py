@@ -88,7 +88,7 @@ class Mamba(nn.Module):
         return [MambaState() for _ in self.blocks]
 
     def forward(
-        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[MambaState] | None = None
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[MambaState] | None = None, keep: int = 0
     ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`.
 
@@ -100,7 +100,7 @@ class Mamba(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, real=real, cache=kept)
-        return F.linear(self.norm(x).to(self.token_embedding.weight.dtype), self.token_embedding.weight)
+        return F.linear(self.norm(x[:, -keep:]).to(self.token_embedding.weight.dtype), self.token_embedding.weight)
 
 
 def _real(tokens: Tensor, mask: Tensor, cache: Sequence[MambaState] | None) -> Tensor:

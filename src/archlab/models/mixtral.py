@@ -69,14 +69,16 @@ class Mixtral(nn.Module):
         """Empty caches, one per block."""
         return [KVCache() for _ in self.blocks]
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None, keep: int = 0
+    ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`. Padding is routed too, and changes no other token."""
         at = causal_context(tokens, mask=mask, cache=cache, limit=self.config.context)
         rotation = self.rotary(at.positions)
         x = self.token_embedding(tokens)  # (B, T, W)
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, mask=at.mask, rotation=rotation, cache=kept)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x[:, -keep:]))
 
 
 def _block(config: MixtralConfig) -> Block:

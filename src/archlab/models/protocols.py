@@ -19,16 +19,19 @@ class Decoder(Protocol):
 
     blocks: nn.ModuleList
 
-    def __call__(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[Cache] | None = None, keep: int = 0
+    ) -> Tensor:
         """Logits of the next token after each token.
 
         Args:
             tokens: ids (B, T), those after the ones in the cache.
             mask: True at real tokens, those in the cache included, (B, cached + T); None: all are real.
             cache: from this model's `new_cache`, extended by this call.
+            keep: compute only the logits after the last so many tokens; 0: after all.
 
         Returns:
-            (B, T, V); undefined at padding.
+            (B, keep or T, V); undefined at padding.
 
         Raises:
             UserError: there are more tokens than the model reads, or the mask has another shape.

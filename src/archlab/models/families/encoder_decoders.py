@@ -8,6 +8,7 @@ _VASWANI = (
     "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
     "the exact count is that of torch.nn.Transformer and one table"
 )
+_OPUS = "huggingface.co/Helsinki-NLP, counts of the released weights less positions and the bias of the logits"
 _T511 = {"activation": "gated-gelu", "tied": False}
 _T5 = "huggingface.co/google-t5 and google, counts of the released weights"
 
@@ -30,6 +31,7 @@ ENCODER_DECODERS: tuple[Family, ...] = (
         sizes={
             "base": Size(63_082_496, _VASWANI, {}),
             "big": Size(214_245_376, _VASWANI, {"width": 1024, "heads": 16, "feed_forward": 4096}),
+            "opus-mt-en-fr": Size(74_609_664, _OPUS, {"vocab_size": 59514, "context": 512, "activation": "silu"}),
         },
     ),
     Family(
