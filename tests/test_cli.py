@@ -41,6 +41,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.generate.command", "continue_text")
     stand_in("archlab.bench.train", "bench_train")
     stand_in("archlab.bench.generate", "bench_generate")
+    stand_in("archlab.bench.attention", "bench_attention")
     stand_in("archlab.interop.parity.run", "run_parity")
     return calls
 
@@ -165,6 +166,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["generate", "a prompt", "--top-k", "3", "--model", "there", "--stop", "a", "--stop", "b"]) == 0
     assert main(["generate", "--model", "there", "--compile", "prompt", "--draft", "small"]) == 0
     assert main(["bench", "generate"]) == 0
+    assert main(["bench", "attention", "--out", "bench.json"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
@@ -178,6 +180,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("continue_text", "there", "a prompt", ("top_k", 3), ("stop", ["a", "b"])),
         ("continue_text", "there", "prompt", ("draft", "small"), ("compiled", True)),
         ("bench_generate", ("rounds", 10), ("precision", "float32"), ("out", None)),
+        ("bench_attention", ("rounds", 20), ("precision", "float32"), ("out", Path("bench.json"))),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
