@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from archlab import machine
+from archlab.bench.pair import pair
 from archlab.bench.train import conditions, median_ratio
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
@@ -105,7 +106,7 @@ def bench_generate(
     }
     with track("benchmark", len(shapes) * len(batches)) as progress:
         for name, shape in shapes.items():
-            ours, theirs = pair(shape)
+            ours, theirs = pair(shape.family, shape.options)
             check_equal_work(ours, theirs, prompts(shape, 2))
             set_precision(ours, theirs, precision)
             contenders: dict[str, Callable[[Tensor, int], object]] = {"archlab": _ours(ours)}
@@ -159,23 +160,6 @@ def compare(
             ratio, low, high = median_ratio(seconds[PEER], times)
             measured[name]["ratio"] = {"value": ratio, "low": low, "high": high}
     return measured
-
-
-def pair(shape: Shape, seed: int = 0) -> tuple[Decoder, Any]:
-    """Our model and theirs with the same random weights, in float32."""
-    from transformers.utils import logging
-
-    from archlab.interop.parity.twin import copy_weights
-
-    logging.set_verbosity_error()
-    family = find(shape.family)
-    config = build(family.config_class, dict(shape.options))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        theirs = family.interop.reference(family.interop.config_to_hf(config)).eval()
-    ours: Any = family.model_class(config).eval()
-    copy_weights(theirs, ours, family.interop.weights(config))
-    return ours, theirs
 
 
 def prompts(shape: Shape, batch: int, seed: int = 0) -> Tensor:
