@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archlab.models.families.family import Family, Size
+from archlab.models.families.family import Family, Size, Variant
 
 _VASWANI = (
     "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
@@ -31,6 +31,7 @@ ENCODER_DECODERS: tuple[Family, ...] = (
             "base": Size(63_082_496, _VASWANI, {}),
             "big": Size(214_245_376, _VASWANI, {"width": 1024, "heads": 16, "feed_forward": 4096}),
         },
+        variants={"SiLU": Variant({"activation": "silu"})},
     ),
     Family(
         name="t5",
@@ -85,5 +86,6 @@ ENCODER_DECODERS: tuple[Family, ...] = (
                 {"width": 768, "depth": 12, "decoder_depth": 12, "heads": 12, "feed_forward": 2048} | _T511,
             ),
         },
+        variants={"version 1.0": Variant({"activation": "relu", "tied": True})},
     ),
 )
