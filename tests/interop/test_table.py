@@ -40,7 +40,8 @@ def row(block):
 
 
 def test_a_row_sums_up_a_family_and_its_variants():
-    name, summary, sizes, variants, equal, output, gradients, noticed = row(models_markdown(results(), ONLY))
+    family, name, summary, sizes, variants, equal, output, gradients, noticed = row(models_markdown(results(), ONLY))
+    assert family == "`t5`"
     assert name == "T5 ([arXiv 1910.10683](https://arxiv.org/abs/1910.10683))"
     assert summary.startswith("an encoder-decoder with relative positions")
     assert "t5-small (60.5 M)" in sizes
@@ -63,8 +64,9 @@ def test_every_registered_family_has_a_name_a_paper_and_a_description():
         ]
     }
     rows = models_markdown(everything).splitlines()[2 : 2 + len(FAMILIES)]
-    assert len({line.split("|")[1] for line in rows}) == len(FAMILIES)
-    assert all(line.count(" | ") == 7 for line in rows)
+    assert len({line.split("|")[2] for line in rows}) == len(FAMILIES)
+    assert "gemma-3-1b (1.00 B)" in rows[list(FAMILIES).index("gemma")]  # 999,885,952
+    assert all(line.count(" | ") == 8 for line in rows)
     assert sum("](https://arxiv.org/abs/" in line for line in rows) == len(FAMILIES) - 1  # GPT-2 is not on arXiv
 
 

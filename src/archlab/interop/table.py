@@ -33,6 +33,7 @@ def models_markdown(results: _Results, families: Mapping[str, Family] = FAMILIES
     """
     rows = [_row(family, _found(results, family)) for family in families.values()]
     header = [
+        "family",
         "model",
         "what it is",
         "published sizes",
@@ -98,10 +99,11 @@ def _row(family: Family, found: Sequence[Mapping[str, Any]]) -> list[str]:
     controls = [control for one in found for control in one["controls"]]
     equal, noticed = sum(check["passed"] for check in checks), sum(control["noticed"] for control in controls)
     return [
+        f"`{family.name}`",
         name,
         summary,
         ", ".join(f"{size} ({_parameters(known.parameters)})" for size, known in family.sizes.items()),
-        escape(", ".join(family.variants)) or "–",
+        escape("; ".join(family.variants)) or "–",
         f"{equal}/{len(checks)}",
         *(
             f"{max(check['error'] for check in checks if check['name'] == name):.1e}"
@@ -112,7 +114,8 @@ def _row(family: Family, found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _parameters(count: int) -> str:
-    return f"{show.significant(count / 1e9)} B" if count >= 1e9 else f"{show.significant(count / 1e6)} M"
+    rounded = float(f"{count:.3g}")
+    return f"{show.significant(rounded / 1e9)} B" if rounded >= 1e9 else f"{show.significant(rounded / 1e6)} M"
 
 
 def _described(family: Family) -> tuple[str, str]:
@@ -124,8 +127,11 @@ def _described(family: Family) -> tuple[str, str]:
         raise ValueError(
             f'{module.__name__}: must begin with \'"""NAME (PAPER): what it is.\', for the table of models'
         )
-    linked = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", escape(name))
-    return linked, escape(summary)
+    return _linked(escape(name)), _linked(escape(summary))
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 if __name__ == "__main__":
