@@ -43,6 +43,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.generate.command", "continue_text")
     stand_in("archlab.bench.train", "bench_train")
     stand_in("archlab.bench.generate", "bench_generate")
+    stand_in("archlab.bench.attention", "bench_attention")
     stand_in("archlab.interop.parity.run", "run_parity")
     return calls
 
@@ -180,6 +181,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["generate", "--model", "there", "--compile", "prompt", "--draft", "small"]) == 0
     assert main(["bench", "generate"]) == 0
     assert main(["bench", "generate", "--precision", "int8", "--rounds", "2"]) == 0
+    assert main(["bench", "attention", "--out", "bench.json"]) == 0
     assert main(["bench", "train"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
@@ -195,6 +197,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("continue_text", "there", "prompt", ("draft", "small"), ("compiled", True)),
         ("bench_generate", ("rounds", 10), ("precision", None), ("out", None)),
         ("bench_generate", ("rounds", 2), ("precision", "int8"), ("out", None)),
+        ("bench_attention", ("rounds", 20), ("precision", "float32"), ("out", Path("bench.json"))),
         ("bench_train", ("rounds", 30), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
         ("run_parity", None, ("show_causes", False), ("out", None)),
@@ -224,7 +227,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["generate", "--model", "there"], "continues one prompt, not 0"),
         (["bench", "serve"], "'serve'"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
-        (["bench", "train", "--precision", "int8"], "--precision int8: weights of 8 bits are not trained"),
+        (["bench", "train", "--precision", "int8"], "--precision int8: only generate runs weights of 8 bits"),
         (["parity", "lama"], "did you mean 'llama'?"),
     ],
 )

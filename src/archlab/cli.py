@@ -267,18 +267,24 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser.set_defaults(handler=_bench)
     parser.add_argument(
         "what",
-        choices=["train", "generate"],
-        help="train: a training step, generate: cached decoding, both beside the same model in transformers",
+        choices=["train", "generate", "attention"],
+        help="train: a training step, generate: cached decoding, both beside the same model in transformers; "
+        "attention: one layer beside PyTorch's own function",
     )
     parser.add_argument(
-        "--rounds", type=int, metavar="N", help="timed calls of each (default: 30 for train, 10 for generate)"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention)",
     )
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16", "int8"],
-        help="default: float32 for train, all of them for generate; int8 is for generate",
+        help="default: float32, or all of them for generate; int8 is for generate alone",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results to this JSON file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write the results to this JSON file; attention: and a plot"
+    )
     return parser
 
 
@@ -291,7 +297,12 @@ def _bench(arguments: argparse.Namespace) -> None:
         bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
         return
     if arguments.precision == "int8":
-        raise UserError("--precision int8: weights of 8 bits are not trained; take float32 or bfloat16")
+        raise UserError("--precision int8: only generate runs weights of 8 bits; take float32 or bfloat16")
+    if arguments.what == "attention":
+        from archlab.bench.attention import bench_attention
+
+        bench_attention(rounds=arguments.rounds or 20, precision=arguments.precision or "float32", out=arguments.out)
+        return
 
     from archlab.bench.train import bench_train
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from archlab.bench import generate
+from archlab.bench.pair import pair
 from archlab.bench.quantised import quantise
 
 LLAMA = {"vocab_size": 50, "context": 64, "width": 16, "depth": 2, "heads": 2, "key_value_heads": 1, "feed_forward": 24}
@@ -23,14 +24,18 @@ TINY = {
 }
 
 
+def made(shape: generate.Shape) -> Any:
+    return pair(shape.family, shape.options)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_both_choose_the_same_tokens(name: str) -> None:
-    ours, theirs = generate.pair(TINY[name])
+    ours, theirs = made(TINY[name])
     generate.check_equal_work(ours, theirs, generate.prompts(TINY[name], 3), 20)
 
 
 def test_a_peer_with_other_weights_is_refused() -> None:
-    ours, theirs = generate.pair(TINY["small"])
+    ours, theirs = made(TINY["small"])
     with torch.no_grad():
         theirs.model.layers[0].mlp.up_proj.weight.mul_(30)
         theirs.lm_head.weight.copy_(theirs.lm_head.weight.flip(0))
@@ -41,7 +46,7 @@ def test_a_peer_with_other_weights_is_refused() -> None:
 def test_a_token_reads_every_weight_of_a_product_once_and_the_keys_and_values_before_it() -> None:
     """Linear layers and the head; keys and values of one of two heads count for each head that reads them."""
     shape = TINY["small"]
-    ours, _ = generate.pair(shape)
+    ours, _ = made(shape)
     width, depth, forward, vocabulary = 16, 2, 24, 50
     weights = depth * (2 * width**2 + 2 * width * width // 2 + 3 * width * forward) + width * vocabulary
     tokens = shape.prompt + shape.new // 2 + 1
@@ -68,7 +73,7 @@ def test_quantised_models_have_8_bit_weights_in_every_layer_but_the_output_and_s
     name: str, layers: tuple[int, int]
 ) -> None:
     """Queries, keys and values are three layers in ours and one in the GPT-2 of `transformers`."""
-    for model, count in zip(generate.pair(TINY[name]), layers, strict=True):
+    for model, count in zip(made(TINY[name]), layers, strict=True):
         small = quantise(model)
         quantised = [layer for layer in small.modules() if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear)]
         assert len(quantised) == count
@@ -105,7 +110,7 @@ def test_the_benchmark_prints_a_table_and_writes_what_it_measured(
                     assert values["milliseconds"] == 1000
                     assert values["tokens_per_second"] == int(batch) * shape.new
                     assert ("share_of_limit" in values) == (batch == "1")
-    ours, _ = generate.pair(TINY["small"])
+    ours, _ = made(TINY["small"])
     for precision, codes in results["shapes"]["small"]["batches"]["1"].items():
         share = codes["archlab"]["share_of_limit"]
         assert share == pytest.approx(6 * generate.bytes_per_token(ours, TINY["small"], precision) / 2e9)

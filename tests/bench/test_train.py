@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +10,101 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.bench import train
-from archlab.bench.peer import Contender, Shape, contenders
+from archlab.bench import gpt2_peer, train
+from archlab.bench.peer import Contender, Shape
 from archlab.config import RunConfig, TransformerConfig
 
 TINY = Shape(2, 7, 40, TransformerConfig(width=16, depth=2, heads=2, feed_forward=24))
+SHAPES = {architecture: replace(TINY, architecture=architecture) for architecture in train.CONTENDERS}
+Found = dict[str, Contender]
+
+
+def made(architecture: str) -> Found:
+    return train.CONTENDERS[architecture](SHAPES[architecture])
 
 
 @pytest.fixture
-def both() -> dict[str, Contender]:
-    return contenders(TINY)
+def both() -> Found:
+    return made("llama")
 
 
-def test_both_compute_the_same_loss_and_the_same_gradients(both: dict[str, Contender]) -> None:
+def gradients(contender: Contender) -> dict[str, torch.Tensor]:
+    contender.loss().backward()
+    trained = {name: p.grad for name, p in contender.model.named_parameters() if p.requires_grad}
+    found = {name: gradient for name, gradient in trained.items() if gradient is not None}
+    assert found.keys() == trained.keys()
+    return found
+
+
+def test_both_compute_the_same_loss_and_the_same_gradients(both: Found) -> None:
     losses = train.check_equal_work(both)
     # Untrained logits are normal with variance 1: the expected cross-entropy is ln V + 1/2.
     assert losses["archlab"] == pytest.approx(np.log(TINY.vocabulary) + 0.5, abs=0.3)
-    norms = {}
-    for name, contender in both.items():
-        contender.loss().backward()
-        gradients = [p.grad for p in contender.model.parameters() if p.requires_grad]
-        norms[name] = sorted(float(gradient.norm()) for gradient in gradients if gradient is not None)
-        assert len(norms[name]) == len(gradients)
+    norms = {
+        name: sorted(float(gradient.norm()) for gradient in gradients(contender).values())
+        for name, contender in both.items()
+    }
     np.testing.assert_allclose(norms["archlab"], norms["transformers"], rtol=1e-4)
 
 
-def test_both_stay_equal_while_they_train(both: dict[str, Contender]) -> None:
+def test_layers_of_torch_compute_the_same_loss_and_the_same_gradients() -> None:
+    found = made("gpt2")
+    losses = train.check_equal_work(found)
+    assert set(losses) == {"archlab", "transformers", "torch.nn"}
+    assert losses["archlab"] == pytest.approx(np.log(TINY.vocabulary), abs=0.1)
+    ours: Any = found["archlab"].model
+    expected = gpt2_peer.weights(ours.config).to_hf(gradients(found["archlab"]))
+    other = gradients(found["torch.nn"])
+    assert other.keys() == expected.keys()
+    for name, gradient in other.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_ours_is_the_first_and_every_other_one_is_its_peer() -> None:
+    assert [list(made(name)) for name in SHAPES] == [
+        ["archlab", "transformers"],
+        ["archlab", "transformers", "torch.nn"],
+    ]
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_all_stay_equal_while_they_train(architecture: str) -> None:
     """Same optimiser, same settings: after a few updates the losses are still the same, and lower."""
-    before = train.check_equal_work(both)
-    for contender in both.values():
+    found = made(architecture)
+    before = train.check_equal_work(found)
+    for contender in found.values():
         step = train.training_step(contender, "float32")
         for _ in range(5):
             step()
-    after = train.check_equal_work(both)
+    after = train.check_equal_work(found)
     assert after["archlab"] < before["archlab"] - 0.01
 
 
-def test_a_peer_with_other_weights_is_refused(both: dict[str, Contender]) -> None:
+def test_ours_reads_masks_as_large_as_those_of_the_comparison(both: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag that the peer may set instead would be another path than the one that the comparison trains."""
+    seen: list[torch.Tensor] = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(queries: Any, keys: Any, values: Any, mask: torch.Tensor, *options: Any, **more: Any) -> Any:
+        seen.append(mask)
+        return fused(queries, keys, values, mask, *options, **more)
+
+    monkeypatch.setattr("archlab.layers.attention.F.scaled_dot_product_attention", spy)
+    both["archlab"].loss()
+    assert len(seen) == TINY.stack.depth
+    for mask in seen:
+        assert torch.equal(mask, torch.ones(2, 1, 7, 7, dtype=torch.bool).tril())
+
+
+def test_layers_of_torch_with_other_weights_are_refused() -> None:
+    found = made("gpt2")
+    with torch.no_grad():
+        found["torch.nn"].model.encoder.norm.weight.mul_(3)  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="do not do equal work: losses"):
+        train.check_equal_work(found)
+
+
+def test_a_peer_with_other_weights_is_refused(both: Found) -> None:
     with torch.no_grad():
         both["transformers"].model.model.layers[0].mlp.up_proj.weight.mul_(3)  # type: ignore[union-attr, index]
         both["transformers"].model.model.norm.weight.mul_(1.5)  # type: ignore[union-attr]
@@ -53,7 +112,7 @@ def test_a_peer_with_other_weights_is_refused(both: dict[str, Contender]) -> Non
         train.check_equal_work(both)
 
 
-def test_a_peer_that_trains_fewer_parameters_is_refused(both: dict[str, Contender]) -> None:
+def test_a_peer_that_trains_fewer_parameters_is_refused(both: Found) -> None:
     both["transformers"].model.model.norm.requires_grad_(False)  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match=r"do not do equal work: .* trained parameters"):
         train.check_equal_work(both)
@@ -90,24 +149,32 @@ def _seconds() -> Any:
 def test_the_benchmark_prints_a_table_and_writes_what_it_measured(
     precision: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(train.machine, "matmul_peak", lambda precision, clock: 2.0)
     out = tmp_path / "folder" / "bench.json"
-    results = train.bench_train({"tiny": TINY}, rounds=4, warmup=1, precision=precision, out=out, clock=_seconds())
+    results = train.bench_train(SHAPES, rounds=4, warmup=1, precision=precision, out=out, clock=_seconds())
     assert json.loads(out.read_text(encoding="utf-8")) == results
     assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
 
-    measured = results["shapes"]["tiny"]["contenders"]
-    assert set(measured) == {"archlab", "transformers"}
-    for values in measured.values():
-        assert values["milliseconds"] == 1000
-        assert values["tokens_per_second"] == TINY.samples * TINY.tokens
-        assert values["gflops"] == pytest.approx(values["flops_per_step"] / 1e9)
-        assert values["share_of_peak"] == pytest.approx(values["gflops"] / 2)
-    assert results["shapes"]["tiny"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    for name, shape in results["shapes"].items():
+        assert set(shape["contenders"]) == {"archlab", "transformers"} | ({"torch.nn"} if name == "gpt2" else set())
+        for code, values in shape["contenders"].items():
+            assert values["milliseconds"] == 1000
+            assert values["tokens_per_second"] == TINY.samples * TINY.tokens
+            assert values["gflops"] == pytest.approx(values["flops_per_step"] / 1e9)
+            assert values["share_of_peak"] == pytest.approx(values["gflops"] / 2)
+            assert values.get("ratio") == (None if code == "archlab" else {"value": 1.0, "low": 1.0, "high": 1.0})
     printed = capsys.readouterr().out
     assert "2x7 16x2" in printed
-    assert "transformers" in printed
-    assert "1.000-1.000" in printed
+    assert "torch.nn" in printed
+    assert "1.000 (1.000-1.000)" in printed
+
+
+def test_a_ratio_is_our_time_over_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"archlab": 2.0, "transformers": 1.0, "torch.nn": 4.0}
+    monkeypatch.setattr(train, "alternate", lambda steps, **_: {name: np.full(3, seconds[name]) for name in steps})
+    measured = train.compare(SHAPES["gpt2"], 1.0, rounds=3)["contenders"]
+    assert [measured[name]["ratio"]["value"] for name in ("transformers", "torch.nn")] == [2.0, 0.5]
 
 
 def test_one_shape_is_the_trunk_of_the_comparison() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.compare.memory import NOT_MEASURED, peak_memory_of
+from archlab.compare.memory import NOT_MEASURED, peak_allocation, peak_memory_of
 
 
 def touch(mebibytes: int) -> None:
@@ -44,3 +44,22 @@ def test_what_the_function_raises_arrives() -> None:
 def test_a_killed_process_is_named() -> None:
     with pytest.raises(MemoryError, match="die: its process was killed"):
         peak_memory_of(die)
+
+
+def test_the_peak_of_tensors_is_what_existed_at_once_beyond_what_was_there_before() -> None:
+    before = torch.ones(1 << 20)
+
+    def work() -> torch.Tensor:
+        first = torch.empty(1000, dtype=torch.uint8)
+        second = torch.empty(2000, dtype=torch.uint8)
+        del first
+        return torch.cat([second, torch.empty(5, dtype=torch.uint8)])  # 2000, 5 and 2005 at once
+
+    for _ in range(2):
+        assert peak_allocation(work, torch.device("cpu")) == 4010
+    assert peak_allocation(lambda: before.zero_(), torch.device("cpu")) == 0
+
+
+def test_measuring_the_peak_of_tensors_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    peak_allocation(lambda: torch.ones(3), torch.device("cpu"))
+    assert capfd.readouterr() == ("", "")

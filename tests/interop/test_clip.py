@@ -1,6 +1,4 @@
-"""What the tiny configuration of CLIP does not show: the other end of a text, the other activation, patch states."""
-
-import dataclasses
+"""What parity of CLIP does not show: patch states, and where a text ends."""
 
 import pytest
 import torch
@@ -8,21 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
 from archlab.interop.parity.probes import questions
 from archlab.interop.parity.twin import build
 from archlab.models.registry import find
 
 TWIN = build(find("clip"))
-
-
-@pytest.mark.parametrize("changed", [{"end_token": None}, {"activation": "gelu"}])
-def test_the_other_options_equal_the_reference_too(changed):
-    family = find("clip")
-    twin = build(dataclasses.replace(family, tiny={**family.tiny, **changed}))
-    for check in (hidden_states, output, gradients, round_trip):
-        error, passed, where = check(twin)
-        assert passed, f"{where}: off by {error}"
 
 
 @torch.no_grad()

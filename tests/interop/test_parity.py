@@ -17,10 +17,12 @@ from archlab.interop.parity.states import blocks
 from archlab.interop.parity.twin import build
 from archlab.layers import causal
 from archlab.layers.attention import set_implementation
+from archlab.models.families.family import Variant
 from archlab.models.registry import FAMILIES, find
 
 FAULTS = [(name, index) for name, family in FAMILIES.items() for index in range(len(family.interop.FAULTS))]
 CHECKS = [(name, check) for name, family in FAMILIES.items() for check in run.CHECKS[family.kind]]
+VARIANTS = [(name, variant) for name, family in FAMILIES.items() for variant in family.variants]
 TWINS = {}
 
 
@@ -38,6 +40,23 @@ def test_ours_equals_the_reference(name, check, attention):
     set_implementation(twin.model, attention)
     error, passed, where = run.CHECKS[twin.family.kind][check](twin)
     assert passed, f"{where}: off by {error}"
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_a_variant_equals_the_reference_and_its_options_are_read(name, variant):
+    result = run.family_parity(FAMILIES[name], variant)
+    assert [check for check in result.checks if not check.passed] == []
+    assert [control for control in result.controls if not control.noticed] == []
+    without = FAMILIES[name].variants[variant].without
+    assert {check.name for check in result.checks} == run.CHECKS[FAMILIES[name].kind].keys() - without.keys()
+    assert len(result.controls) == 1
+
+
+def test_options_that_make_no_difference_are_not_said_to_be_read():
+    """A variant that says what the tiny configuration says already."""
+    family = find("llama")
+    same = dataclasses.replace(family, variants={"same": Variant({"tied": False})})
+    assert not run.family_parity(same, "same").passed
 
 
 @pytest.mark.parametrize(("name", "index"), FAULTS)
@@ -121,6 +140,13 @@ def test_an_unknown_bug_is_described_by_its_pattern(name, edit, first, cause):
     assert cause in found.cause
 
 
+def test_no_first_token_sees_itself_alone_in_a_bidirectional_model():
+    twin = build(find("gemma").variant("bidirectional"))
+    with torch.no_grad():
+        twin.model.blocks[1].attention.v_proj.weight.mul_(1.5)
+    assert "a part of this layer" in explain(twin).cause
+
+
 def test_nothing_but_equal_is_within_the_tolerance():
     one = torch.ones(3)
     assert within(one, one, STATES) == (0.0, True)
@@ -140,6 +166,15 @@ def test_a_run_prints_a_table_and_writes_the_results(tmp_path, capsys, monkeypat
     shown = capsys.readouterr().out
     assert "hidden states" in shown
     assert "likely cause: queries and keys are swapped" in shown
+
+
+def test_a_run_compares_the_variants_too_in_one_row_each(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run.run_parity("t5", show_causes=True, out=None)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows].count(["t5", "hidden"]) == 1
+    assert [row[:5] for row in rows].count(["t5", "(version", "1.0)", "all", "comparisons"]) == 1
+    assert ["planted:", "the", "options", "of", "this", "variant", "are", "not", "read"] in rows
 
 
 def test_a_difference_is_said_with_place_and_cause(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""LLaMA with every rotary scaling that `transformers` has: options there and back, and the same states."""
+"""Rotary scalings in configurations of `transformers`, and in decoding with reserved memory."""
 
 import dataclasses
 
@@ -7,51 +7,15 @@ import torch
 from transformers import LlamaConfig
 
 from archlab.errors import UserError
-from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
-from archlab.interop.parity.decoding import cached_decoding
 from archlab.interop.parity.twin import build
 from archlab.layers.cache import StaticCache
-from archlab.layers.positions import RotaryEmbedding
 from archlab.layers.rotary_scaling import DynamicNTKScaling, LinearScaling, NTKScaling, YarnScaling
 from archlab.models.registry import find
-
-SCALINGS = {
-    "linear": LinearScaling(factor=4.0),
-    "dynamic": DynamicNTKScaling(factor=3.0, original_context=8),  # sequences of the checks have 12 tokens
-    "yarn": YarnScaling(factor=4.0, original_context=64, fast_turns=8.0),
-    "yarn with magnitudes": YarnScaling(factor=4.0, original_context=64, magnitude=1.0, magnitude_all=0.5),
-    "yarn by hand": YarnScaling(factor=4.0, original_context=64, attention_factor=1.2, truncate=False),
-}
-EVERY = pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
-
-
-def twin_with(scaling):
-    llama = find("llama")
-    context = 24 if isinstance(scaling, DynamicNTKScaling) else 256
-    tiny = dict(llama.tiny) | {"rotary_scaling": dataclasses.asdict(scaling), "context": context}
-    return build(dataclasses.replace(llama, tiny=tiny))
-
-
-@EVERY
-def test_states_gradients_and_options_equal_the_reference(scaling):
-    twin = twin_with(scaling)
-    assert twin.config.rotary_scaling == scaling
-    for check in (hidden_states, output, gradients, round_trip):
-        assert check(twin)[1], check.__name__
-    if not isinstance(scaling, DynamicNTKScaling):
-        assert cached_decoding(twin)[1]
-
-
-@EVERY
-def test_a_model_without_the_scaling_is_noticed(scaling):
-    twin = twin_with(scaling)
-    twin.model.rotary = RotaryEmbedding(8, base=twin.config.rotary_base)
-    assert not hidden_states(twin)[1]
 
 
 @torch.no_grad()
 def test_reserved_memory_decodes_what_growing_memory_does():
-    model, tokens = twin_with(SCALINGS["yarn"]).model, torch.randint(61, (2, 9))
+    model, tokens = build(find("llama").variant("YaRN")).model, torch.randint(61, (2, 9))
     cache = [StaticCache(9) for _ in model.blocks]
     parts = [model(part, cache=cache) for part in tokens.split([4, 1, 3, 1], 1)]
     torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=1e-4, atol=1e-5)

@@ -1,5 +1,9 @@
 """What every registered family promises: gradients everywhere, determinism, reloading, the published sizes."""
 
+import dataclasses
+import types
+import typing
+
 import pytest
 import torch
 
@@ -57,6 +61,36 @@ def test_a_model_that_sees_has_one_state_per_patch(family):
 @every_family
 def test_the_weight_map_names_exactly_the_parameters(family):
     assert family.interop.weights(family.config()).names().keys() == made(family).state_dict().keys()
+
+
+def values_of(kind):
+    """Values that tell the cases of an option's type apart, if it has few."""
+    if kind is bool:
+        return [True, False]
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    if typing.get_origin(kind) is types.UnionType:
+        return [None if case is types.NoneType else case() for case in typing.get_args(kind)]
+    return []
+
+
+def case_of(value):
+    """Numbers and sections are one case whatever they hold."""
+    return value if value is None or isinstance(value, bool | str) else type(value)
+
+
+@every_family
+def test_parity_is_proven_of_every_choice_that_transformers_has_too(family):
+    """Those of an option with few are in the tiny configuration or in a variant, or the reference refuses them."""
+    proven = [family.config(), *(family.variant(name).config() for name in family.variants)]
+    left = []
+    for option, kind in typing.get_type_hints(family.config_class).items():
+        for value in values_of(kind):
+            if case_of(value) not in {case_of(getattr(config, option)) for config in proven}:
+                left.append((option, value))
+    for option, value in left:
+        with pytest.raises(UserError, match=option):
+            family.interop.config_to_hf(dataclasses.replace(family.config(), **{option: value}))
 
 
 @every_family

@@ -1,15 +1,12 @@
 """What Gemma does beyond the checks of every family: as an encoder, in bfloat16, with bounded memory."""
 
-import dataclasses
-
 import pytest
 import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextModel
 
 from archlab.errors import UserError
 from archlab.interop.checkpoint import load_pretrained
-from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
-from archlab.interop.parity.decoding import padding_invariance
+from archlab.interop.parity.checks import hidden_states
 from archlab.interop.parity.states import blocks, states
 from archlab.interop.parity.twin import build, randomise
 from archlab.layers.cache import KVCache
@@ -18,14 +15,8 @@ from archlab.models.gemma import GemmaConfig
 from archlab.models.registry import find
 
 GEMMA = find("gemma")
-ENCODER = dataclasses.replace(GEMMA, tiny=dict(GEMMA.tiny) | {"bidirectional": True})
+ENCODER = GEMMA.variant("bidirectional")
 TOKENS = torch.randint(61, (2, 12), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("check", [hidden_states, output, gradients, round_trip, padding_invariance])
-def test_the_bidirectional_model_equals_the_reference(check):
-    error, passed, where = check(build(ENCODER))
-    assert passed, f"{where}: off by {error}"
 
 
 @pytest.mark.parametrize("index", range(len(GEMMA.interop.FAULTS)))

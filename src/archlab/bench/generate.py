@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from archlab import machine
+from archlab.bench.pair import pair
 from archlab.bench.quantised import quantisable, quantise
 from archlab.bench.train import conditions, median_ratio
 from archlab.compare.flops import counted_flops
@@ -117,7 +118,7 @@ def bench_generate(
     }
     with track("benchmark", len(shapes) * len(batches)) as progress:
         for name, shape in shapes.items():
-            ours, theirs = pair(shape)
+            ours, theirs = pair(shape.family, shape.options)
             read = {kind: bytes_per_token(ours, shape, kind) for kind in precisions}
             parameters = sum(parameter.numel() for parameter in theirs.parameters())
             contenders = prepare(shape, ours, theirs, precisions, compiled=compiled)
@@ -200,23 +201,6 @@ def compare(
                 values["ratio"] = {"value": ratio, "low": low, "high": high}
             measured[precision][code] = values
     return measured
-
-
-def pair(shape: Shape, seed: int = 0) -> tuple[Decoder, Any]:
-    """Our model and theirs with the same random weights, in float32."""
-    from transformers.utils import logging
-
-    from archlab.interop.parity.twin import copy_weights
-
-    logging.set_verbosity_error()
-    family = find(shape.family)
-    config = build(family.config_class, dict(shape.options))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        theirs = family.interop.reference(family.interop.config_to_hf(config)).eval()
-    ours: Any = family.model_class(config).eval()
-    copy_weights(theirs, ours, family.interop.weights(config))
-    return ours, theirs
 
 
 def prompts(shape: Shape, batch: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,18 @@ _OUTSIDE = {"token_embedding": "model.embed_tokens", "trunk.norm": "model.norm"}
 
 @dataclass(frozen=True)
 class Shape:
-    """One benchmark: B samples of T predicted tokens over a vocabulary, through a stack of the given size."""
+    """One benchmark: B samples of T predicted tokens over a vocabulary, through a stack of the given size and kind."""
 
     samples: int
     tokens: int
     vocabulary: int
     stack: TransformerConfig
+    architecture: Literal["llama", "gpt2"] = "llama"
+
+    def random_tokens(self, seed: int) -> Tensor:
+        """A batch (B, T + 1)."""
+        size = self.samples, self.tokens + 1
+        return torch.randint(self.vocabulary, size, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,11 @@ class Contender:
     loss: Callable[[], Tensor]
 
 
-def contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
+def llama_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
     """Both models with equal weights and the same batch of random tokens.
 
     Both are causal, without padding, with tied embeddings and fused attention. `transformers` may skip the mask, which
-    is its fastest way; ours reads the masks that it reads in the comparison.
+    is its fastest way; ours reads masks as large as in the comparison, (B, 1, T, T), where every sample has its own.
     """
     from transformers.utils import logging
 
@@ -71,14 +77,14 @@ def contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
         ours = TokenArm(Backbone(shape.stack, 1, shape.vocabulary), causal=True)
         ours.backbone.token_embedding.scale = 1.0  # LLaMA does not scale what it embeds
         theirs = _llama(shape)
-        tokens = torch.randint(shape.vocabulary, (shape.samples, shape.tokens + 1))
+    tokens = shape.random_tokens(seed)
     copy_weights(ours, theirs)
     # Without image and query the projection of visual features has nothing to do: it is left out of the optimiser.
     ours.backbone.visual_projection.requires_grad_(False)
     batch, objective = _batch(tokens), NextToken()
     return {
         "archlab": Contender(ours.train(), lambda: objective(ours, batch).loss),
-        "transformers": Contender(theirs.train(), lambda: _llama_loss(theirs, tokens)),
+        "transformers": Contender(theirs.train(), lambda: labelled_loss(theirs, tokens)),
     }
 
 
@@ -122,7 +128,8 @@ def _llama(shape: Shape) -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
-def _llama_loss(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
+def labelled_loss(model: Any, tokens: Tensor) -> Tensor:
+    """Loss of a causal language model of `transformers` on tokens (B, T + 1)."""
     # `shift_labels`: the labels are shifted already, so that no logits are computed that nobody scores.
     inputs, labels = tokens[:, :-1], tokens[:, 1:].contiguous()
     return model(input_ids=inputs, labels=labels, shift_labels=labels).loss

@@ -1,7 +1,7 @@
-"""`archlab bench train`: our training step beside that of the same model built from `transformers`.
+"""`archlab bench train`: our training step beside that of the same model built from `transformers` and from `torch.nn`.
 
-Both take their steps in turns in one process, so that whatever else the machine does hits both; the result is the
-median ratio of the times of neighbouring steps, with a bootstrap interval over the rounds.
+All take their steps in turns in one process, so that whatever else the machine does hits all; the result is the median
+ratio of the times of neighbouring steps, with a bootstrap interval over the rounds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from rich.table import Table
 from torch import nn
 
 from archlab import __version__, machine
-from archlab.bench.peer import Contender, Shape, contenders
+from archlab.bench.gpt2_peer import gpt2_contenders
+from archlab.bench.peer import Contender, Shape, llama_contenders
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
 from archlab.config import OptimizerConfig, TransformerConfig, to_dict
@@ -30,12 +32,19 @@ from archlab.train.optim import adamw
 
 Precision = Literal["float32", "bfloat16"]
 
-SHAPES: dict[str, Shape] = {
+OURS = "archlab"
+_LLAMAS: dict[str, Shape] = {
     # The trunk of the quick preset on a batch of captions: 16 visual tokens, a query and an answer.
     "trunk": Shape(128, 64, 1024, TransformerConfig()),
     "wide": Shape(32, 128, 4096, TransformerConfig(width=256, depth=6, heads=8, feed_forward=704)),
     "long": Shape(4, 512, 4096, TransformerConfig(width=512, depth=4, heads=8, feed_forward=1408)),
 }
+_GPT2S = {
+    f"{name} GPT-2": replace(shape, architecture="gpt2", stack=replace(shape.stack, feed_forward=4 * shape.stack.width))
+    for name, shape in _LLAMAS.items()
+}
+SHAPES = _LLAMAS | _GPT2S
+CONTENDERS: dict[str, Callable[[Shape], dict[str, Contender]]] = {"llama": llama_contenders, "gpt2": gpt2_contenders}
 LOSS_TOLERANCE = 1e-4
 _BOOTSTRAP_SAMPLES = 2000
 
@@ -97,26 +106,26 @@ def compare(
     precision: Precision = "float32",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Both contenders on one shape.
+    """All contenders on one shape.
 
     Args:
         peak: measured matrix-product peak, GFLOP/s.
 
     Returns:
         "contenders": name -> median milliseconds, tokens per second, operations per step, GFLOP/s, share of the peak;
-        "ratio": median, low and high of our time over theirs in the same round: below 1, ours is faster.
+        of each peer also "ratio": median, low and high of our time over its in the same round: below 1, ours is faster.
 
     Raises:
         RuntimeError: the contenders do not do equal work.
     """
-    both = contenders(shape)
-    losses = check_equal_work(both)
-    steps = {name: training_step(contender, precision) for name, contender in both.items()}
+    found = CONTENDERS[shape.architecture](shape)
+    losses = check_equal_work(found)
+    steps = {name: training_step(contender, precision) for name, contender in found.items()}
     flops = {name: counted_flops(step) for name, step in steps.items()}
     if len(set(flops.values())) > 1:
         raise RuntimeError(f"the contenders do not do equal work: {flops} operations per step")
     seconds = alternate(steps, rounds=rounds, warmup=warmup, clock=clock)
-    measured = {}
+    measured: dict[str, dict[str, Any]] = {}
     for name, times in seconds.items():
         median = float(np.median(times))
         rate = flops[name] / median / 1e9
@@ -128,29 +137,31 @@ def compare(
             "share_of_peak": rate / peak,
             "first_loss": losses[name],
         }
-    ratio, low, high = median_ratio(seconds["archlab"], seconds["transformers"])
+        if name != OURS:
+            ratio, low, high = median_ratio(seconds[OURS], times)
+            measured[name]["ratio"] = {"value": ratio, "low": low, "high": high}
     return {
+        "architecture": shape.architecture,
         "samples": shape.samples,
         "tokens": shape.tokens,
         "vocabulary": shape.vocabulary,
         "stack": to_dict(shape.stack),
         "rounds": rounds,
         "contenders": measured,
-        "ratio": {"value": ratio, "low": low, "high": high},
     }
 
 
-def check_equal_work(both: Mapping[str, Contender]) -> dict[str, float]:
+def check_equal_work(found: Mapping[str, Contender]) -> dict[str, float]:
     """Loss of each contender on the same batch with the same weights, in float32.
 
     Raises:
         RuntimeError: the losses differ, or the numbers of trained parameters do.
     """
     with torch.no_grad():
-        losses = {name: float(contender.loss()) for name, contender in both.items()}
+        losses = {name: float(contender.loss()) for name, contender in found.items()}
     if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE:
         raise RuntimeError(f"the contenders do not do equal work: losses {losses} of the same weights and batch")
-    trained = {name: sum(map(torch.Tensor.numel, _trainable(both[name].model))) for name in both}
+    trained = {name: sum(map(torch.Tensor.numel, _trainable(found[name].model))) for name in found}
     if len(set(trained.values())) > 1:
         raise RuntimeError(f"the contenders do not do equal work: {trained} trained parameters")
     return losses
@@ -191,7 +202,7 @@ def print_table(results: Mapping[str, Any]) -> None:
     table = Table(
         title=f"Training step, {results['precision']}, {results['threads']} threads, "
         f"matrix-product peak {results['matmul_peak_gflops']:.0f} GFLOP/s",
-        caption="ours / theirs: median ratio of the times, 95 % interval below",
+        caption="ours / theirs: median ratio of the times, 95 % interval",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -200,23 +211,18 @@ def print_table(results: Mapping[str, Any]) -> None:
     for header in ("ms", "tokens/s", "GFLOP/s", "of peak", "ours / theirs"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, shape in results["shapes"].items():
-        stack, ratio = shape["stack"], shape["ratio"]
-        sides = (
-            (name, f"{ratio['value']:.3f}"),
-            (
-                f"{shape['samples']}x{shape['tokens']} {stack['width']}x{stack['depth']}",
-                f"{ratio['low']:.3f}-{ratio['high']:.3f}",
-            ),
-        )
-        for (left, right), (code, measured) in zip(sides, shape["contenders"].items(), strict=True):
+        stack = shape["stack"]
+        labels = name, f"{shape['samples']}x{shape['tokens']} {stack['width']}x{stack['depth']}"
+        for row, (code, measured) in enumerate(shape["contenders"].items()):
+            ratio = measured.get("ratio")
             table.add_row(
-                left,
+                labels[row] if row < len(labels) else "",
                 code,
                 f"{measured['milliseconds']:.1f}",
                 f"{measured['tokens_per_second']:,.0f}",
                 f"{measured['gflops']:.0f}",
                 f"{measured['share_of_peak']:.0%}",
-                right,
+                f"{ratio['value']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})" if ratio else "",
             )
         table.add_section()
     Console().print(table)

@@ -5,20 +5,16 @@ python -m archlab.compare.readme README.md results.json [--check]
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from archlab.compare import formatting as show
 from archlab.compare import scores
 from archlab.compare.caveats import caveats
 from archlab.compare.findings import Finding, key_findings, summary, unit_of, verdict_label, when_to_use
 from archlab.compare.scores import ARMS, NAMES, Results
-from archlab.errors import UserError
-from archlab.train.folder import write_text
+from archlab.documents import StrPath, block_command, code, escape, table, write_block
 
-START, END = "<!-- key-findings:start -->", "<!-- key-findings:end -->"
+BLOCK = "key-findings"
 
 
 def findings_markdown(results: Results) -> str:
@@ -27,7 +23,7 @@ def findings_markdown(results: Results) -> str:
     heads = caveats(results) | summary(results, findings)
     parts = [
         f"**{scores.ONE_SEED}**" if scores.one_seed(results) else "",
-        "\n".join(f"- **{head}:** {_escape('; '.join(own))}." for head, own in heads.items()),
+        "\n".join(f"- **{head}:** {escape('; '.join(own))}." for head, own in heads.items()),
         _table(
             ["Test split", *(NAMES[arm] for arm in ARMS), "VL-JEPA minus token", "verdict"],
             [_row(results, metric) for metric in scores.HEADLINE if metric in scores.metrics_of(results)],
@@ -50,20 +46,19 @@ def provenance(results: Results) -> str:
     commit = show.commit((results.get("provenance") or {}).get("git"))
     return (
         f"Intervals are 95 %, over test images{' and seeds' if seeds > 1 else ' only'}. Generated from the results of "
-        f"`{_code(results.get('command', 'unknown'))}`: preset {_escape(results.get('preset', 'unknown'))}, budget "
-        f"{_escape((results.get('budget') or {}).get('name', 'unknown'))}, data "
-        f"{_escape((results.get('data') or {}).get('name', 'unknown'))}, {seeds} seed{'s' * (seeds != 1)}, "
-        f"{_escape(str(results.get('created', 'unknown'))[:10])}, commit `{_code(commit)}`."
+        f"`{code(results.get('command', 'unknown'))}`: preset {escape(results.get('preset', 'unknown'))}, budget "
+        f"{escape((results.get('budget') or {}).get('name', 'unknown'))}, data "
+        f"{escape((results.get('data') or {}).get('name', 'unknown'))}, {seeds} seed{'s' * (seeds != 1)}, "
+        f"{escape(str(results.get('created', 'unknown'))[:10])}, commit `{code(commit)}`."
     )
 
 
-def write_readme_block(readme: str | os.PathLike[str], results: str | os.PathLike[str], check: bool = False) -> bool:
-    """Put the findings of `results` between the markers of `readme`.
+def write_readme_block(readme: StrPath, results: StrPath, check: bool = False) -> bool:
+    """Put the findings of `results` between the markers of `readme`, or with `check` only look.
 
     Args:
         readme: a Markdown file with both markers.
         results: a `results.json`.
-        check: only compare; write nothing.
 
     Returns:
         whether the block was up to date already.
@@ -71,43 +66,17 @@ def write_readme_block(readme: str | os.PathLike[str], results: str | os.PathLik
     Raises:
         UserError: a file cannot be read, or the markers are missing or out of order.
     """
-    path = Path(readme)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"readme {path}: {error.strerror}; name an existing Markdown file") from None
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise UserError(
-            f"readme {path}: needs the lines {START} and {END}, in this order; add them where the block goes"
-        )
-    new = f"{before}{START}\n{findings_markdown(scores.load_results(results))}\n{END}{after}"
-    if new != text and not check:
-        write_text(path, new)
-    return new == text
+    return write_block(readme, BLOCK, findings_markdown(scores.load_results(results)), check=check)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the block; returns the exit code, 1 where a check finds it out of date."""
-    parser = argparse.ArgumentParser(prog="python -m archlab.compare.readme", description=main.__doc__)
-    parser.add_argument("readme")
-    parser.add_argument("results")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the block is out of date")
-    options = parser.parse_args(arguments)
-    try:
-        current = write_readme_block(options.readme, options.results, options.check)
-    except UserError as error:
-        parser.error(str(error))
-    if options.check and not current:
-        print(f"{options.readme}: its findings do not match {options.results}; run this again without --check")
-        return 1
-    return 0
+    return block_command("archlab.compare.readme", write_readme_block, "the findings", arguments)
 
 
 def _topic(topic: str, findings: Sequence[Finding]) -> str:
     own = [
-        f"  - {_escape(f'{finding.statement} {finding.conclusion}'.strip())}"
+        f"  - {escape(f'{finding.statement} {finding.conclusion}'.strip())}"
         for finding in findings
         if finding.topic == topic
     ]
@@ -125,22 +94,7 @@ def _row(results: Results, metric: str) -> list[str]:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *([_escape(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escape(text: object) -> str:
-    """Text of the results as Markdown text: no tag, no table cell, no new line."""
-    clean = " ".join(str(text).split())
-    for sign, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
-        clean = clean.replace(sign, safe)
-    return clean.replace("[", "\\[").replace("]", "\\]") if "](" in clean else clean
-
-
-def _code(text: object) -> str:
-    return " ".join(str(text).replace("`", "'").split())
+    return table(header, [[escape(cell) for cell in row] for row in rows]) if rows else ""
 
 
 def _capital(text: str) -> str:

@@ -8,7 +8,8 @@ To add a family:
  2. `interop/NAME.py`: what `interop.family.Interop` lists: options and weights of `transformers`, the reference, and at
     least two faults that parity must notice (shared ones are in `interop.parity.faults`).
  3. An entry in `models/families/`, in the module of its kind: configuration, class, a tiny shape for tests, the
-    published sizes. Its `tiny` shape should exercise every option (more heads than key-value heads, unequal widths).
+    published sizes. Its `tiny` shape should exercise every option (more heads than key-value heads, unequal widths);
+    what excludes each other goes to `variants`, each of which parity is proven of too.
  4. Only if the family reads or gives something new: a kind, with one probe in `interop.parity.probes`.
 Every test in `tests/models/test_families.py` and `tests/interop/` then covers it, as does `archlab parity NAME`.
 """

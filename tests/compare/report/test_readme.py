@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from archlab.compare import formatting as show
-from archlab.compare.readme import END, START, findings_markdown, main, write_readme_block
+from archlab.compare.readme import BLOCK, findings_markdown, main, write_readme_block
+from archlab.documents import markers
 from archlab.errors import UserError
 
 Results = dict[str, Any]
+START, END = markers(BLOCK)
 
 
 @pytest.fixture

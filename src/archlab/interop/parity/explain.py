@@ -68,7 +68,7 @@ def _pattern(twin: Twin, first: State) -> str:
         return "every layer agrees: the final norm or the output layer differs"
     if first.block < 0:
         return "the input of a first layer differs: embeddings, their scale, or positions"
-    if not PROBES[twin.family.kind].causal:
+    if not PROBES[twin.family.kind].causal(twin.config):
         return "a part of this layer differs: norms, projections, scores or feed-forward"
     # The first token sees itself alone: its attention weight is 1 whatever the scores are.
     if within(first.ours[:, 0], first.theirs[:, 0], STATES)[1]:

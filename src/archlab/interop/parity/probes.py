@@ -22,13 +22,11 @@ Inputs: TypeAlias = Any
 
 
 class Probe(ABC):
-    """The same question to ours and theirs.
+    """The same question to ours and theirs."""
 
-    Attributes:
-        causal: whether a token sees only earlier ones, so that the first sees itself alone.
-    """
-
-    causal: bool
+    def causal(self, config: Any) -> bool:
+        """Whether a token of this model sees only earlier ones, so that the first sees itself alone."""
+        return False
 
     @abstractmethod
     def inputs(self, config: Any, generator: torch.Generator) -> Inputs:
@@ -46,7 +44,9 @@ class Probe(ABC):
 class DecoderProbe(Probe):
     """Tokens (B, T) to logits (B, T, V)."""
 
-    causal = True
+    def causal(self, config: Any) -> bool:
+        """See `Probe`."""
+        return not getattr(config, "bidirectional", False)
 
     def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
         """See `Probe`."""
@@ -64,8 +64,6 @@ class DecoderProbe(Probe):
 class EncoderProbe(Probe):
     """Tokens (B, T), of which the second half is of a second type, to states (B, T, W) and the pooled one (B, 1, W)."""
 
-    causal = False
-
     def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
         """See `Probe`."""
         return torch.randint(config.vocab_size, (2, 12), generator=generator)
@@ -82,8 +80,6 @@ class EncoderProbe(Probe):
 
 class EncoderDecoderProbe(Probe):
     """Source tokens (B, S) and target tokens (B, T) to logits of the target (B, T, V)."""
-
-    causal = False
 
     def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Probe`."""
@@ -114,8 +110,6 @@ def token_types(tokens: Tensor) -> Tensor:
 class VisionProbe(Probe):
     """Images (B, C, H, W) to states (B, N or 1 + N, D)."""
 
-    causal = False
-
     def inputs(self, config: Any, generator: torch.Generator) -> Tensor:
         """See `Probe`."""
         return torch.randn(2, config.channels, config.image_size, config.image_size, generator=generator)
@@ -131,8 +125,6 @@ class VisionProbe(Probe):
 
 class ImageTextProbe(Probe):
     """Images (B, C, H, W) and texts (B, T) to logits and both embeddings side by side, (B, B + 2 E)."""
-
-    causal = False
 
     def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Probe`; a text repeats the shuffled vocabulary, so that it has every id, and most of them twice."""
@@ -161,8 +153,6 @@ class MaskedVisionProbe(Probe):
     The images are higher and narrower than those of the table of positions, which must be interpolated.
     """
 
-    causal = False
-
     def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Probe`."""
         rows, columns = (config.image_size // config.patch_size + more for more in (2, -2))
@@ -186,8 +176,6 @@ class ClipProbe(Probe):
 
     The wanted patches come after the given ones, since the reference sorts them: so every layer can be compared.
     """
-
-    causal = False
 
     def inputs(self, config: Any, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """See `Probe`."""

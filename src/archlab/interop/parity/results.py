@@ -63,13 +63,23 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyResult:
-    """Parity of one family."""
+    """Parity of one family.
+
+    Attributes:
+        variant: of its variants; empty for the tiny configuration itself.
+        explanation: the first layer that diverges and the likely cause; empty where all is equal.
+    """
 
     family: str
+    variant: str
     checks: tuple[Check, ...]
     controls: tuple[Control, ...]
     explanation: str
-    """The first layer that diverges and the likely cause; empty where all is equal."""
+
+    @property
+    def label(self) -> str:
+        """Name for tables."""
+        return f"{self.family} ({self.variant})" if self.variant else self.family
 
     @property
     def passed(self) -> bool:

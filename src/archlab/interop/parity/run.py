@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,13 +15,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from archlab import __version__
+from archlab import __version__, machine
+from archlab.errors import UserError
 from archlab.interop.parity import checks, decoding, encoder_decoding, encoding
 from archlab.interop.parity.checks import Outcome
 from archlab.interop.parity.explain import explain
 from archlab.interop.parity.results import Check, Control, FamilyResult
 from archlab.interop.parity.states import blocks, states
-from archlab.interop.parity.twin import Twin, build
+from archlab.interop.parity.twin import Twin, build, copy_weights
 from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.families.family import Family, Kind
 from archlab.models.registry import FAMILIES, find
@@ -57,7 +58,7 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
 
 
 def run_parity(name: str | None, *, show_causes: bool, out: Path | None) -> bool:
-    """Compare one family, or all, with their references; print a table.
+    """Compare one family, or all, and their variants with their references; print a table.
 
     Args:
         name: of the family; None runs all.
@@ -71,43 +72,57 @@ def run_parity(name: str | None, *, show_causes: bool, out: Path | None) -> bool
         UserError: the family is unknown.
     """
     families = list(FAMILIES.values()) if name is None else [find(name)]
+    cases = [(family, variant) for family in families for variant in ("", *family.variants)]
     results = []
-    with track("parity", len(families)) as progress:
-        for family in families:
-            results.append(family_parity(family))
+    with track("parity", len(cases)) as progress:
+        for family, variant in cases:
+            results.append(family_parity(family, variant))
             progress.advance()
     print_table(results)
     if show_causes:
         print_causes(results)
     if out is not None:
         versions = {"archlab": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-        written = {"versions": versions, "families": [result.to_dict() for result in results]}
+        written = {
+            "versions": versions,
+            "git": machine.git_commit(),
+            "families": [result.to_dict() for result in results],
+        }
         write_text(out, json.dumps(written, indent=2) + "\n")
     return all(result.passed for result in results)
 
 
-def family_parity(family: Family) -> FamilyResult:
-    """Every comparison with both implementations of attention, and every planted bug."""
-    twin = build(family)
-    measured = compare(twin)
+def family_parity(family: Family, variant: str = "") -> FamilyResult:
+    """Every comparison that applies, and every planted bug; of a variant, the one that its options are not read."""
+    twin = build(family.variant(variant) if variant else family)
+    measured = compare(twin, without=family.variants[variant].without if variant else ())
     explanation = ""
     failed = [check.name for check in measured if not check.passed]
     if failed:
         why = explain(twin, failed[0])
         explanation = f"{why.first or 'no layer'} diverges first; likely cause: {why.cause}"
     return FamilyResult(
-        family=family.name, checks=tuple(measured), controls=tuple(controls(twin)), explanation=explanation
+        family=family.name,
+        variant=variant,
+        checks=tuple(measured),
+        controls=(unread_options(family, twin),) if variant else tuple(controls(twin)),
+        explanation=explanation,
     )
 
 
-def compare(twin: Twin) -> list[Check]:
-    """Every comparison of the family's kind with both implementations of attention."""
+def compare(twin: Twin, without: Collection[str] = ()) -> list[Check]:
+    """Every comparison of the family's kind with both implementations of attention.
+
+    Args:
+        without: names of those to leave out.
+    """
     found = []
     for attention in get_args(Implementation):
         set_implementation(twin.model, attention)
         for name, check in CHECKS[twin.family.kind].items():
-            error, passed, where = check(twin)
-            found.append(Check(name=name, attention=attention, error=error, passed=passed, where=where))
+            if name not in without:
+                error, passed, where = check(twin)
+                found.append(Check(name=name, attention=attention, error=error, passed=passed, where=where))
     return found
 
 
@@ -125,8 +140,20 @@ def controls(twin: Twin) -> list[Control]:
     return found
 
 
+def unread_options(family: Family, variant: Twin) -> Control:
+    """Give the weights of a variant to the model of the tiny configuration: it must refuse them or differ."""
+    fault, config = "the options of this variant are not read", family.config()
+    plain = Twin(family, config, family.model_class(config).eval(), variant.reference, family.interop.weights(config))
+    try:
+        copy_weights(plain.reference, plain.model, plain.weights)
+    except UserError as error:
+        return Control(fault=fault, noticed=True, first="the loading of the weights", cause=str(error))
+    different = [state.place for state in states(plain) if not state.equal]
+    return Control(fault=fault, noticed=bool(different), first=different[0] if different else "", cause=fault)
+
+
 def print_table(results: Sequence[FamilyResult]) -> None:
-    """Print the largest errors, one row per family and comparison."""
+    """Print the largest errors, one row per family and comparison, and one per variant."""
     table = Table(
         title=f"Largest difference from transformers {transformers.__version__}, float32, tiny random models",
         box=box.SIMPLE_HEAD,
@@ -138,13 +165,18 @@ def print_table(results: Sequence[FamilyResult]) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for result in results:
-        names = dict.fromkeys(check.name for check in result.checks)
-        for row, name in enumerate(names):
-            same = [check for check in result.checks if check.name == name]
-            errors = [f"{check.error:.1e}" if check.error else "0" for check in same]
+        groups: dict[str, list[Check]] = {}
+        for check in result.checks:
+            groups.setdefault("all comparisons" if result.variant else check.name, []).append(check)
+        for row, (name, same) in enumerate(groups.items()):
+            largest = [
+                max(check.error for check in same if check.attention == attention)
+                for attention in get_args(Implementation)
+            ]
             failed = [check for check in same if not check.passed]
             verdict = f"differs: {failed[0].where}" if failed else "equal"
-            table.add_row("" if row else result.family, name, *errors, verdict)
+            errors = [f"{error:.1e}" if error else "0" for error in largest]
+            table.add_row("" if row else result.label, name, *errors, verdict)
         noticed = sum(control.noticed for control in result.controls)
         table.add_row("", "planted bugs noticed", f"{noticed}/{len(result.controls)}", "", "")
         table.add_section()
@@ -159,7 +191,7 @@ def print_causes(results: Sequence[FamilyResult]) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     for result in results:
-        say(f"{result.family}: {result.explanation or 'equal to the reference'}")
+        say(f"{result.label}: {result.explanation or 'equal to the reference'}")
         for control in result.controls:
             say(f"  planted: {control.fault}")
             say(f"    found: {control.first or 'nothing'} diverges first; likely cause: {control.cause}")

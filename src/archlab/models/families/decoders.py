@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from archlab.models.families.family import Family, Size
+from archlab.models.families.family import Family, Size, Variant
 
 _GPT2 = "github.com/openai/gpt-2, counts of the released weights"
 _LLAMA3 = "huggingface.co/meta-llama, safetensors parameter counts"
 _LLAMA31 = {"rotary_scaling": {"factor": 8.0}, "context": 131072}
 _LLAMA32 = {"rotary_scaling": {"factor": 32.0}, "context": 131072, "tied": True}
+_YARN = {"kind": "yarn", "factor": 4.0, "original_context": 64}
+_KEPT = "transformers scales all sequences as the longest that it has seen, ours each by its own length"
+_NO_CACHE = "a bidirectional model has no cache"
 _GEMMA3 = "huggingface.co/google, safetensors parameter counts"
 _GEMMA3_TEXT = f"{_GEMMA3}, less vision tower and projector"
 _GEMMA3_LARGE = {
@@ -76,6 +79,23 @@ DECODERS: tuple[Family, ...] = (
                 3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32
             ),
         },
+        variants={
+            "multi-head": Variant({"key_value_heads": 4}),
+            "multi-query, tied, unscaled": Variant({"key_value_heads": 1, "tied": True, "rotary_scaling": None}),
+            "linear": Variant({"rotary_scaling": {"kind": "linear", "factor": 4.0}}),
+            "dynamic NTK": Variant(
+                # The sequences of the comparisons have 12 tokens.
+                {"rotary_scaling": {"kind": "dynamic", "factor": 3.0, "original_context": 8}, "context": 24},
+                without={"cached decoding": _KEPT, "generation": _KEPT},
+            ),
+            "YaRN": Variant({"rotary_scaling": _YARN | {"fast_turns": 8.0}, "context": 256}),
+            "YaRN with magnitudes": Variant(
+                {"rotary_scaling": _YARN | {"magnitude": 1.0, "magnitude_all": 0.5}, "context": 256}
+            ),
+            "YaRN by hand": Variant(
+                {"rotary_scaling": _YARN | {"attention_factor": 1.2, "truncate": False}, "context": 256}
+            ),
+        },
     ),
     Family(
         name="gemma",
@@ -132,6 +152,12 @@ DECODERS: tuple[Family, ...] = (
                     "bidirectional": True,
                 },
             ),
+        },
+        variants={
+            "bidirectional": Variant(
+                {"bidirectional": True}, without={"cached decoding": _NO_CACHE, "generation": _NO_CACHE}
+            ),
+            "multi-query, unscaled": Variant({"key_value_heads": 1, "rotary_scaling": None}),
         },
     ),
     Family(
@@ -238,6 +264,13 @@ DECODERS: tuple[Family, ...] = (
                     "rotary_base": 50000.0,
                 },
             ),
+        },
+        variants={
+            "no query latent, one group": Variant({"query_latent": 0, "groups": 1, "chosen_groups": 1}),
+            "half-split, unscaled": Variant({"interleaved": False, "rotary_scaling": None}),
+            # Without the norm the sums of three layers of experts grow beyond what float32 can tell apart.
+            "not renormalised, all experts": Variant({"renormalise": False, "dense_layers": 0, "depth": 2}),
+            "YaRN without magnitudes": Variant({"rotary_scaling": {"factor": 4.0, "original_context": 8}}),
         },
     ),
     Family(

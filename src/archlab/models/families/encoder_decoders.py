@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archlab.models.families.family import Family, Size
+from archlab.models.families.family import Family, Size, Variant
 
 _VASWANI = (
     "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
@@ -33,6 +33,7 @@ ENCODER_DECODERS: tuple[Family, ...] = (
             "big": Size(214_245_376, _VASWANI, {"width": 1024, "heads": 16, "feed_forward": 4096}),
             "opus-mt-en-fr": Size(74_609_664, _OPUS, {"vocab_size": 59514, "context": 512, "activation": "silu"}),
         },
+        variants={"SiLU": Variant({"activation": "silu"})},
     ),
     Family(
         name="t5",
@@ -87,5 +88,6 @@ ENCODER_DECODERS: tuple[Family, ...] = (
                 {"width": 768, "depth": 12, "decoder_depth": 12, "heads": 12, "feed_forward": 2048} | _T511,
             ),
         },
+        variants={"version 1.0": Variant({"activation": "relu", "tied": True})},
     ),
 )

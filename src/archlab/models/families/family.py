@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +47,19 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Options that the tiny configuration of a family leaves at another value.
+
+    Attributes:
+        options: how its configuration differs from the tiny one.
+        without: comparisons of `interop.parity` that do not apply to it, by name -> why.
+    """
+
+    options: Mapping[str, Any]
+    without: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture.
 
@@ -57,6 +70,7 @@ class Family:
         model_types: values of `model_type` in the `config.json` of its checkpoints.
         tiny: options of a configuration for tests.
         sizes: the published models by name.
+        variants: what `tiny` cannot show, by name; parity is proven of each.
     """
 
     name: str
@@ -66,6 +80,7 @@ class Family:
     model_types: tuple[str, ...]
     tiny: Mapping[str, Any]
     sizes: Mapping[str, Size]
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def config_class(self) -> type[Any]:
@@ -94,6 +109,10 @@ class Family:
         if size is not None and size not in self.sizes:
             raise UserError(unknown(f"size of {self.name}", size, self.sizes))
         return build(self.config_class, dict(self.tiny if size is None else self.sizes[size].options))
+
+    def variant(self, name: str) -> Family:
+        """The family with this variant as its tiny configuration."""
+        return replace(self, tiny={**self.tiny, **self.variants[name].options}, variants={})
 
 
 def unknown(what: str, name: str, known: Mapping[str, Any]) -> str:

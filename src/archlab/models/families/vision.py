@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archlab.models.families.family import Family, Size
+from archlab.models.families.family import Family, Size, Variant
 
 _VIT = "torchvision, counts of the ImageNet-1k weights less their heads of 1000 (width + 1)"
 _META = "huggingface.co/facebook, safetensors parameter counts"
@@ -110,6 +110,11 @@ VISION: tuple[Family, ...] = (
             )
             for registers in (0, 4)
         },
+        variants={
+            "without registers and gate": Variant(
+                {"registers": 0, "gated": False, "transformer": _size(24, 3, 3, 48)},
+            )
+        },
     ),
     Family(
         name="vjepa",
@@ -168,6 +173,10 @@ VISION: tuple[Family, ...] = (
             ),
             "clip-vit-l-14": Size(427_616_513, _CLIP, _clip_large(224)),
             "clip-vit-l-14-336": Size(427_944_193, _CLIP, _clip_large(336)),
+        },
+        variants={
+            "pooled at the highest id": Variant({"end_token": None}),
+            "GELU": Variant({"activation": "gelu"}),
         },
     ),
     Family(

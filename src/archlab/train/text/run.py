@@ -14,6 +14,7 @@ from torch import nn
 from archlab.config import to_yaml
 from archlab.data.text.batch import to_device
 from archlab.data.tokenizer import TextTokenizer
+from archlab.documents import table
 from archlab.errors import UserError
 from archlab.layers.dropout import set_dropout
 from archlab.machine import describe, git_commit
@@ -178,8 +179,7 @@ def parameters_of(model: nn.Module) -> int:
 def markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([_cell(row[column]) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return table(columns, [[_cell(row[column]) for column in columns] for row in rows]) + "\n"
 
 
 def _cell(value: str | float | None) -> str:
