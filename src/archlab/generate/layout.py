@@ -17,21 +17,23 @@ from archlab.layers.shared_input import SharedInput
 def lay_out(model: nn.Module) -> None:
     """Store a model's matrices as decoding reads them fastest; names, shapes and values stay.
 
-    Layers that read the same input get one matrix (`SharedInput.join`), and matrices with more rows than columns are
-    stored column by column, the token table too where it is the output layer. A model that is moved or cast afterwards
-    keeps working and loses the first of the two.
+    Layers that read the same input get one matrix (`SharedInput.join`), and matrices whose columns are no shorter than
+    their rows are stored column by column, the token table too where it is the output layer. A model that is moved or
+    cast afterwards keeps working and loses the first of the two.
 
     Args:
-        model: a decoder or an encoder-decoder with float32 parameters; products of other types read in other ways.
+        model: a decoder or an encoder-decoder with float32 parameters; products of other types read in other ways, and
+            layers that were quantised stay as they are.
     """
-    joined = [layer for layer in model.modules() if isinstance(layer, SharedInput)]
-    for shared in joined:
-        shared.join()
-    done = {projection for shared in joined for projection in shared.projections()}
+    done: set[nn.Module] = set()
+    for layer in model.modules():
+        if isinstance(layer, SharedInput) and all(isinstance(part, nn.Linear) for part in layer.projections()):
+            layer.join()
+            done.update(layer.projections())
     matrices: list[Any] = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer not in done]
     if getattr(model, "head", None) is None:
         matrices.append(model.token_embedding)
-    for layer in matrices:
-        rows, columns = layer.weight.shape
-        if rows > columns:
-            layer.weight.data = layer.weight.data.T.contiguous().T
+    for matrix in matrices:
+        rows, columns = matrix.weight.shape
+        if rows >= columns:
+            matrix.weight.data = matrix.weight.data.T.contiguous().T

@@ -18,7 +18,7 @@ class SharedInput(nn.Module):
     """A layer of which several linear maps read the same input.
 
     They stay layers with names and weights of their own. After `join` their matrices lie side by side in memory, and
-    where no gradient is wanted `project` multiplies by all of them at once.
+    where no gradient is wanted `project` multiplies by all of them at once: what replaces a layer comes before.
     """
 
     _joined: tuple[Tensor, Tensor | None] | None = None
