@@ -598,7 +598,7 @@ TEXT = [
     Fault(
         "Muon takes the embeddings too",
         "train/optim.py",
-        ' and "blocks." in name',
+        " and any(part in name for part in hidden)",
         "",
         "train/test_loop_features.py::test_muon_makes_the_update_of_a_hidden_matrix_nearly_orthogonal_and_leaves_the_rest_to_adamw",
     ),

@@ -32,8 +32,9 @@ from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Optimizer, Resume, fit
 from archlab.train.optim import MuonWithAdamW, adamw
 from archlab.train.schedule import learning_rate
-from archlab.vl.encoder import PIXEL_SCALE, FrozenEncoder, normalise, vit_config
+from archlab.vl.encoder import PIXEL_SCALE, FrozenEncoder, normalise, vit_config, whitened
 
+_WHITENING_BATCHES = 8
 _NOISE = 40.0 / PIXEL_SCALE  # largest amplitude of the input noise; the loudest scenes have as much
 
 
@@ -98,6 +99,8 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         return FrozenEncoder.load(str(folder))
     stream = ImageStream(config)
     claim(folder, config)
+    # Later ones than training draws, and as many as the covariance of all features needs.
+    images = torch.cat([stream.clean(config.optimizer.steps + number) for number in range(_WHITENING_BATCHES)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         method = _METHODS[config.method](config, stream)
@@ -110,7 +113,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
             precision=config.optimizer.precision,
-            evaluate=lambda step: probe_encoder(FrozenEncoder(method.encoder, config.merge, "", {})),
+            evaluate=lambda step: probe_encoder(FrozenEncoder(whitened(method.encoder, images), config.merge, "", {})),
             evaluate_at=[
                 0,
                 *range(config.probe_every, config.optimizer.steps, config.probe_every),
@@ -119,8 +122,6 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             resume=Resume(folder / "state.pt", fingerprint(config, *stream.digests), config.resume_every),
             description=f"pretraining ({config.method})",
         )
-    vit = method.encoder.eval()
-    standardise(vit, stream.clean(config.optimizer.steps))
     metrics = {
         "steps": config.optimizer.steps,
         "images": config.optimizer.steps * config.optimizer.batch_size,
@@ -131,7 +132,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         },
         "curve": [asdict(point) for point in history.curve],
     }
-    save_checkpoint(folder, vit, config, None, metrics, _card(config, metrics))
+    save_checkpoint(folder, whitened(method.encoder, images), config, None, metrics, _card(config, metrics))
     (folder / "state.pt").unlink(missing_ok=True)
     return FrozenEncoder.load(str(folder))
 
@@ -177,22 +178,6 @@ def _optimizer(model: nn.Module, config: PretrainConfig) -> Optimizer:
 _METHODS = {"mae": _masked_autoencoder, "lejepa": _lejepa}
 
 
-@torch.no_grad()
-def standardise(vit: ViT, images: Tensor) -> None:
-    """Give every feature mean 0 and variance 1 over the patches of `images`, by folding both into the last norm.
-
-    The features of an autoencoder differ widely in scale (arXiv 2111.06377 puts a batch norm before its linear probes,
-    appendix A.1). A trunk that reads them raw learns the few large ones and hardly the rest.
-
-    Args:
-        images: training images as the encoder reads them, (B, 3, H, W).
-    """
-    states = vit(images).flatten(0, 1)  # (B * N, D)
-    mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
-    vit.norm.weight.div_(deviation)
-    vit.norm.bias.sub_(mean).div_(deviation)
-
-
 _DESCRIPTIONS = {
     "mae": "Denoising masked autoencoder (arXiv 2111.06377)",
     "lejepa": "LeJEPA (arXiv 2511.08544) on local features",
@@ -214,7 +199,7 @@ def _card(config: PretrainConfig, metrics: dict[str, object]) -> str:
             "",
             f"A Vision Transformer ({config.encoder.depth} blocks, width {config.encoder.width}) that reads "
             f"{config.image_size} x {config.image_size} RGB images and gives {side * side} visual tokens of {width} "
-            "features: the states of each square of "
+            "features: the whitened states of each square of "
             f"{config.merge} x {config.merge} patches side by side.",
             "",
             "## Recipe",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.config import PretrainConfig
 from archlab.errors import UserError
@@ -22,19 +22,61 @@ from archlab.train.checkpoint import fingerprint, load_checkpoint
 
 PIXEL_CENTRE, PIXEL_SCALE = 127.5, 60.0  # uint8 to roughly unit variance; part of the weights' contract
 
+_SHRINKAGE = 1e-3  # added to the variance of every direction, in units of a feature's
+
+
+class WhitenedViT(ViT):
+    """A ViT and a linear map behind it that whitens its states: mean 0, and as much variance in every direction.
+
+    What a pretraining objective tells images apart by is not what questions are about: without the map a few directions
+    hold nearly all variance, and a trunk learns what the others hold many times more slowly. See `whitened`.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__(config)
+        self.whitening = nn.Linear(config.transformer.width, config.transformer.width)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Whitened states of patches; arguments and result are those of `ViT`."""
+        states: Tensor = self.whitening(super().forward(images, keep))
+        return states
+
+
+@torch.no_grad()
+def whitened(vit: ViT, images: Tensor) -> WhitenedViT:
+    """A copy of `vit`, in evaluation mode, whose states are whitened over the patches of `images`.
+
+    Whitening is that of the correlations (ZCA-cor, arXiv 1512.00809): each feature stays as close to itself as it can.
+
+    Args:
+        images: training images as the encoder reads them, (B, C, H, W).
+    """
+    with torch.random.fork_rng(devices=[]):  # measuring must not change what is drawn next
+        copy = WhitenedViT(vit.config)
+    copy.load_state_dict(vit.state_dict(), strict=False)
+    copy.eval()
+    states = torch.cat([ViT.forward(copy, part) for part in images.split(128)]).flatten(0, 1).double()
+    mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
+    values, vectors = torch.linalg.eigh(((states - mean) / deviation).T.cov())
+    # Directions without variance, as the one that a LayerNorm takes away, stay small instead of becoming noise.
+    weight = vectors @ torch.diag((values.clamp(min=0) + _SHRINKAGE).rsqrt()) @ vectors.T / deviation
+    copy.whitening.weight.copy_(weight)
+    copy.whitening.bias.copy_(-weight @ mean)
+    return copy
+
 
 @dataclass(frozen=True)
 class FrozenEncoder:
     """A ViT that is never trained here.
 
     Attributes:
-        vit: the model, in evaluation mode.
+        vit: the model with its whitening, in evaluation mode.
         merge: neighbouring patches merged per side.
         digest: hash of the weights.
         metrics: what was measured when it was pretrained, its probes included.
     """
 
-    vit: ViT
+    vit: WhitenedViT
     merge: int
     digest: str
     metrics: dict[str, Any]
@@ -52,7 +94,7 @@ class FrozenEncoder:
             names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir())) or "none"
             raise UserError(f"encoder.weights={weights!r}: is neither shipped ({names}) nor a folder")
         checkpoint = load_checkpoint(folder, PretrainConfig)
-        vit = ViT(vit_config(checkpoint.config))
+        vit = WhitenedViT(vit_config(checkpoint.config))
         checkpoint.load_into(vit)
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         return cls(vit.eval().requires_grad_(False), checkpoint.config.merge, digest, checkpoint.metrics)
@@ -62,7 +104,9 @@ class FrozenEncoder:
         """The same encoder with random weights: the control that a probe must clearly beat."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            vit = ViT(vit_config(config))
+            vit = WhitenedViT(vit_config(config))
+            nn.init.eye_(vit.whitening.weight)
+            nn.init.zeros_(vit.whitening.bias)
         return cls(vit.eval().requires_grad_(False), config.merge, f"random-{fingerprint(config)}", {})
 
     @property
