@@ -222,9 +222,7 @@ def test_probes_are_taken_before_now_and_then_and_at_the_end(
     assert [point["step"] for point in encoder.metrics["curve"]] == [0, 2, 4, 5]
 
 
-def test_lejepa_keeps_the_encoder_alone(
-    tiny_pretraining: PretrainConfig, few_probes: None, tmp_path: Path
-) -> None:
+def test_lejepa_keeps_the_encoder_alone(tiny_pretraining: PretrainConfig, few_probes: None, tmp_path: Path) -> None:
     config = replace(tiny_pretraining, method="lejepa", stem="convolutional")
     encoder = pretrain(config, tmp_path / "encoder")
     assert not [name for name in encoder.vit.state_dict() if "projector" in name or "thumbnail" in name]
