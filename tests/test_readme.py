@@ -27,7 +27,7 @@ def test_the_key_findings_are_those_of_the_committed_results() -> None:
 
 def test_the_table_of_models_is_that_of_the_registry_and_the_committed_parity_run() -> None:
     folder = ROOT / "02-transformer-impl"
-    assert write_models(folder / "README.md", folder / "results" / "parity" / "results.json", check=True)
+    assert write_models(folder / "README.md", folder / "parity" / "results.json", check=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
