@@ -155,7 +155,23 @@ class SandwichBlock(Block):
         return x + self.after_feed_forward(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class TransformerStack(nn.Module):
+class _Stack(nn.Module):
+    """Rotary positions, blocks and a final norm; `block` makes each of the blocks."""
+
+    def __init__(self, config: TransformerConfig, block: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.rotary = RotaryEmbedding(config.width // config.heads)
+        self.blocks = nn.ModuleList(block() for _ in range(config.depth))
+        self.norm = RMSNorm(config.width)
+        initialize(self, config.depth, std=config.width**-0.5)  # 0.02, GPT-2's, is this at its width of 2500
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, and of caches."""
+        return len(self.blocks)
+
+
+class TransformerStack(_Stack):
     """Blocks in the manner of LLaMA (arXiv 2302.13971, section 2.2): RMSNorm, rotary attention, SwiGLU, no biases.
 
     Reads embeddings and returns normalised hidden states; embedding and head belong to the model around it.
@@ -165,24 +181,15 @@ class TransformerStack(nn.Module):
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.rotary = RotaryEmbedding(config.width // config.heads)
-        self.blocks = nn.ModuleList(
-            Block(
+        def block() -> Block:
+            return Block(
                 RMSNorm(config.width),
                 Attention(config.width, config.heads),
                 RMSNorm(config.width),
                 GatedMLP(config.width, config.feed_forward),
             )
-            for _ in range(config.depth)
-        )
-        self.norm = RMSNorm(config.width)
-        initialize(self, config.depth, std=config.width**-0.5)  # 0.02, GPT-2's, is this at its width of 2500
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks, and of caches."""
-        return len(self.blocks)
+        super().__init__(config, block)
 
     def forward(
         self,
@@ -212,7 +219,7 @@ class TransformerStack(nn.Module):
         return self.norm(x)
 
 
-class CrossStack(nn.Module):
+class CrossStack(_Stack):
     """A `TransformerStack` whose blocks also read a memory, by cross-attention without positions.
 
     Args:
@@ -220,10 +227,8 @@ class CrossStack(nn.Module):
     """
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.rotary = RotaryEmbedding(config.width // config.heads)
-        self.blocks = nn.ModuleList(
-            CrossBlock(
+        def block() -> CrossBlock:
+            return CrossBlock(
                 RMSNorm(config.width),
                 Attention(config.width, config.heads),
                 RMSNorm(config.width),
@@ -231,15 +236,8 @@ class CrossStack(nn.Module):
                 RMSNorm(config.width),
                 GatedMLP(config.width, config.feed_forward),
             )
-            for _ in range(config.depth)
-        )
-        self.norm = RMSNorm(config.width)
-        initialize(self, config.depth, std=config.width**-0.5)
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks, and of caches."""
-        return len(self.blocks)
+        super().__init__(config, block)
 
     def forward(
         self,

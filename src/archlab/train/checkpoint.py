@@ -51,6 +51,10 @@ class Checkpoint(Generic[Config]):
     tokenizer: TextTokenizer | None
     metrics: dict[str, Any]
 
+    def digest(self) -> str:
+        """Hash of the weights."""
+        return hashlib.sha256((self.folder / _WEIGHTS).read_bytes()).hexdigest()
+
     def load_into(self, model: nn.Module) -> None:
         """Copy the weights into `model`; every tensor must be there, be asked for, and have the right shape.
 

@@ -165,7 +165,7 @@ def _lejepa(config: PretrainConfig, stream: ImageStream) -> _Method:
     return _Method(model, model.encoder, objective, batches)
 
 
-# Not the linear maps that images come in by or that are read off at the end.
+# All but a linear patch embedding and the maps that pixels are read off by.
 _HIDDEN = ("blocks.", "patch_embedding.layers.", "projector.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from torch import nn
@@ -25,8 +24,7 @@ def begin_with(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
     Raises:
         UserError: there is no such run, it read other features or tokens, or a part is missing or of another shape.
     """
-    folder = Path(config.start.run)
-    checkpoint = load_checkpoint(folder, RunConfig)
+    checkpoint = load_checkpoint(Path(config.start.run), RunConfig)
     problem = f"start.run={config.start.run!r}"
     if checkpoint.metrics.get("encoder_digest") != setup.encoder.digest:
         raise UserError(f"{problem}: read the features of another encoder; give a run of {config.encoder.weights!r}")
@@ -41,7 +39,7 @@ def begin_with(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
     checkpoint.load_into(finished)
     for name in parts:
         _copy(finished, arm, name, problem)
-    return [hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()]
+    return [checkpoint.digest()]
 
 
 def _copy(source: nn.Module, destination: nn.Module, part: str, problem: str) -> None:

@@ -5,7 +5,6 @@ Shape legend: B images, H x W pixels, N visual tokens, D features per visual tok
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -96,8 +95,7 @@ class FrozenEncoder:
         checkpoint = load_checkpoint(folder, PretrainConfig)
         vit = WhitenedViT(vit_config(checkpoint.config))
         checkpoint.load_into(vit)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        return cls(vit.eval().requires_grad_(False), checkpoint.config.merge, digest, checkpoint.metrics)
+        return cls(vit.eval().requires_grad_(False), checkpoint.config.merge, checkpoint.digest(), checkpoint.metrics)
 
     @classmethod
     def random(cls, config: PretrainConfig) -> FrozenEncoder:
