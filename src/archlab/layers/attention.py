@@ -190,11 +190,10 @@ def fused_attention(
     """`readable_attention` in one call of PyTorch, without the weights; arguments and mixed values are the same."""
     # Of a marked mask the function needs no entry, and it computes nothing above the diagonal.
     causal = bias is None and isinstance(mask, LowerTriangle)
+    added = None if causal else mask
     if bias is not None:
         bias = bias.to(queries.dtype)
         added = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-    else:
-        added = None if causal else mask
     grouped = queries.shape[1] > keys.shape[1]
     return F.scaled_dot_product_attention(
         queries, keys, values, added, dropout, is_causal=causal, scale=scale, enable_gqa=grouped
