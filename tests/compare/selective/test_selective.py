@@ -16,6 +16,7 @@ from archlab.compare.selective.policies import UNTUNED
 from archlab.compare.selective.protocol import BASE, load_selective
 from archlab.compare.selective.recording import Recording, Watcher
 from archlab.compare.selective.timing import time_policies
+from archlab.compare.selective.tuning import tune
 from archlab.data.streams import Stream, StreamConfig, stream_source
 from archlab.errors import UserError
 from archlab.train.run import Run
@@ -103,6 +104,21 @@ def test_a_cell_holds_all_policies_stream_by_stream(
     assert found["controls"][CEILING]["paired"].keys() == {"caption/slots", "caption/cider_d"}
     assert found["timing"].keys() == found["policies"].keys()
     assert 0.2 < found["tuned"]["trigger"]["1"]["rate"] < 3
+
+
+def test_thresholds_come_from_validation_streams_alone(
+    tiny_run: Callable[[str], Run], watcher: Watcher, protocol: Path
+) -> None:
+    run, asked = tiny_run("vljepa"), load_selective(protocol)
+    cell = StreamCell(run.folder, run.config, "weights", BASE, asked)
+    source = stream_source(run.config.data, watcher.answerer.encoder.image_size)
+
+    def thresholds(split: str) -> list[float]:
+        recordings = [Recording(one, watcher) for one in source(cell.streams, split, 1)]
+        return [one.config.threshold for one in tune(recordings, "embeddings", asked.budgets, asked.trigger).values()]
+
+    found = measure(cell, watcher)["tuned"]["trigger"].values()
+    assert [one["threshold"] for one in found] == thresholds("validation") != thresholds("test")
 
 
 def test_what_a_cell_depends_on_is_in_its_key(tiny_run: Callable[[str], Run], protocol: Path) -> None:
