@@ -38,6 +38,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.train.recipes", "train_recipe")
     stand_in("archlab.compare.grid.run", "run_grid")
     sys.modules["archlab.compare.grid.run"].Places = lambda *folders: folders  # type: ignore[attr-defined]
+    stand_in("archlab.compare.selective.run", "run_selective")
     stand_in("archlab.evaluate.command", "evaluate_run")
     stand_in("archlab.vl.generate", "generate")
     stand_in("archlab.generate.command", "continue_text")
@@ -72,10 +73,13 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid"))
+    assert all(
+        command in shown
+        for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid", "selective")
+    )
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid"])
+@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid", "selective"])
 def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -184,6 +188,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["bench", "attention", "--out", "bench.json"]) == 0
     assert main(["bench", "train"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
+    assert main(["selective", "p.yaml", "one", "two", "--workers", "3"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
     assert called == [
@@ -200,6 +205,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("bench_attention", ("rounds", 20), ("precision", "float32"), ("out", Path("bench.json"))),
         ("bench_train", ("rounds", 30), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
+        ("run_selective", Path("p.yaml"), [Path("one"), Path("two")], Path("runs/p"), ("workers", 3)),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
     ]
@@ -228,6 +234,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["bench", "serve"], "'serve'"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
         (["bench", "train", "--precision", "int8"], "--precision int8: only generate runs weights of 8 bits"),
+        (["selective", "p.yaml"], "RUN"),
+        (["selective", "p.yaml", "run", "--workers", "0"], "--workers 0"),
         (["parity", "lama"], "did you mean 'llama'?"),
     ],
 )

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import archlab
 from archlab import config as configuration
 from archlab.compare.grid.protocol import Expectation, Factor, Protocol, Tuning
+from archlab.compare.selective import protocol as selective_protocol
+from archlab.compare.selective.trigger import TriggerConfig
 from archlab.config import (
     CompareConfig,
     EmbeddingArmConfig,
@@ -28,6 +30,7 @@ from archlab.config import (
     to_dict,
     to_yaml,
 )
+from archlab.data.streams import StreamConfig
 from archlab.errors import UserError
 from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.layers.rotary_scaling import AnyRotaryScaling
@@ -47,6 +50,10 @@ SECTIONS = [
     Factor,
     Protocol,
     Tuning,
+    selective_protocol.Expectation,
+    selective_protocol.SelectiveProtocol,
+    StreamConfig,
+    TriggerConfig,
     BeamSearch,
     Sampling,
     Settings,

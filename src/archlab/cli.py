@@ -19,7 +19,7 @@ from archlab.errors import UserError
 
 _PRESETS = Path(__file__).parent / "compare" / "presets"
 _OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
-_RESUMABLE = ("compare", "grid", "train")
+_RESUMABLE = ("compare", "grid", "selective", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +70,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "compare": _compare_parser(commands),
         "train": _train_parser(commands),
         "grid": _grid_parser(commands),
+        "selective": _selective_parser(commands),
         "evaluate": _evaluate_parser(commands),
         "generate": _generate_parser(commands),
         "bench": _bench_parser(commands),
@@ -186,6 +187,27 @@ def _grid(arguments: argparse.Namespace) -> None:
         screen=arguments.screen,
         run=not arguments.report,
     )
+    print(f"report: {report}")
+
+
+def _selective_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "selective", "measure when to put a stream into words, by a written protocol")
+    parser.set_defaults(handler=_selective)
+    parser.add_argument("protocol", type=Path, metavar="PROTOCOL", help="YAML: question, streams, sweep, what decides")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished vljepa runs, one per seed")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="cells side by side (default: 2)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/NAME-OF-PROTOCOL)")
+    return parser
+
+
+def _selective(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: must be at least 1")
+
+    from archlab.compare.selective.run import run_selective
+
+    out = arguments.out or Path("runs") / arguments.protocol.stem
+    report = run_selective(arguments.protocol, arguments.runs, out, workers=arguments.workers)
     print(f"report: {report}")
 
 

@@ -103,3 +103,12 @@ def test_nearest_caption_agrees_across_chunks_with_the_plain_definition():
     expected = [np.argmax([q @ t / np.linalg.norm(t) for t in train]) for q in queries]
     np.testing.assert_array_equal(nearest_caption(queries, train), expected)
     assert nearest_caption(queries[:0], train).shape == (0,)
+
+
+def test_document_frequencies_can_come_from_another_set_than_the_judged_items() -> None:
+    """Several candidates for one item would count its words several times."""
+    references = [["a red ring"], ["a blue star"], ["two red hearts"]]
+    plain = cider_d(["a red ring", "a star", "hearts"], references)
+    twice = cider_d(["a red ring", "a star", "hearts", "hearts"], [*references, references[2]], corpus=references)
+    np.testing.assert_allclose(twice, plain[[0, 1, 2, 2]])
+    assert not np.allclose(cider_d(["a star", "hearts", "hearts"], [references[1], *[references[2]] * 2]), plain[1:2])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.statistics import paired_difference, replicates, score
 
 OPTIONS = {"samples": 400, "seed": 0}
 
@@ -193,3 +193,12 @@ def test_swapping_the_arms_mirrors_the_difference():
 def test_arms_scored_on_different_items_are_refused():
     with pytest.raises(ValueError, match="same seeds and items"):
         paired_difference(np.ones((1, 3)), np.ones((1, 4)), np.arange(3), **OPTIONS)
+
+
+def test_replicates_of_two_metrics_of_the_same_clusters_are_paired() -> None:
+    generator = np.random.default_rng(0)
+    sizes = np.array([3.0, 5.0, 2.0, 7.0])
+    sums = generator.normal(size=(3, 4)) * sizes
+    one, other = (replicates(values, sizes, samples=200, seed=1) for values in (sums, sums + 2 * sizes))
+    np.testing.assert_allclose(other - one, 2.0)
+    assert one.std() > 0.01

@@ -660,6 +660,74 @@ TEXT = [
     ),
 ]
 
+SELECTIVE = [
+    Fault(
+        "drift makes captions of streams wrong",
+        "data/streams/scenes.py",
+        "0.9 * DOMINANCE_MARGIN / 4",
+        "3 * DOMINANCE_MARGIN",
+        "data/streams/test_streams.py::test_the_caption_of_a_segment_is_true_of_each_of_its_frames",
+    ),
+    Fault(
+        "an event may change nothing that is said",
+        "data/streams/scenes.py",
+        "if _fits(after) and _meaning(after) != before:",
+        "if _fits(after):",
+        "data/streams/test_streams.py::test_every_event_changes_what_is_to_be_said",
+    ),
+    Fault(
+        "the trigger weighs a change of one frame like one that lasts",
+        "compare/selective/trigger.py",
+        "length * before / self._count * float(gap @ gap)",
+        "float(gap @ gap)",
+        "compare/selective/test_trigger.py::"
+        "test_a_segment_begins_where_leaving_its_frames_would_cost_more_squared_error_than_the_threshold",
+    ),
+    Fault(
+        "clusters of a stream need not be connected in time",
+        "compare/selective/policies.py",
+        "connectivity=chain, ",
+        "",
+        "compare/selective/test_policies.py::test_ward_merges_neighbours_in_time_only",
+    ),
+    Fault(
+        "clustering raw features looks at embeddings",
+        "compare/selective/policies.py",
+        '_ward("features", pooled=True)',
+        '_ward("embeddings", pooled=True)',
+        "compare/selective/test_policies.py::test_what_watches_raw_features_sees_only_them",
+    ),
+    Fault(
+        "annotations stand at the start of their segments",
+        "compare/selective/scoring.py",
+        "times - segment.middle",
+        "times - segment.start",
+        "compare/selective/test_scoring.py::test_an_annotation_is_paired_with_the_decode_nearest_to_its_middle",
+    ),
+    Fault(
+        "a policy's own decodes weigh the words it is judged by",
+        "compare/selective/scoring.py",
+        ", corpus=self._corpus",
+        "",
+        "compare/selective/test_scoring.py::"
+        "test_cider_weighs_words_by_the_annotations_whatever_a_policy_says_how_often",
+    ),
+    Fault(
+        "thresholds are tuned on the test streams",
+        "compare/selective/cell.py",
+        'streams("validation", protocol.validation_streams)',
+        'streams("test", protocol.validation_streams)',
+        "compare/selective/test_selective.py::test_thresholds_come_from_validation_streams_alone",
+    ),
+    Fault(
+        "a tuned policy is read at whatever number of decodes it has",
+        "compare/selective/summary.py",
+        "np.interp(1.0, rates[order], scores[order])",
+        "scores[np.abs(rates - 1.0).argmin()]",
+        "compare/selective/test_summary.py::test_a_tuned_policy_is_read_at_exactly_one_decode_per_event",
+    ),
+]
+
 FAULTS = [
     *MASKS,
     *LOSSES,
@@ -673,6 +741,7 @@ FAULTS = [
     *METRICS,
     *STATISTICS,
     *EXPERTS,
+    *SELECTIVE,
 ]
 
 

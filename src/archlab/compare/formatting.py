@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_MEASURED = "not measured"
-SHARES = frozenset({"accuracy", "recall", "F1"})
+SHARES = frozenset({"accuracy", "recall", "F1", "share"})
 """Units between 0 and 1, shown in percent."""
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

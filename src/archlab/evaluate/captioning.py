@@ -34,7 +34,9 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
-def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+def cider_d(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], corpus: Sequence[Sequence[str]] | None = None
+) -> np.ndarray:
     """CIDEr-D of every candidate, from 0 to 10; the corpus score is the mean.
 
     Scores depend on the whole reference set through the document frequencies: compare them only within one set. In a
@@ -43,6 +45,8 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
     Args:
         candidates: n captions.
         references: for each candidate one or more reference captions.
+        corpus: the reference captions of each item of the set, for document frequencies, where candidates do not come
+            one per item; by default `references`.
 
     Returns:
         (n,)
@@ -54,10 +58,11 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> n
         raise ValueError(f"{len(candidates)} candidates for {len(references)} items: there must be one for each")
     if missing := [item for item, texts in enumerate(references) if not texts]:
         raise ValueError(f"item {missing[0]}: has no reference caption; leave it out")
+    corpus = references if corpus is None else corpus
     documents: Counter[Gram] = Counter()
-    for texts in references:
+    for texts in corpus:
         documents.update(set().union(*(_grams(words(text)) for text in texts)))
-    log_items = np.log(max(len(references), 1))
+    log_items = np.log(max(len(corpus), 1))
 
     @cache  # paraphrases and frequent captions recur
     def vector(text: str) -> _Vector:

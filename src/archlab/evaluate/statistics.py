@@ -159,20 +159,37 @@ def _checked(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.n
     return values, clusters
 
 
-def _interval(values: np.ndarray, clusters: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+def replicates(sums: np.ndarray, sizes: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
+    """Bootstrap replicates of a mean, (R,): seeds and clusters are drawn independently, and crossed.
+
+    The draws depend on the shapes and the seed alone: replicates of several metrics of the same seeds and clusters are
+    paired, so that whatever is computed of them, replicate by replicate, has its interval.
+
+    Args:
+        sums: of the values of each cluster, (S, C).
+        sizes: items of each cluster, (C,).
+
+    Raises:
+        UserError: fewer than 100 samples.
+    """
     if samples < _SAMPLES_AT_LEAST:
         raise UserError(f"bootstrap_samples={samples}: must be at least {_SAMPLES_AT_LEAST}; 2000 is the default")
-    cluster = np.unique(clusters, return_inverse=True)[1]  # (n,)
-    sizes = np.bincount(cluster).astype(np.float64)  # (C,)
-    sums = np.stack([np.bincount(cluster, row) for row in values])  # (S, C)
     rng = np.random.default_rng(seed)
-    seed_shares = next(_weights(rng, len(values), samples, chunk=samples)) / len(values)  # (R, S)
-    # A replicate's mean divides by its own number of items, since images bring different numbers of them.
+    seed_shares = next(_weights(rng, len(sums), samples, chunk=samples)) / len(sums)  # (R, S)
+    # A replicate's mean divides by its own number of items, since clusters bring different numbers of them.
     means = np.concatenate(
         [weights @ sums.T / (weights @ sizes)[:, None] for weights in _weights(rng, len(sizes), samples)]
     )  # (R, S)
+    drawn: np.ndarray = (seed_shares * means).sum(1)
+    return drawn
+
+
+def _interval(values: np.ndarray, clusters: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+    cluster = np.unique(clusters, return_inverse=True)[1]  # (n,)
+    sizes = np.bincount(cluster).astype(np.float64)  # (C,)
+    sums = np.stack([np.bincount(cluster, row) for row in values])  # (S, C)
     tail = (1 - level) / 2
-    low, high = np.quantile((seed_shares * means).sum(1), [tail, 1 - tail])
+    low, high = np.quantile(replicates(sums, sizes, samples=samples, seed=seed), [tail, 1 - tail])
     return float(low), float(high)
 
 

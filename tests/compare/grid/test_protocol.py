@@ -14,7 +14,11 @@ from archlab.compare.grid.protocol import Protocol, load_protocol
 from archlab.config import ContrastiveConfig, RunConfig, StartConfig
 from archlab.errors import UserError
 
-COMMITTED = sorted((Path(__file__).parents[3] / "04-comparisons" / "protocols").glob("*.yaml"))
+COMMITTED = sorted(
+    path
+    for path in (Path(__file__).parents[3] / "04-comparisons" / "protocols").glob("*.yaml")
+    if path.stem != "selective-decoding"  # of `archlab selective`
+)
 SMALL: dict[str, Any] = {
     "question": "q",
     "hypothesis": "h",

@@ -24,9 +24,15 @@ Series = Mapping[str, Sequence[tuple[float, Estimate]]]
 """Arm -> points (x, estimate)."""
 
 
-def lines(name: str, title: str, series: Series, unit: str, x_label: str) -> Panel:
-    """Scores over numbers, on a logarithmic axis, with intervals over seeds where there are any."""
-    ticks = sorted({x for points in series.values() for x, _ in points})
+def lines(
+    name: str, title: str, series: Series, unit: str, x_label: str, marks: Sequence[float] | None = None
+) -> Panel:
+    """Scores over numbers, on a logarithmic axis, with intervals over seeds where there are any.
+
+    Args:
+        marks: numbers to write at the axis; by default those of the points.
+    """
+    ticks = sorted(marks or {x for points in series.values() for x, _ in points})
 
     def draw(axes: Axes) -> None:
         for index, (arm, points) in enumerate(series.items()):

@@ -74,7 +74,11 @@ def write_grid_report(name: str, protocol: Protocol, trials: Found, found: Found
     Returns:
         path of `report.html`.
     """
-    report = make_report(name, protocol, trials, found)
+    return write_pages(make_report(name, protocol, trials, found), out)
+
+
+def write_pages(report: Report, out: Path) -> Path:
+    """Write `report.md`, `report.html` and `NAME.svg` for every figure; returns the path of `report.html`."""
     for section_ in report.sections:
         for key, panel in _panels(section_):
             write_text(out / f"{key}.svg", standalone(panel.svg))

@@ -10,6 +10,7 @@ others are drawn with it, and a long list of scenes begins with the short one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -187,18 +188,28 @@ class Draws:
 
 def _sample_scene(config: SceneConfig, split: str, index: int) -> Scene:
     draws = Draws(config.seed, SPLITS[split], index)
+    objects = sample_objects(draws, config, hold_out=split == "test_combinations")
+    background = sample_background(draws, HELD_OUT_STYLES if split == "test_backgrounds" else BACKGROUND_STYLES)
+    noise = draws.uniform(0.1, 1.0) * config.max_noise
+    return Scene(objects, background, noise, draws.index(2**32))
+
+
+def sample_objects(draws: Draws, config: SceneConfig, *, hold_out: bool) -> tuple[SceneObject, ...]:
+    """The objects of a scene in painting order; `hold_out` as in `sample_names`."""
     count = config.min_objects + draws.index(config.max_objects - config.min_objects + 1)
-    names = sample_names(draws, count, hold_out=split == "test_combinations")
+    names = sample_names(draws, count, hold_out=hold_out)
     radii = [draws.uniform(*RADIUS_RANGE[size]) for size, _, _ in names]
     centres = place(draws, radii)
     objects = [
         make_object(draws, shape, colour, size, centre, radius)
         for (size, colour, shape), radius, centre in zip(names, radii, centres, strict=True)
     ]
-    objects.sort(key=lambda one: -one.radius)  # small objects on top: a large one could hide too much of them
-    background = sample_background(draws, HELD_OUT_STYLES if split == "test_backgrounds" else BACKGROUND_STYLES)
-    noise = draws.uniform(0.1, 1.0) * config.max_noise
-    return Scene(tuple(objects), background, noise, draws.index(2**32))
+    return tuple(in_painting_order(objects))
+
+
+def in_painting_order(objects: Iterable[SceneObject]) -> list[SceneObject]:
+    """Small objects on top: a large one could hide too much of them."""
+    return sorted(objects, key=lambda one: -one.radius)
 
 
 def sample_names(draws: Draws, count: int, *, hold_out: bool) -> list[tuple[str, str, str]]:
@@ -240,11 +251,11 @@ def place(draws: Draws, radii: list[float]) -> list[tuple[float, float]]:
                     break
             else:
                 break
-        if len(centres) == len(radii) and _is_clear(centres):
+        if len(centres) == len(radii) and is_clear(centres):
             return centres
 
 
-def _is_clear(centres: list[tuple[float, float]]) -> bool:
+def is_clear(centres: list[tuple[float, float]]) -> bool:
     """Whether the relation in the caption of a scene of two is beyond doubt."""
     if len(centres) != 2:
         return True

@@ -1,0 +1,173 @@
+"""Who decides which frames are put into words. All that decode as often are comparable.
+
+Offline policies have seen the whole stream before they decide, and know how many events it has: they get exactly as
+many decodes as they may have. Live ones decide after each frame from the past alone, and do not know.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from archlab.compare.selective.recording import Recording, Span
+from archlab.compare.selective.trigger import OnlineTrigger, TriggerConfig
+
+View = Literal["embeddings", "features"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """One text.
+
+    Attributes:
+        frame: where it stands in time.
+        since: the first frame that shows it, if frames show what was said last. Offline policies label a recording, so
+            that the text of a segment shows from its first frame on; what is live shows once it is said.
+        span: frames whose mean embedding is spoken.
+    """
+
+    frame: int
+    since: int
+    span: Span
+
+
+Decide = Callable[[Recording, float], list[Decode]]
+"""From a stream and the number of decodes per event to decodes in the order of time."""
+
+
+def allowed(recording: Recording, budget: float) -> int:
+    """Decodes of a stream at `budget` decodes per event: at least one, at most one for each frame."""
+    stream = recording.stream
+    return min(max(1, round(budget * len(stream.segments))), stream.frames)
+
+
+def trigger_policy(view: View, tuned: Mapping[float, TriggerConfig]) -> Decide:
+    """The online trigger on predicted embeddings, or on the raw features of the frozen encoder.
+
+    Args:
+        tuned: decodes per event -> the trigger that was tuned to them.
+    """
+    return lambda recording, budget: triggered(watch(recording, view), tuned[budget])
+
+
+def watch(recording: Recording, view: View) -> np.ndarray:
+    """What is seen of every frame, one row each."""
+    every = range(recording.stream.frames)
+    return recording.embeddings(every) if view == "embeddings" else recording.features(every)
+
+
+def triggered(seen: np.ndarray, config: TriggerConfig) -> list[Decode]:
+    """Decodes of the trigger that is shown the rows of `seen` one by one."""
+    trigger = OnlineTrigger(config)
+    events = [event for row in seen if (event := trigger.update(row)) is not None]
+    return [Decode(event.frame, event.frame, (event.start, event.frame)) for event in events]
+
+
+def _windows(starts: Sequence[int], frames: int, pooled: bool) -> list[Decode]:
+    """A decode in the middle of every segment, of its middle frame or of all its frames."""
+    decodes = []
+    for start, stop in zip(starts, [*starts[1:], frames], strict=True):
+        middle = (start + stop - 1) // 2
+        decodes.append(Decode(middle, start, (start, stop - 1) if pooled else (middle, middle)))
+    return decodes
+
+
+def _uniform(pooled: bool) -> Decide:
+    def decide(recording: Recording, budget: float) -> list[Decode]:
+        return _windows(_evenly(recording, budget), recording.stream.frames, pooled)
+
+    return decide
+
+
+def _periodic(recording: Recording, budget: float) -> list[Decode]:
+    return [Decode(frame, frame, (frame, frame)) for frame in _evenly(recording, budget)]
+
+
+def _evenly(recording: Recording, budget: float) -> list[int]:
+    count, frames = allowed(recording, budget), recording.stream.frames
+    return [number * frames // count for number in range(count)]
+
+
+def _random(recording: Recording, budget: float) -> list[Decode]:
+    count, frames = allowed(recording, budget), recording.stream.frames
+    generator = np.random.default_rng([zlib.crc32(recording.stream.name.encode()), count])
+    inner = generator.choice(np.arange(1, frames), count - 1, replace=False)
+    return _windows([0, *sorted(inner.tolist())], frames, pooled=True)
+
+
+def _ward(view: View, pooled: bool) -> Decide:
+    def decide(recording: Recording, budget: float) -> list[Decode]:
+        starts = ward_segments(watch(recording, view), allowed(recording, budget))
+        return _windows(starts, recording.stream.frames, pooled)
+
+    return decide
+
+
+def ward_segments(seen: np.ndarray, count: int) -> list[int]:
+    """First frames of `count` segments: agglomerative clustering of which only neighbours in time may be merged.
+
+    Args:
+        seen: one row per frame.
+    """
+    from scipy.sparse import diags_array  # both are slow to import
+    from sklearn.cluster import AgglomerativeClustering
+
+    frames = len(seen)
+    chain = diags_array([np.ones(frames - 1)] * 2, offsets=[-1, 1], shape=(frames, frames)).tocsr()
+    labels = AgglomerativeClustering(count, connectivity=chain, linkage="ward").fit_predict(seen)
+    return [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist()]
+
+
+def _oracle(recording: Recording, budget: float) -> list[Decode]:
+    return _windows([one.start for one in recording.stream.segments], recording.stream.frames, pooled=True)
+
+
+def _oracle_live(recording: Recording, budget: float) -> list[Decode]:
+    return [Decode(one.start, one.start, (one.start, one.start)) for one in recording.stream.segments]
+
+
+UNTUNED: dict[str, Decide] = {
+    "uniform": _uniform(pooled=False),
+    "uniform-pooled": _uniform(pooled=True),
+    "random": _random,
+    "ward": _ward("embeddings", pooled=True),
+    "ward-exact": _ward("embeddings", pooled=False),
+    "ward-features": _ward("features", pooled=True),
+    "periodic": _periodic,
+    "oracle": _oracle,
+    "oracle-live": _oracle_live,
+}
+"""Name -> policy, of those that have nothing to learn from validation streams."""
+
+TRIGGERS: dict[str, View] = {"trigger": "embeddings", "trigger-features": "features"}
+"""Name -> what the trigger watches."""
+
+ORACLES = {"paired": "oracle", "dense": "oracle-live"}
+"""Reading -> who knows the events and decodes once for each: from the whole segment, or at its first frame."""
+
+LABELS = {
+    "uniform": "uniform",
+    "uniform-pooled": "uniform, pooled",
+    "random": "random boundaries",
+    "ward": "Ward",
+    "ward-exact": "Ward, middle frame",
+    "ward-features": "Ward on raw features",
+    "oracle": "true boundaries",
+    "periodic": "every k-th frame",
+    "trigger": "online trigger",
+    "trigger-features": "online trigger on raw features",
+    "oracle-live": "true boundaries, live",
+}
+"""Policy -> its name for a reader, offline policies first."""
+
+LIVE = ("periodic", "trigger", "trigger-features", "oracle-live")
+"""Those that decide from the past alone; the oracle is told of an event when it happens."""
+
+
+def budgets_of(policy: str, budgets: Sequence[float]) -> Sequence[float]:
+    """At how many decodes per event a policy is defined: who knows the events decodes once for each."""
+    return [1.0] if policy in ORACLES.values() else budgets

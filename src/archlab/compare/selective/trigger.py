@@ -1,0 +1,120 @@
+"""The online trigger: after every frame, from the past alone, whether something happened that should be put into words.
+
+It is Ward's criterion, read causally. For every number j of last frames, up to a window, it asks what squared error it
+costs to leave them in the current segment,
+
+    cost(j) = j (n - j) / n * |mean of the last j - mean of the n - j before|^2 ,
+
+which is also the generalised likelihood ratio of a jump of the mean in white noise (Lorden, "Procedures for reacting to
+a change in distribution", 1971). Where the largest cost exceeds the threshold, a new segment began j frames ago. A
+large change is noticed in its first frame; a small one has to last, so that noise of single frames does not count.
+
+The state is a handful of vectors. The module imports neither torch nor anything that trains.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from archlab.config import Section
+from archlab.rules import Count, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerConfig(Section):
+    """How sensitive a trigger is."""
+
+    threshold: Positive = 0.5
+    """Squared distance of normalised embeddings, times frames, above which a change is believed."""
+    window: Count = 4
+    """Last frames among which a change may have begun. More find smaller changes, later."""
+    settle: Count = 1
+    """Frames that a change waits before it is spoken, counting its first; also the fewest between two decodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to put into words.
+
+    Attributes:
+        start: the frame since which it lasts, as far as the trigger can tell.
+        frame: the frame at which it is spoken, the last one seen.
+        embedding: mean of the frames from `start` to `frame`, (E,): what to decode.
+    """
+
+    start: int
+    frame: int
+    embedding: NDArray[np.float64]
+
+
+class OnlineTrigger:
+    """Watches one stream.
+
+        trigger = OnlineTrigger(TriggerConfig(threshold=0.6))
+        for embedding in stream:
+            if (event := trigger.update(embedding)) is not None:
+                speak(event.embedding)
+
+    The first segment of a stream is an event too.
+    """
+
+    def __init__(self, config: TriggerConfig) -> None:
+        self.config = config
+        self._tail: deque[NDArray[np.float64]] = deque(maxlen=config.window)  # last frames of the segment
+        self._sum: NDArray[np.float64] = np.zeros(0)  # of the segment's frames, (E,)
+        self._count = 0  # frames of the segment, n
+        self._frame = -1
+        self._unsaid = 0  # frames since the first change that was not spoken yet
+
+    def update(self, embedding: ArrayLike) -> Event | None:
+        """Take the next frame's embedding (E,); the event to speak now, if there is one.
+
+        Raises:
+            ValueError: the embedding is not a vector of the width of those before, or not finite. The state stays as
+                it was.
+        """
+        vector = self._checked(embedding)
+        first = self._count == 0
+        self._frame += 1
+        self._count += 1
+        self._tail.append(vector)
+        self._sum = vector if first else self._sum + vector
+        changed = first or self._restarted()
+        if changed or self._unsaid:
+            self._unsaid += 1
+        if not self._unsaid or self._unsaid < self.config.settle:
+            return None
+        self._unsaid = 0
+        return Event(self._frame - self._count + 1, self._frame, self._sum / self._count)
+
+    def _restarted(self) -> bool:
+        """Begin a new segment with the last frames, if leaving them in this one costs more than the threshold."""
+        total = self._sum
+        most, begins, sum_then = self.config.threshold, 0, total
+        tail = np.zeros_like(total)
+        for length in range(1, min(len(self._tail), self._count - 1) + 1):
+            tail = tail + self._tail[-length]
+            before = self._count - length
+            gap = tail / length - (total - tail) / before
+            cost = length * before / self._count * float(gap @ gap)
+            if cost > most:
+                most, begins, sum_then = cost, length, tail
+        if not begins:
+            return False
+        while len(self._tail) > begins:
+            self._tail.popleft()
+        self._sum, self._count = sum_then, begins
+        return True
+
+    def _checked(self, embedding: ArrayLike) -> NDArray[np.float64]:
+        vector = np.array(embedding, dtype=np.float64)  # a copy: the caller may reuse its buffer
+        if vector.ndim != 1 or (self._count and vector.shape != self._sum.shape):
+            wanted = f"of shape {self._sum.shape} like those before" if self._count else "a vector"
+            raise ValueError(f"embedding of shape {vector.shape}: must be {wanted}")
+        if not np.isfinite(vector).all():
+            raise ValueError("embedding: holds a number that is not finite")
+        return vector

@@ -1,0 +1,132 @@
+"""The online trigger: causal, light, and Ward's criterion."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archlab.compare.selective.trigger import Event, OnlineTrigger, TriggerConfig
+from archlab.errors import UserError
+
+A, B = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+
+
+def watch(frames: list[np.ndarray], **settings: float) -> list[Event]:
+    trigger = OnlineTrigger(TriggerConfig(**settings))  # type: ignore[arg-type]
+    return [event for frame in frames if (event := trigger.update(frame)) is not None]
+
+
+def squared_error(rows: np.ndarray) -> float:
+    return float(np.square(rows - rows.mean(0)).sum())
+
+
+def test_a_jump_is_spoken_in_its_first_frame() -> None:
+    events = watch([A] * 5 + [B] * 5)
+    assert [(event.start, event.frame) for event in events] == [(0, 0), (5, 5)]
+    np.testing.assert_array_equal(events[1].embedding, B)
+
+
+def test_what_stays_the_same_is_spoken_once() -> None:
+    assert len(watch([A] * 100)) == 1
+
+
+def test_the_future_changes_no_decision() -> None:
+    generator = np.random.default_rng(0)
+    frames = list(generator.normal(size=(40, 5)))
+    whole = watch(frames, threshold=6.0)
+    assert len(whole) > 3
+    for length in range(1, 40):
+        known = watch(frames[:length], threshold=6.0)
+        assert [event.frame for event in known] == [event.frame for event in whole if event.frame < length]
+
+
+@given(st.integers(0, 10_000), st.floats(0.5, 8.0), st.integers(1, 5))
+def test_a_segment_begins_where_leaving_its_frames_would_cost_more_squared_error_than_the_threshold(
+    seed: int, threshold: float, window: int
+) -> None:
+    """Against Ward's criterion, written down as it is defined: the squared error of one segment minus that of two."""
+    frames = np.random.default_rng(seed).normal(size=(20, 3)).cumsum(0) / 2
+    start, expected = 0, [0]
+    for now in range(1, 20):
+        costs = {
+            begin: squared_error(frames[start : now + 1])
+            - squared_error(frames[start:begin])
+            - squared_error(frames[begin : now + 1])
+            for begin in range(max(start + 1, now + 1 - window), now + 1)
+        }
+        begin = max(costs, key=lambda one: costs[one])
+        if costs[begin] > threshold:
+            start = begin
+            expected.append(begin)
+    assert [event.start for event in watch(list(frames), threshold=threshold, window=window)] == expected
+
+
+def test_a_small_change_is_noticed_once_it_lasts() -> None:
+    step = 0.8 * B
+    events = watch([A] * 20 + [A + step] * 6, threshold=1.0, window=4)
+    assert [(event.start, event.frame) for event in events] == [(0, 0), (20, 21)]
+    assert len(watch([A] * 20 + [A + step] * 6, threshold=1.0, window=1)) == 1
+
+
+def test_a_change_settles_before_it_is_spoken_with_the_mean_of_its_frames() -> None:
+    ramp = [B, 2 * B, 3 * B]
+    events = watch([A] * 4 + ramp, threshold=0.5, settle=2, window=1)
+    assert [event.frame for event in events] == [1, 5]
+    later = watch([A] * 9 + [3 * B, 3.2 * B, 3.4 * B], threshold=0.5, settle=3)
+    assert (later[1].start, later[1].frame) == (9, 11)
+    np.testing.assert_allclose(later[1].embedding, 3.2 * B)
+
+
+def test_decodes_are_at_least_settle_frames_apart() -> None:
+    frames = list(np.random.default_rng(1).normal(size=(60, 4)))
+    for settle in (1, 2, 5):
+        times = [event.frame for event in watch(frames, threshold=0.01, settle=settle)]
+        assert min(np.diff(times)) == settle
+
+
+def test_a_higher_threshold_speaks_less() -> None:
+    frames = list(np.random.default_rng(2).normal(size=(200, 4)))
+    counts = [len(watch(frames, threshold=threshold)) for threshold in (0.01, 3.0, 8.0, 1000.0)]
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (200, 1)
+
+
+def test_a_buffer_that_is_reused_does_no_harm() -> None:
+    trigger, buffer, events = OnlineTrigger(TriggerConfig()), np.zeros(2), 0
+    for frame in [A] * 4 + [B] * 4:
+        buffer[:] = frame
+        events += trigger.update(buffer) is not None
+    assert events == 2
+
+
+@pytest.mark.parametrize("wrong", [[[1.0, 2.0]], [1.0], [1.0, float("nan")]])
+def test_a_wrong_embedding_is_refused_and_leaves_the_state_as_it_was(wrong: list[float]) -> None:
+    trigger = OnlineTrigger(TriggerConfig())
+    trigger.update(A)
+    with pytest.raises(ValueError, match="embedding"):
+        trigger.update(wrong)
+    assert trigger.update(A) is None
+    event = trigger.update(B)
+    assert event is not None
+    assert event.frame == 2
+
+
+def test_settings_keep_their_rules() -> None:
+    with pytest.raises(UserError, match=r"window=0: must be at least 1"):
+        TriggerConfig(window=0)
+
+
+def test_a_service_that_imports_the_trigger_imports_no_model_and_no_training() -> None:
+    code = (
+        "import sys, archlab.compare.selective.trigger\n"
+        "loaded = [name for name in sys.modules if name.partition('.')[0] in ('torch', 'sklearn', 'transformers')]\n"
+        "loaded += [name for name in sys.modules if name.startswith(('archlab.train', 'archlab.vl', 'archlab.data'))]\n"
+        "sys.exit(' '.join(loaded) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
