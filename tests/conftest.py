@@ -20,6 +20,7 @@ from archlab.config import (
     EmbeddingArmConfig,
     EncoderConfig,
     EvaluationConfig,
+    LatentPredictionConfig,
     MaskedAutoencoderConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -62,7 +63,10 @@ TINY = TransformerConfig(width=16, depth=1, heads=2, feed_forward=32)
 def tiny_pretraining() -> PretrainConfig:
     """Pretraining of a tiny encoder, over in a second but for its probes; see `few_probes`."""
     return PretrainConfig(
-        encoder=TINY, mae=MaskedAutoencoderConfig(decoder=TINY), optimizer=OptimizerConfig(steps=2, batch_size=8)
+        encoder=TINY,
+        mae=MaskedAutoencoderConfig(decoder=TINY),
+        jepa=LatentPredictionConfig(predictor=TINY),
+        optimizer=OptimizerConfig(steps=2, batch_size=8),
     )
 
 

@@ -369,10 +369,34 @@ class LeJEPAConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentPredictionConfig(Section):
+    """I-JEPA (arXiv 2301.08243) and V-JEPA (arXiv 2404.08471): visible patches predict the states of hidden ones."""
+
+    predictor: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(width=96, depth=2, heads=3, feed_forward=384)
+    )
+    """Narrower than the encoder; thrown away after pretraining."""
+    target: Literal["ema", "trained"] = "ema"
+    """What makes the targets: an average of the encoder, without gradient, or the encoder itself, which collapses."""
+    momentum: InnerShare = 0.996
+    """Of that average at first; it rises to 1 in a line. This is I-JEPA's, V-JEPA's is 0.998; short runs need less."""
+    frames: Annotated[int, between(6, 64)] = 8
+    """Of a clip, for V-JEPA."""
+    tubelet: Count = 2
+    """Frames per patch, for V-JEPA."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames % self.tubelet:
+            raise UserError(f"frames={self.frames}: must be a multiple of tubelet={self.tubelet}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Section):
     """Self-supervised pretraining of the X-encoder."""
 
-    method: Literal["mae", "lejepa"] = "mae"
+    method: Literal["mae", "lejepa", "ijepa", "vjepa", "none"] = "mae"
+    """"none" leaves the encoder as it was drawn: the control."""
     sources: Annotated[list[str], each(NAMED, least=1)] = field(default_factory=lambda: ["scenes"])
     """Image sources, train splits only; "scenes" draws fresh images without held-out attribute combinations."""
     scenes_share: Share = 0.7
@@ -388,6 +412,7 @@ class PretrainConfig(Section):
     """How the ViT embeds patches; see `models.vit`."""
     mae: MaskedAutoencoderConfig = field(default_factory=MaskedAutoencoderConfig)
     lejepa: LeJEPAConfig = field(default_factory=LeJEPAConfig)
+    jepa: LatentPredictionConfig = field(default_factory=LatentPredictionConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=4000, batch_size=256, learning_rate=1e-3)
     )
@@ -405,9 +430,15 @@ class PretrainConfig(Section):
                 f"image_size={self.image_size}: must be a multiple of {self.patch_size * self.merge}, "
                 f"patch_size x merge"
             )
-        if self.method == "mae" and self.stem != "linear":
+        if self.method in ("mae", "ijepa", "vjepa") and self.stem != "linear":
             raise UserError(
-                f"stem={self.stem!r}: must be 'linear' with method='mae', whose encoder may not see masked patches"
+                f"stem={self.stem!r}: must be 'linear' with method={self.method!r}, whose encoder may not see masked "
+                f"patches"
+            )
+        if self.method == "vjepa" and self.optimizer.batch_size % self.jepa.frames:
+            raise UserError(
+                f"optimizer.batch_size={self.optimizer.batch_size}: counts images, and must be a multiple of "
+                f"jepa.frames={self.jepa.frames} with method='vjepa'"
             )
 
 

@@ -50,6 +50,11 @@ def track(description: str, total: int, *, done: int = 0) -> Iterator[Tracker]:
         yield _Bar(progress, progress.add_task(description, total=total, completed=done, loss=""))
 
 
+def announce(text: str) -> None:
+    """Say something in one line, above the bar if one is shown."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class _Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task

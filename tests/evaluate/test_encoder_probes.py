@@ -12,11 +12,12 @@ from archlab.config import PretrainConfig
 from archlab.data.scenes.render import label_map
 from archlab.data.scenes.world import SceneConfig, sample_scenes
 from archlab.evaluate import encoder_probes
-from archlab.evaluate.encoder_probes import probe_encoder
+from archlab.evaluate.encoder_probes import probe_encoder, probe_items
 from archlab.layers.embeddings import patchify
 from archlab.vl.encoder import FrozenEncoder
 
-PROBES = {"pooled/count", "tokens/shape", "tokens/colour", "dense/shape", "dense/colour"}
+LINEAR = {"pooled/count", "tokens/shape", "tokens/colour", "dense/shape", "dense/colour"}
+PROBES = LINEAR | {"knn/count", "knn/shape", "knn/colour"}
 
 
 class Pixels(nn.Module):
@@ -75,6 +76,24 @@ def test_every_probe_is_there_and_the_same_encoder_scores_the_same(
     assert first.keys() == PROBES
     assert all(0 <= score <= 1 for score in first.values())
     assert again == first
+
+
+def test_each_probe_says_of_every_item_whether_it_is_right_and_which_image_it_is_of(
+    few_probes: None, tiny_pretraining: PretrainConfig
+) -> None:
+    encoder = FrozenEncoder.random(tiny_pretraining)
+    items = probe_items(encoder, "validation")
+    assert {name: right.mean() for name, (right, _) in items.items()} == probe_encoder(encoder)
+    for name, (right, images) in items.items():
+        assert right.dtype == bool
+        assert len(right) == len(images)
+        if not name.startswith("dense"):
+            assert images.tolist() == list(range(40))
+    test = probe_items(encoder, "test")
+    assert test.keys() == items.keys()
+    assert any(not np.array_equal(test[name][0], items[name][0]) for name in items)  # other scenes
+    seen = [set(encoder_probes._scenes(split, SceneConfig(), 8)[0]) for split in ("train", "fit", "validation", "test")]
+    assert not seen[3] & (seen[0] | seen[1] | seen[2])
 
 
 def test_no_scene_is_in_two_of_the_sets_that_a_probe_reads(few_probes: None) -> None:

@@ -19,7 +19,8 @@ from archlab.data.sources import image_source
 from archlab.errors import UserError
 from archlab.models.vit import ViT
 from archlab.train import pretrain as module
-from archlab.train.pretrain import ImageBatch, ImageStream, pretrain
+from archlab.train.pretrain import pretrain
+from archlab.train.streams import ImageBatch, ImageStream
 from archlab.vl.encoder import FrozenEncoder, normalise, vit_config
 
 IMAGES = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -125,10 +126,10 @@ def test_an_unknown_source_is_refused_and_claims_no_folder(tiny_pretraining: Pre
 
 def interrupt_at(step: int) -> type[ImageStream]:
     class Interrupting(ImageStream):
-        def _draw(self, at: int) -> tuple[torch.Tensor, np.random.Generator]:
+        def _draw(self, at: int, frames: int = 1) -> tuple[torch.Tensor, np.random.Generator]:
             if at == step:
                 signal.raise_signal(signal.SIGINT)
-            return super()._draw(at)
+            return super()._draw(at, frames)
 
     return Interrupting
 
@@ -139,6 +140,8 @@ def scores(encoder: FrozenEncoder) -> list[Any]:
 
 METHODS = {
     "mae": {},
+    "ijepa": {"method": "ijepa"},
+    "vjepa": {"method": "vjepa"},
     "lejepa": {"method": "lejepa", "stem": "convolutional"},
     "muon": {"method": "lejepa", "stem": "convolutional", "update": "muon"},
 }
@@ -165,6 +168,7 @@ def test_an_interrupted_and_resumed_pretraining_equals_an_uninterrupted_one(
         assert torch.equal(resumed.vit.state_dict()[name], tensor), name
     assert resumed.digest == whole.digest
     assert scores(resumed) == scores(whole)
+    assert resumed.metrics["monitor"] == whole.metrics["monitor"]
     assert not (tmp_path / "resumed" / "state.pt").exists()
 
 

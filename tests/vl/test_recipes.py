@@ -73,7 +73,7 @@ def test_the_list_of_arms_is_whole() -> None:
     assert set(RECIPES) == {
         "token", "token-causal", "token-encoder-decoder", "vljepa", "vljepa-slow-target", "vljepa-frozen-target",
         "vljepa-cosine", "vljepa-l1", "vljepa-l2", "vljepa-sigreg", "vljepa-vicreg", "vljepa-cross-attention",
-        "vljepa-hidden-vision", "clip", "hybrid",
+        "vljepa-hidden-vision", "vljepa-collapse", "clip", "hybrid",
     }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_all_that_is_trained_learns_and_all_that_is_frozen_does_not(
     parts = {parameter.split(".")[0] for parameter in trainable}
     assert ("target_encoder" in parts) == (
         name in ("vljepa", "vljepa-slow-target", "vljepa-sigreg", "vljepa-vicreg", "vljepa-cross-attention",
-                 "vljepa-hidden-vision", "clip")
+                 "vljepa-hidden-vision", "vljepa-collapse", "clip")
     )  # fmt: skip
     if name == "hybrid":
         assert parts == {"decoder"}

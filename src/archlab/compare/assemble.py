@@ -140,6 +140,7 @@ def assemble(
         "convergence": {arm: {metric: converged_step(curves[arm][metric]) for metric in compared} for arm in curves},
         "probes": _probes(right, probed_images, config),
         "collapse": _collapse(finished["vljepa"][0], setup),
+        "monitor": [run.metrics["monitor"] for run in finished["vljepa"] if "monitor" in run.metrics],
         "confusion": _confusion(trials, setup, config),
         "examples": _examples(trials, setup),
         "untested": _untested(config, setup, probed=bool(right)),

@@ -40,6 +40,13 @@ _LABELS = {
     SLOTS: "captions, facts right",
     "caption/exact": "captions, all facts right",
 }
+_PROBED = {
+    "pooled": "linear probe of the mean token",
+    "tokens": "linear probe of all tokens",
+    "dense": "linear probe of single patches",
+    "knn": "nearest neighbours",
+}
+"""Families of the probes of an encoder; see `evaluate.encoder_probes`."""
 _REASONS = {VQA: "questions", CIDER: "text generation", SLOTS: "slots", TO_TEXT: "retrieval", TO_IMAGE: "retrieval"}
 """Task -> name under which a run says why it was not measured, where that is not the task's own."""
 _SPLITS = {
@@ -98,6 +105,10 @@ def metric_label(metric: str) -> str:
         how = " by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
         how += ", own item only" if family.endswith("_strict") else ""
         return f"{direction.replace('_', ' ')}{how}, R@{k}"
+    if family == "monitor":
+        return f"the monitor's {rest.replace('_', ' ')}"
+    if family in _PROBED:
+        return f"{rest}, {_PROBED[family]}"
     if family == "probe":
         method, _, target = rest.partition("/")
         return f"{method} probe: {target.replace('_', ' ')}"

@@ -6,7 +6,8 @@ Shapes: n embeddings of E dimensions.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ from archlab.evaluate.vectors import cosine, unit
 # Thresholds of the verdict. They tell gross failures apart; they are not significance levels.
 _NO_SPREAD = 0.1  # of the spread of an isotropic cloud
 _LOW_RANK = 0.1  # of the rank that the number of distinct rows allows
+_LOW_ENCODER_RANK = 0.03  # lower, since patches of a simple world differ in few ways whatever the encoder
+_FEWEST_DIRECTIONS = 3.0  # in which they must differ, however narrow the encoder
 _NO_SIGNAL = 0.95  # of ln B
+
+_SIDES = ("predicted", "target")
+HEALTHY = "healthy"
+"""What a verdict without a complaint begins with."""
+NOT_ALIGNED = "not aligned"
+"""What the complaint begins with that nothing has been learned so far."""
 
 _RANKME_EPSILON = 1e-7
 
@@ -88,13 +97,16 @@ class Diagnosis:
     """Collapse diagnostics of predicted and target embeddings.
 
     Attributes:
-        spread: of the predictions and of the targets, 0 to about 1.
+        deviation: standard deviation per dimension, mean over dimensions, of the predictions and of the targets.
+        spread: the same of normalised embeddings, 0 to about 1.
         rank: effective rank of the centred normalised embeddings. rankme: of the raw ones.
         alignment, uniformity: Wang and Isola; uniformity of the predictions and of the targets.
         loss, log_batch: InfoNCE and ln B, its value when no pair can be told from another, in nats.
+        allowed_rank: the rank that the number of different targets allows.
         verdict: what it looks like and the likely cause.
     """
 
+    deviation: tuple[float, float]
     spread: tuple[float, float]
     rank: tuple[float, float]
     rankme: tuple[float, float]
@@ -102,11 +114,19 @@ class Diagnosis:
     uniformity: tuple[float, float]
     loss: float
     log_batch: float
+    allowed_rank: float
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, (predicted, target) where there are two."""
         return asdict(self)
+
+    def scalars(self) -> dict[str, float]:
+        """Every number by itself (`spread_predicted`, `spread_target`, ...), for `verdict_of` to read."""
+        numbers = {name: value for name, value in asdict(self).items() if name != "verdict"}
+        pairs = {name: value for name, value in numbers.items() if isinstance(value, tuple)}
+        sides = {f"{name}_{side}": value[i] for name, value in pairs.items() for i, side in enumerate(_SIDES)}
+        return sides | {name: value for name, value in numbers.items() if name not in pairs}
 
 
 def diagnose(predicted: np.ndarray, target: np.ndarray, loss: float, batch_size: int) -> Diagnosis:
@@ -116,23 +136,49 @@ def diagnose(predicted: np.ndarray, target: np.ndarray, loss: float, batch_size:
         predicted, target: (n, E) each, raw; row by row a pair.
         loss: InfoNCE in nats at batches of `batch_size`, averaged over both directions.
     """
-    spreads = (spread(predicted), spread(target))
-    found = (_centred_rank(predicted), _centred_rank(target))
-    log_batch = math.log(batch_size)
     # Few distinct answers cannot span many dimensions: that is the data, not a collapse.
     distinct = len(np.unique(np.round(unit(target), 5), axis=0))
-    allowed = max(min(distinct - 1, target.shape[1]), 1)
-    low_rank = tuple(value < _LOW_RANK * allowed for value in found)
-    return Diagnosis(
-        spread=spreads,
-        rank=found,
+    found = Diagnosis(
+        deviation=(float(predicted.std(0).mean()), float(target.std(0).mean())),
+        spread=(spread(predicted), spread(target)),
+        rank=(centred_rank(predicted), centred_rank(target)),
         rankme=(rankme(predicted), rankme(target)),
         alignment=alignment(predicted, target),
         uniformity=(uniformity(predicted), uniformity(target)),
         loss=loss,
-        log_batch=log_batch,
-        verdict=_verdict(spreads, (low_rank[0], low_rank[1]), loss >= _NO_SIGNAL * log_batch),
+        log_batch=math.log(batch_size),
+        allowed_rank=max(min(distinct - 1, target.shape[1]), 1),
+        verdict="",
     )
+    return replace(found, verdict=verdict_of(found.scalars()))
+
+
+def verdict_of(scalars: Mapping[str, float]) -> str:
+    """The verdict on what `Diagnosis.scalars` returned."""
+    spreads, ranks = ([scalars[f"{name}_{side}"] for side in _SIDES] for name in ("spread", "rank"))
+    low_rank = [rank < _LOW_RANK * scalars["allowed_rank"] for rank in ranks]
+    no_signal = scalars["loss"] >= _NO_SIGNAL * scalars["log_batch"]
+    return _verdict((spreads[0], spreads[1]), (low_rank[0], low_rank[1]), no_signal)
+
+
+def encoder_verdict(scalars: Mapping[str, float]) -> str:
+    """The verdict on the numbers of `evaluate.monitor.watch_encoder`."""
+    if scalars["spread"] < _NO_SPREAD:
+        return (
+            "collapsed features: all images get nearly the same states; likely targets that get a gradient and no"
+            " regulariser, or a learning rate that is too high"
+        )
+    if scalars["rank"] < max(_FEWEST_DIRECTIONS, _LOW_ENCODER_RANK * scalars["allowed_rank"]):
+        return (
+            "dimensional collapse: the states of patches differ in few directions; likely images that are too alike or"
+            " empty, or a regulariser that is too weak"
+        )
+    if scalars["loss"] >= _NO_SIGNAL * scalars["log_batch"]:
+        return (
+            "features of noise: no image is told from another once pixels are disturbed; likely too little training, or"
+            " inputs that are not normalised"
+        )
+    return "healthy: images differ in many directions, and stay apart under noise"
 
 
 def _verdict(spreads: tuple[float, float], low_rank: tuple[bool, bool], no_signal: bool) -> str:
@@ -152,7 +198,8 @@ def _verdict(spreads: tuple[float, float], low_rank: tuple[bool, bool], no_signa
     return "healthy: spread over many dimensions, and the loss is below ln B"
 
 
-def _centred_rank(embeddings: np.ndarray) -> float:
+def centred_rank(embeddings: np.ndarray) -> float:
+    """Effective rank of the normalised rows (n, E) about their mean; 0 where all are equal."""
     directions = unit(embeddings)
     centred = directions - directions.mean(0)
     # Rounding noise around a constant has full rank and no meaning.

@@ -1,4 +1,4 @@
-"""Probes of a frozen encoder on the scenes: what can be read off its features linearly.
+"""Probes of a frozen encoder on the scenes: what can be read off its features, linearly and by nearest neighbours.
 
 Shape legend: n images, N visual tokens, D features, h x w patches.
 """
@@ -14,7 +14,7 @@ import torch
 
 from archlab.data.scenes.render import label_maps, render
 from archlab.data.scenes.world import Scene, SceneConfig, SceneObject, sample_scenes
-from archlab.evaluate.probes import Labelled, linear_probe
+from archlab.evaluate.probes import Labelled, knn_probe, linear_probe
 
 if TYPE_CHECKING:
     from archlab.vl.encoder import FrozenEncoder
@@ -32,40 +32,59 @@ _OBJECT_LABELS: dict[str, Callable[[SceneObject], str]] = {
 
 @torch.inference_mode()
 def probe_encoder(encoder: FrozenEncoder) -> dict[str, float]:
-    """Accuracy of linear probes on validation scenes.
+    """Accuracy of all probes on validation scenes; see `probe_items`."""
+    return {name: float(right.mean()) for name, (right, _) in probe_items(encoder, "validation").items()}
+
+
+@torch.inference_mode()
+def probe_items(encoder: FrozenEncoder, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Probes fitted on training scenes and asked about those of a split.
 
     Returns:
-        `pooled/count`: number of objects from the mean token. `tokens/shape`, `tokens/colour`: of the only object of a
-        scene, from all tokens side by side. `dense/shape`, `dense/colour`: of the object that covers a patch, from that
-        patch alone.
+        Probe -> whether each item is right, and its image. `pooled/count`: number of objects from the mean token.
+        `tokens/shape`, `tokens/colour`: of the only object of a scene, from all tokens side by side. `dense/shape`,
+        `dense/colour`: of the object that covers a patch, from that patch alone. These are linear; `knn/count`,
+        `knn/shape` and `knn/colour` ask the nearest neighbours for what the first three ask for.
     """
-    scores: dict[str, float] = {}
-    crowded = _Probes(encoder, SceneConfig(image_size=encoder.image_size))
-    alone = _Probes(encoder, SceneConfig(image_size=encoder.image_size, max_objects=1))
-    scores["pooled/count"] = crowded.accuracy(
+    crowded = _Probes(encoder, SceneConfig(image_size=encoder.image_size), split)
+    alone = _Probes(encoder, SceneConfig(image_size=encoder.image_size, max_objects=1), split)
+    counted = crowded.select(
         lambda x, scenes, _: Labelled(x.mean(1), np.array([len(s.objects) for s in scenes]), np.arange(len(scenes)))
     )
+    found = {"pooled/count": _linear(counted), "knn/count": _nearest(counted)}
     for name, label in _OBJECT_LABELS.items():
-        scores[f"tokens/{name}"] = alone.accuracy(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
-        scores[f"dense/{name}"] = crowded.accuracy(
-            lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label)  # type: ignore[misc]
-        )
-    return scores
+        single = alone.select(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
+        dense = crowded.select(lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label))  # type: ignore[misc]
+        found[f"tokens/{name}"], found[f"knn/{name}"] = _linear(single), _nearest(single)
+        found[f"dense/{name}"] = _linear(dense)
+    return found
+
+
+Sets = tuple[Labelled, Labelled, Labelled]
+"""What a probe is fitted on, what chooses its penalty, and what it is asked."""
 
 
 class _Probes:
-    """Features and truth of all splits of one kind of scenes."""
+    """Features and truth of the sets of one kind of scenes."""
 
-    def __init__(self, encoder: FrozenEncoder, config: SceneConfig) -> None:
-        self.splits = {}
-        for split in _COUNTS:
-            scenes, images, owners = _scenes(split, config, encoder.vit.config.patch_size)
+    def __init__(self, encoder: FrozenEncoder, config: SceneConfig, split: str) -> None:
+        self.sets = []
+        for name in ("train", "fit", split):
+            scenes, images, owners = _scenes(name, config, encoder.vit.config.patch_size)
             features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-            self.splits[split] = torch.cat(features).numpy(), scenes, owners  # (n, h * w, D)
+            self.sets.append((torch.cat(features).numpy(), scenes, owners))  # (n, h * w, D)
 
-    def accuracy(self, select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> float:
-        train, fit, test = (select(*self.splits[split]) for split in _COUNTS)
-        return float(linear_probe(train, fit, test, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)).mean())
+    def select(self, select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> Sets:
+        train, fit, asked = (select(*one) for one in self.sets)
+        return train, fit, asked
+
+
+def _linear(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
+    return linear_probe(*sets, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)), sets[2].images
+
+
+def _nearest(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
+    return knn_probe(sets[0], sets[2], limit=_TOKENS_LIMIT), sets[2].images
 
 
 def _alone(features: np.ndarray, scenes: tuple[Scene, ...], label: Callable[[SceneObject], str]) -> Labelled:
@@ -96,7 +115,8 @@ def _scenes(split: str, config: SceneConfig, patch: int) -> tuple[tuple[Scene, .
     """Scenes, images and the object that owns each patch (n, h * w), -1 where none covers enough of it."""
     source, start = ("train", _COUNTS["train"]) if split == "fit" else (split, 0)
     image_size = config.image_size
-    scenes = tuple(sample_scenes(_COUNTS[split], config, split=source, start=start))
+    count = _COUNTS.get(split, _COUNTS["validation"])
+    scenes = tuple(sample_scenes(count, config, split=source, start=start))
     maps = label_maps(scenes, image_size)
     grid = image_size // patch
     cells = (

@@ -243,6 +243,8 @@ def unit_of(metric: str) -> str:
         return "CIDEr-D"
     if metric.startswith("retrieval"):
         return "recall"
+    if metric.startswith("monitor"):
+        return "monitor"
     return "F1" if metric == "caption/slots" else "accuracy"
 
 

@@ -85,12 +85,13 @@ class TubeletEmbedding(nn.Module):
         self.frames = frames
         self.patches = PatchEmbedding(channels * frames, patch, width)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Embed clips (B, F, C, H, W): (B, F / frames * N, width), tubelet by tubelet."""
+    def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embed clips (B, F, C, H, W), tubelet by tubelet, or their patches `keep` (B, n): (B, all or n, width)."""
         tubelets = clips.unflatten(1, (-1, self.frames)).transpose(2, 3)  # (B, F / frames, C, frames, H, W)
         samples, count = tubelets.shape[:2]
         patches = self.patches(tubelets.flatten(2, 3).flatten(0, 1))  # (B * F / frames, N, width)
-        return patches.unflatten(0, (samples, count)).flatten(1, 2)
+        patches = patches.unflatten(0, (samples, count)).flatten(1, 2)
+        return patches if keep is None else take(patches, keep)  # (B, n, width): the map costs little beside the blocks
 
 
 def take(x: Tensor, indices: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class VJEPAConfig(Section):
         side = patches_per_side(self.image_size, self.patch_size)
         return side, side
 
+    @property
+    def patches(self) -> int:
+        """Of one tubelet."""
+        return self.grid[0] * self.grid[1]
+
 
 class Encoder(nn.Module):
     """Clips to one normalised state per patch: a ViT on tubelets with rotary positions (section 2.1)."""
@@ -66,8 +71,8 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(size.width, eps=config.norm_eps)
         initialize(self, size.depth)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """(B, F, C, H, W) -> (B, N, D), for any number of tubelets."""
+    def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, F, C, H, W) -> (B, N, D), for any number of tubelets; or (B, n, D) of the patches `keep` (B, n) alone."""
         config = self.config
         expected = (config.channels, config.image_size, config.image_size)
         if clips.shape[2:] != expected or clips.shape[1] % config.tubelet:
@@ -75,8 +80,8 @@ class Encoder(nn.Module):
                 f"clips of shape {tuple(clips.shape[1:])}: this model reads (frames, *{expected}), "
                 f"frames a multiple of {config.tubelet}; resize or repeat them"
             )
-        x = self.patch_embedding(clips)  # (B, N, D)
-        rotation = self.rotary(torch.arange(x.shape[1], device=x.device)[None])
+        x = self.patch_embedding(clips, keep)  # (B, N or n, D)
+        rotation = self.rotary(torch.arange(x.shape[1], device=x.device)[None] if keep is None else keep)
         return self.norm(_run(self.blocks, x, rotation))
 
 
@@ -109,7 +114,11 @@ class Predictor(nn.Module):
         Returns:
             (B, m, D).
         """
-        given = self.embedding(take(states, context))  # (B, n, P)
+        return self.fill(take(states, context), context, targets, mask_token=mask_token)
+
+    def fill(self, given: Tensor, context: Tensor, targets: Tensor, *, mask_token: int) -> Tensor:
+        """As `forward`, from the states of the given patches alone, (B, n, D)."""
+        given = self.embedding(given)  # (B, n, P)
         wanted = self.mask_tokens[mask_token % len(self.mask_tokens)].expand(*targets.shape, -1)  # (B, m, P)
         rotation = self.rotary(torch.cat([context, targets], 1))
         x = _run(self.blocks, torch.cat([given, wanted], 1), rotation)  # (B, n + m, P)
@@ -136,14 +145,17 @@ class VJEPA(nn.Module):
 
     def patch_states(self, images: Tensor) -> Tensor:
         """See `models.protocols.VisionEncoder`; one image, repeated, makes one tubelet."""
-        clips = images[:, None] if images.dim() == 4 else images
-        if clips.shape[1] == 1:
-            clips = clips.expand(-1, self.config.tubelet, -1, -1, -1)
-        return self.encoder(clips)  # (B, N, D)
+        return self.encoder(as_clips(images, self.config.tubelet))  # (B, N, D)
 
     def forward(self, clips: Tensor, context: Tensor, targets: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) or images (B, C, H, W), and indices (B, n), (B, m) -> (B, m, D); see `Predictor`."""
         return self.predictor(self.patch_states(clips), context, targets)
+
+
+def as_clips(images: Tensor, tubelet: int) -> Tensor:
+    """Images (B, C, H, W), or clips of one frame, repeated to fill one tubelet: (B, tubelet, C, H, W)."""
+    clips = images[:, None] if images.dim() == 4 else images
+    return clips.expand(-1, tubelet, -1, -1, -1) if clips.shape[1] == 1 else clips
 
 
 def _run(blocks: Iterable[nn.Module], x: Tensor, rotation: Rotation) -> Tensor:

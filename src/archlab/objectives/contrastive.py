@@ -70,13 +70,19 @@ class InfoNCE(nn.Module):
 
     def _relations(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Positives and pairs to ignore, (B, B) or None."""
-        own = torch.eye(len(batch.meaning), dtype=torch.bool, device=batch.meaning.device)
         if self.positives == "meaning":
-            known = batch.meaning != -1
-            return own | ((batch.meaning[:, None] == batch.meaning) & known[:, None]), None
+            return same_meaning(batch.meaning), None
         if self.positives == "text":
+            own = torch.eye(len(batch.text), dtype=torch.bool, device=batch.text.device)
             return None, (batch.text[:, None] == batch.text) & ~own
         return None, None
+
+
+def same_meaning(meaning: Tensor) -> Tensor:
+    """True where two of the samples have one meaning, (B) -> (B, B); one of unknown meaning (-1) has only itself."""
+    own = torch.eye(len(meaning), dtype=torch.bool, device=meaning.device)
+    known = meaning != -1
+    return own | ((meaning[:, None] == meaning) & known[:, None])
 
 
 def info_nce(

@@ -15,6 +15,7 @@ from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.data.order import Order
 from archlab.errors import UserError
+from archlab.evaluate.collapse import verdict_of
 from archlab.evaluate.controls import Condition, derangement
 from archlab.evaluate.measure import (
     Items,
@@ -24,6 +25,7 @@ from archlab.evaluate.measure import (
     measure_retrieval,
     measure_vqa,
 )
+from archlab.evaluate.monitor import Monitor, split_curve, watch_arm
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
 from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
@@ -36,7 +38,7 @@ from archlab.train.optim import adamw
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
 from archlab.train.start import begin_with
-from archlab.vl.arms import Arm, SupervisedArm, build_arm
+from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
 _FINISHED = "metrics.json"
 
@@ -85,6 +87,14 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     started_from = begin_with(arm, config, setup) if config.start.run else []
     objective = build_objective(config)
     state = folder / "state.pt"
+    # The other arms have no space that could collapse, or one that is frozen; and one pair alone says nothing of it.
+    watched = config.arm == "vljepa" and len(setup.dataset["validation"].examples) > 1
+    monitor = Monitor(verdict_of, config.optimizer.steps)
+
+    def evaluate(step: int) -> dict[str, float]:
+        scores = score_validation(arm, setup, config, validation_file(folder, step))
+        return scores | monitor(step, watch(arm, setup, config)) if watched else scores
+
     history = fit(
         arm,
         objective,
@@ -94,12 +104,12 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         schedule=lambda step: learning_rate(step, config.optimizer),
         gradient_clip=config.optimizer.gradient_clip,
         precision=config.optimizer.precision,
-        evaluate=lambda step: score_validation(arm, setup, config, validation_file(folder, step)),
+        evaluate=evaluate,
         evaluate_at=scored_steps(config),
         resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
         description=description,
     )
-    metrics = {
+    metrics: dict[str, Any] = {
         "steps": config.optimizer.steps,
         "samples": config.optimizer.steps * config.optimizer.batch_size,
         "seconds": history.seconds,
@@ -107,6 +117,8 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         **_inputs(setup),
         "curve": [asdict(point) for point in history.curve],
     }
+    if watched:
+        metrics["curve"], metrics["monitor"] = split_curve(metrics["curve"], verdict_of, config.optimizer.steps)
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
     state.unlink(missing_ok=True)  # the checkpoint is whole: nothing is left to resume
     return Run(config, folder, arm.eval(), metrics)
@@ -198,6 +210,12 @@ def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> d
     return result.means()
 
 
+def watch(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
+    """The collapse monitors of an embedding arm, on validation."""
+    assert isinstance(arm, EmbeddingArm)
+    return watch_arm(arm, setup.collator("validation"), config.optimizer.batch_size)
+
+
 def measure_arm(
     arm: Arm, setup: Setup, config: RunConfig, split: str, count: int, condition: Condition | None = None
 ) -> Measurement:
@@ -256,4 +274,6 @@ def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
         *(f"| {metric} | {value:.4f} |" for metric, value in final.items()),
         "",
     ]
+    if alarm := metrics.get("monitor", {}).get("alarm"):
+        lines += [f"**Alarm:** {alarm}.", ""]
     return "\n".join(lines)

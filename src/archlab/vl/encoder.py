@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from archlab.config import PretrainConfig
 from archlab.errors import UserError
 from archlab.layers.pooling import merge_patches
+from archlab.models import vjepa
 from archlab.models.vit import ViT, ViTConfig
 from archlab.train.checkpoint import fingerprint, load_checkpoint
 
@@ -40,10 +41,34 @@ class WhitenedViT(ViT):
         states: Tensor = self.whitening(super().forward(images, keep))
         return states
 
+    def raw(self, images: Tensor) -> Tensor:
+        """States (B, N, D) before they are whitened."""
+        return super().forward(images)
+
+
+class WhitenedVideoEncoder(vjepa.Encoder):
+    """The encoder of a V-JEPA on still images, each of which fills one tubelet, with the same map behind it."""
+
+    def __init__(self, config: vjepa.VJEPAConfig) -> None:
+        super().__init__(config)
+        self.whitening = nn.Linear(config.transformer.width, config.transformer.width)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Whitened states (B, N, D) of images (B, C, H, W), or of their patches `keep` (B, n)."""
+        states: Tensor = self.whitening(super().forward(vjepa.as_clips(images, self.config.tubelet), keep))
+        return states
+
+    def raw(self, images: Tensor) -> Tensor:
+        """States (B, N, D) before they are whitened."""
+        return super().forward(vjepa.as_clips(images, self.config.tubelet))
+
+
+Whitened = WhitenedViT | WhitenedVideoEncoder
+
 
 @torch.no_grad()
-def whitened(vit: ViT, images: Tensor) -> WhitenedViT:
-    """A copy of `vit`, in evaluation mode, whose states are whitened over the patches of `images`.
+def whitened(encoder: ViT | vjepa.Encoder, images: Tensor) -> Whitened:
+    """A copy of `encoder`, in evaluation mode, whose states are whitened over the patches of `images`.
 
     Whitening is that of the correlations (ZCA-cor, arXiv 1512.00809): each feature stays as close to itself as it can.
 
@@ -51,10 +76,10 @@ def whitened(vit: ViT, images: Tensor) -> WhitenedViT:
         images: training images as the encoder reads them, (B, C, H, W).
     """
     with torch.random.fork_rng(devices=[]):  # measuring must not change what is drawn next
-        copy = WhitenedViT(vit.config)
-    copy.load_state_dict(vit.state_dict(), strict=False)
+        copy = _shaped(encoder.config)
+    copy.load_state_dict(encoder.state_dict(), strict=False)
     copy.eval()
-    states = torch.cat([ViT.forward(copy, part) for part in images.split(128)]).flatten(0, 1).double()
+    states = torch.cat([copy.raw(part) for part in images.split(128)]).flatten(0, 1).double()
     mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
     values, vectors = torch.linalg.eigh(((states - mean) / deviation).T.cov())
     # Directions without variance, as the one that a LayerNorm takes away, stay small instead of becoming noise.
@@ -66,7 +91,7 @@ def whitened(vit: ViT, images: Tensor) -> WhitenedViT:
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """A ViT that is never trained here.
+    """A ViT, of images or of clips, that is never trained here.
 
     Attributes:
         vit: the model with its whitening, in evaluation mode.
@@ -75,7 +100,7 @@ class FrozenEncoder:
         metrics: what was measured when it was pretrained, its probes included.
     """
 
-    vit: WhitenedViT
+    vit: Whitened
     merge: int
     digest: str
     metrics: dict[str, Any]
@@ -93,7 +118,7 @@ class FrozenEncoder:
             names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir())) or "none"
             raise UserError(f"encoder.weights={weights!r}: is neither shipped ({names}) nor a folder")
         checkpoint = load_checkpoint(folder, PretrainConfig)
-        vit = WhitenedViT(vit_config(checkpoint.config))
+        vit = _shaped(encoder_config(checkpoint.config))
         checkpoint.load_into(vit)
         return cls(vit.eval().requires_grad_(False), checkpoint.config.merge, checkpoint.digest(), checkpoint.metrics)
 
@@ -102,7 +127,7 @@ class FrozenEncoder:
         """The same encoder with random weights: the control that a probe must clearly beat."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            vit = WhitenedViT(vit_config(config))
+            vit = _shaped(encoder_config(config))
             nn.init.eye_(vit.whitening.weight)
             nn.init.zeros_(vit.whitening.bias)
         return cls(vit.eval().requires_grad_(False), config.merge, f"random-{fingerprint(config)}", {})
@@ -131,6 +156,24 @@ class FrozenEncoder:
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) to what the ViT reads, float32 (B, 3, H, W)."""
     return ((images.float() - PIXEL_CENTRE) / PIXEL_SCALE).permute(0, 3, 1, 2)
+
+
+def encoder_config(config: PretrainConfig) -> ViTConfig | vjepa.VJEPAConfig:
+    """Shape of the encoder that a pretraining run makes."""
+    if config.method != "vjepa":
+        return vit_config(config)
+    return vjepa.VJEPAConfig(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        tubelet=config.jepa.tubelet,
+        transformer=config.encoder,
+        predictor=config.jepa.predictor,
+        mask_tokens=2,  # one for short-range and one for long-range masks
+    )
+
+
+def _shaped(config: ViTConfig | vjepa.VJEPAConfig) -> Whitened:
+    return WhitenedViT(config) if isinstance(config, ViTConfig) else WhitenedVideoEncoder(config)
 
 
 def vit_config(config: PretrainConfig) -> ViTConfig:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from archlab.compare.grid.cells import CELL, Cell, Inputs, main_rows, place, relevant, tuning_rows, unique_cells
-from archlab.compare.grid.protocol import Protocol, load_protocol
-from archlab.config import ContrastiveConfig, RunConfig, StartConfig
+from archlab.compare.grid.protocol import Config, Protocol, load_protocol
+from archlab.config import ContrastiveConfig, LatentPredictionConfig, PretrainConfig, RunConfig, StartConfig
 from archlab.errors import UserError
 
 COMMITTED = sorted(
@@ -36,14 +36,20 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def budget(name: str, config: RunConfig) -> RunConfig:
+def budget(name: str, config: Config) -> Config:
     """Stands in for the real one: as that, it leaves VL-JEPA as it is but under equal-flops."""
+    if isinstance(config, PretrainConfig):
+        return config if name == "equal-images" else replace(config, optimizer=replace(config.optimizer, steps=7))
     if config.arm == "token" and name == "paper":
         return replace(config, trunk=replace(config.trunk, depth=2 * config.trunk.depth))
     return config
 
 
-INPUTS = Inputs(lambda config: (f"digest at K={config.data.scenes.paraphrases}",), budget)
+def digests(config: Config) -> tuple[str, ...]:
+    return ("images",) if isinstance(config, PretrainConfig) else (f"digest at K={config.data.scenes.paraphrases}",)
+
+
+INPUTS = Inputs(digests, budget)
 
 
 def test_every_arm_is_run_at_every_level_under_every_seed(tmp_path: Path) -> None:
@@ -188,6 +194,7 @@ def test_a_wrong_protocol_is_refused_in_one_line(tmp_path: Path, changes: dict[s
 def test_the_first_protocols_are_there() -> None:
     names = {path.stem for path in COMMITTED}
     assert {"learning-curves", "paraphrase-dial", "ablations", "false-negatives"} <= names
+    assert {"encoders", "encoders-real", "collapse", "collapse-encoder"} <= names
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -224,3 +231,49 @@ def test_protocols_share_the_cells_they_can() -> None:
     theirs = {row.cell.key for row in main_rows(negatives, INPUTS, {}) if row.levels["batch"] == 128}
     assert theirs <= ours
     assert len(theirs) == 9
+
+
+ENCODERS: dict[str, Any] = {
+    "recipe": "pretrain",
+    "primary": "tokens/shape",
+    "arms": {"mae": {"method": "mae"}, "ijepa": {"method": "ijepa"}},
+    "factors": {"budget": {"key": "budget", "values": ["equal-images", "equal-flops"]}},
+    "base": {"image_size": 32, "optimizer": {"steps": 10}},
+}
+
+
+def test_a_protocol_of_encoders_configures_their_pretraining(tmp_path: Path) -> None:
+    protocol = load_protocol(write(tmp_path, **ENCODERS))
+    rows = main_rows(protocol, INPUTS, {})
+    assert {type(row.cell.config) for row in rows} == {PretrainConfig}
+    assert {(row.cell.config.method, row.cell.config.image_size, row.cell.config.seed) for row in rows} == {
+        (method, 32, seed) for method in ("mae", "ijepa") for seed in (0, 1)
+    }
+    tuned = {"tuning": {"learning_rates": [0.1, 0.2], "steps": 5, "at": {"budget": "equal-images"}}}
+    trials = tuning_rows(load_protocol(write(tmp_path, **ENCODERS, **tuned)), INPUTS)
+    assert [(row.cell.config.optimizer.steps, row.cell.config.probe_every, row.cell.test_items) for row in trials] == [
+        (5, 5, 0)
+    ] * 4
+
+
+def test_an_encoders_key_leaves_out_what_its_method_does_not_read() -> None:
+    changed = replace(PretrainConfig(), jepa=LatentPredictionConfig(momentum=0.9))
+    assert relevant(changed) == PretrainConfig()
+    for method in ("ijepa", "vjepa"):
+        assert relevant(replace(changed, method=method)).jepa == changed.jepa
+    assert relevant(replace(changed, method="lejepa", mae=replace(changed.mae, mask_ratio=0.5))) == PretrainConfig(
+        method="lejepa"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"arms": {"a": {"arm": "token"}}}, "key 'arm' is unknown"),
+        ({"factors": {"K": {"key": "data.seed", "values": [1, 2]}}}, "factor 'K': key 'data.seed': is not defined"),
+        ({"arms": {"a": {}, "b": {"after": "a"}}}, "arm 'b': 'after' is for recipe='arm'"),
+    ],
+)
+def test_a_protocol_of_encoders_refuses_what_is_of_arms(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_protocol(write(tmp_path, **{**ENCODERS, **changes}))

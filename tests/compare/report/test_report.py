@@ -389,3 +389,13 @@ def test_the_report_appears_whole_or_not_at_all(results: Results, tmp_path: Path
         write_report(broken, tmp_path / "run")
     assert (tmp_path / "run" / "report.html").read_text() == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.html"]
+
+
+def test_monitors_of_the_embedding_space_are_drawn_and_an_alarm_is_told(results: Results) -> None:
+    point = {"spread_target": 0.02, "loss": 4.1, "log_batch": 4.2, "verdict": "collapsed targets: x", "alarm": True}
+    seeds = [{"alarm": "collapsed targets: x", "points": [{"step": step, **point} for step in (10, 100)]}]
+    plain, watched = Page(render_report(results)), Page(render_report(results | {"monitor": seeds}))
+    assert "Alarm, VL-JEPA: collapsed targets: x." in watched.text["probes"]
+    assert "collapsed targets in 1 of 1" in watched.text["probes"]
+    assert "Alarm" not in plain.text["probes"]
+    assert len(watched.all("svg")) == len(plain.all("svg")) + 2

@@ -12,10 +12,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
+from archlab.compare.grid.protocol import BUDGET, Config, Levels, Protocol
 from archlab.config import (
     ContrastiveConfig,
     EmbeddingArmConfig,
+    LatentPredictionConfig,
+    LeJEPAConfig,
+    MaskedAutoencoderConfig,
+    PretrainConfig,
     RunConfig,
     SIGRegConfig,
     StartConfig,
@@ -42,14 +46,14 @@ class Cell:
         key: its name.
     """
 
-    config: RunConfig
+    config: Config
     test_items: int
     digests: tuple[str, ...]
     parent: Cell | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        plain = flatten(to_dict(RunConfig()))
+        plain = flatten(to_dict(type(self.config)()))
         given = {key: value for key, value in flatten(to_dict(self.config)).items() if value != plain.get(key)}
         content = json.dumps([given, self.test_items, self.digests], sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(content.encode()).hexdigest()[:16])
@@ -79,8 +83,8 @@ class Inputs:
         budgeted: a run under a budget, by its name.
     """
 
-    digests: Callable[[RunConfig], tuple[str, ...]]
-    budgeted: Callable[[str, RunConfig], RunConfig]
+    digests: Callable[[Config], tuple[str, ...]]
+    budgeted: Callable[[str, Config], Config]
 
 
 def tuning_rows(protocol: Protocol, inputs: Inputs) -> list[Row]:
@@ -92,10 +96,8 @@ def tuning_rows(protocol: Protocol, inputs: Inputs) -> list[Row]:
             for rate in protocol.tuning.learning_rates:
                 config = _budgeted(protocol, arm, tuned_at, protocol.seeds[0], inputs)
                 steps = min(protocol.tuning.steps, config.optimizer.steps)
-                short = replace(
-                    config,
-                    optimizer=replace(config.optimizer, learning_rate=rate, steps=steps),
-                    evaluation=replace(config.evaluation, checkpoints=1, first_checkpoint=steps),
+                short = _scored_at_the_end(
+                    replace(config, optimizer=replace(config.optimizer, learning_rate=rate, steps=steps))
                 )
                 if "after" in protocol.arms[arm]:
                     raise UserError(f"arm {arm!r}: cannot be tuned, because it begins after another; leave tuning out")
@@ -121,6 +123,7 @@ def main_rows(protocol: Protocol, inputs: Inputs, tuned: Mapping[tuple[str, str]
                 config = relevant(replace(config, optimizer=replace(config.optimizer, learning_rate=rate)))
                 parent = of_arm.get(protocol.arms[arm].get("after", ""))
                 if parent is not None:
+                    assert isinstance(config, RunConfig)  # as the protocol was checked
                     config = replace(config, start=replace(config.start, run=f"{CELL}{parent.key}"))
                 of_arm[arm] = Cell(config, protocol.test_items, inputs.digests(config), parent)
             rows += [Row(arm, levels, seed, of_arm[arm]) for arm in protocol.arms]
@@ -142,8 +145,14 @@ def unique_cells(rows: Sequence[Row]) -> list[Cell]:
     return list(cells.values())
 
 
-def relevant(config: RunConfig) -> RunConfig:
-    """The configuration without what its arm does not read, so that equal runs have equal keys."""
+def relevant(config: Config) -> Config:
+    """The configuration without what its arm or method does not read, so that equal runs have equal keys."""
+    if isinstance(config, PretrainConfig):
+        if config.method != "mae":
+            config = replace(config, mae=MaskedAutoencoderConfig())
+        if config.method != "lejepa":
+            config = replace(config, lejepa=LeJEPAConfig())
+        return config if config.method in ("ijepa", "vjepa") else replace(config, jepa=LatentPredictionConfig())
     if not config.start.run or config.arm == "hybrid":
         config = replace(config, start=StartConfig(run=config.start.run))
     if config.arm in ("token", "supervised"):
@@ -160,7 +169,14 @@ def relevant(config: RunConfig) -> RunConfig:
     return replace(config, vljepa=own)
 
 
-def _budgeted(protocol: Protocol, arm: str, levels: Levels, seed: int, inputs: Inputs) -> RunConfig:
+def _scored_at_the_end(config: Config) -> Config:
+    steps = config.optimizer.steps
+    if isinstance(config, PretrainConfig):
+        return replace(config, probe_every=steps)
+    return replace(config, evaluation=replace(config.evaluation, checkpoints=1, first_checkpoint=steps))
+
+
+def _budgeted(protocol: Protocol, arm: str, levels: Levels, seed: int, inputs: Inputs) -> Config:
     config = protocol.config(arm, levels, seed)
     for name, level in levels.items():
         if protocol.factors[name].key == BUDGET:

@@ -16,8 +16,10 @@ from archlab import data
 from archlab.compare.budgets import apply_budget
 from archlab.compare.experiment import batch_shapes, cached
 from archlab.compare.flops import Sizes
+from archlab.compare.grid import encoders
 from archlab.compare.grid.cells import Inputs
-from archlab.config import RunConfig, to_dict
+from archlab.compare.grid.protocol import Config
+from archlab.config import PretrainConfig, RunConfig, to_dict
 from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
 from archlab.train.setup import Setup
@@ -30,15 +32,21 @@ def make_inputs() -> Inputs:
     encoder = remembered(lambda config: FrozenEncoder.load(config.encoder.weights))
 
     @remembered
-    def digests(config: RunConfig) -> tuple[str, ...]:
+    def of_arm(config: RunConfig) -> tuple[str, ...]:
         frozen = encoder(config)
         return (*_data_digest(config, frozen.image_size), frozen.digest)
 
-    budgets: dict[tuple[str, str], RunConfig] = {}
+    def digests(config: Config) -> tuple[str, ...]:
+        return encoders.digests(config) if isinstance(config, PretrainConfig) else of_arm(config)
 
-    def budgeted(name: str, config: RunConfig) -> RunConfig:
+    budgets: dict[tuple[str, str], Config] = {}
+
+    def budgeted(name: str, config: Config) -> Config:
         asked = (name, json.dumps(to_dict(replace(config, seed=0))))
+        if asked not in budgets and isinstance(config, PretrainConfig):
+            budgets[asked] = encoders.apply_budget(name, config)
         if asked not in budgets:
+            assert isinstance(config, RunConfig)
             setup = setups(config)
             sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
             shapes = batch_shapes(config, setup) if name == "equal-flops" else []

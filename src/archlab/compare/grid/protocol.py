@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from archlab.config import RunConfig, Section, build, flatten, read_yaml, to_dict
+from archlab.config import PretrainConfig, RunConfig, Section, build, flatten, read_yaml, to_dict
 from archlab.errors import UserError
 from archlab.rules import POSITIVE, Count, Named, NonNegative, at_least, each
 
@@ -25,6 +25,9 @@ BUDGET = "budget"
 
 Levels = dict[str, Any]
 """Factor -> its level."""
+Config = RunConfig | PretrainConfig
+"""Of a run."""
+_CONFIGS: dict[str, type[RunConfig] | type[PretrainConfig]] = {"arm": RunConfig, "pretrain": PretrainConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,14 @@ class Factor(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation(Section):
-    """A difference of two arms in the primary metric that the hypothesis predicts."""
+    """A difference of two arms that the hypothesis predicts."""
 
     arm: str = ""
     over: str = ""
     """The arm that is subtracted."""
+    metric: str = ""
+    """Of the protocol's split, or "monitor/NAME", a collapse monitor at the last checkpoint; "monitor/alarm" is 1 where
+    an alarm rings. Empty: the primary metric."""
     claim: Literal["higher", "lower", "within", "rising"] = "higher"
     """Of the difference: above zero, below zero, within `margin` of zero, or rising with the levels of `along`."""
     at: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +57,7 @@ class Expectation(Section):
     along: str = ""
     """Factor of "rising", whose levels are positive numbers: the slope is per doubling."""
     margin: NonNegative = 0.0
-    """Of "within", in the unit of the primary metric."""
+    """Of "within", in the unit of the metric."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +82,8 @@ class Tuning(Section):
 class Protocol(Section):
     """An experiment."""
 
+    recipe: Literal["arm", "pretrain"] = "arm"
+    """What every run trains: an arm of the comparison, or a vision encoder."""
     question: Named = ""
     hypothesis: Named = ""
     decision: Named = ""
@@ -102,7 +110,7 @@ class Protocol(Section):
         values = [factor.values for factor in self.factors.values()]
         return [dict(zip(self.factors, levels, strict=True)) for levels in itertools.product(*values)]
 
-    def config(self, arm: str, levels: Levels, seed: int) -> RunConfig:
+    def config(self, arm: str, levels: Levels, seed: int) -> Config:
         """The run of an arm; budget, tuned learning rate and the run it begins with are not yet in it."""
         raw = _merge(self.base, {key: value for key, value in self.arms[arm].items() if key != "after"})
         if "after" in self.arms[arm]:
@@ -110,7 +118,7 @@ class Protocol(Section):
         for name, level in levels.items():
             if self.factors[name].key != BUDGET:
                 raw = _merge(raw, _nested(self.factors[name].key, level))
-        return replace(build(RunConfig, raw), seed=seed)
+        return replace(build(_CONFIGS[self.recipe], raw), seed=seed)
 
 
 def load_protocol(path: Path) -> Protocol:
@@ -148,11 +156,13 @@ def _check(protocol: Protocol) -> None:
                 raise UserError(f"along={one.along!r}: its levels {levels} must be two or more positive numbers")
     _check_levels(protocol, protocol.tuning.at, "tuning.at")
     for arm, own in protocol.arms.items():
+        if "after" in own and protocol.recipe != "arm":
+            raise UserError(f"arm {arm!r}: 'after' is for recipe='arm'; an encoder begins at random")
         if "after" in own:
             _known(own["after"], protocol.arms, "arm")
             if "after" in protocol.arms[own["after"]]:
                 raise UserError(f"arm {arm!r}: begins after {own['after']!r}, which itself begins after another")
-    known = flatten(to_dict(RunConfig()))
+    known = flatten(to_dict(_CONFIGS[protocol.recipe]()))
     for name, factor in protocol.factors.items():
         if factor.key != BUDGET:
             _known(factor.key, known, f"factor {name!r}: key")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from archlab.compare import formatting as show
+from archlab.compare import monitoring
 from archlab.compare.grid import figures
 from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
 from archlab.compare.grid.summary import (
@@ -101,7 +103,10 @@ def make_report(name: str, protocol: Protocol, trials: Found, found: Found) -> R
         _decision(protocol, found),
         _primary(protocol, found),
         _differences(protocol, found),
+        _probes(protocol, found),
         _learning(protocol, found),
+        _time(protocol, found),
+        _monitors(protocol, found),
         _controls(protocol, found),
         _language(protocol, found),
         _tuning(protocol, trials),
@@ -140,9 +145,9 @@ def as_html(report: Report) -> str:
 
 
 def _decision(protocol: Protocol, found: Found) -> Section:
-    unit = unit_of(protocol.primary)
     rows = []
     for verdict in judge(found, protocol):
+        unit = unit_of(verdict.metric)
         seeds = verdict.estimate.per_seed if verdict.estimate else {}
         text = show.difference(verdict.estimate.to_dict(unit), unit) if verdict.estimate else show.NOT_MEASURED
         each = ", ".join(show.difference({"difference": value}, unit) for value in seeds.values())
@@ -220,6 +225,80 @@ def _differences(protocol: Protocol, found: Found) -> Section:
     return section("differences", f"Against {first}", lead, tables=[Table("Differences", columns, rows)])
 
 
+def _probes(protocol: Protocol, found: Found) -> Section:
+    """Of encoders: every probe beside the primary one."""
+    if protocol.recipe != "pretrain":
+        return section("probes", "Probes", "")
+    metrics = dict.fromkeys(name for _, results in found for name in _tested(results, protocol.split))
+    rows = []
+    for levels in protocol.combinations():
+        for metric in metrics:
+            of_arms = [_estimate(found, protocol, arm, levels, metric) for arm in protocol.arms]
+            what = ", ".join(filter(None, [metric_label(metric), _where(levels)]))
+            rows.append([what, *(_shown(one, unit_of(metric)) for one in of_arms)])
+    columns = ["probe", *protocol.arms]
+    lead = "Accuracy of probes of the frozen features on scenes that neither encoder nor probe saw; mean over seeds."
+    return section("probes", "Probes", lead, tables=[Table("Probes", columns, rows)])
+
+
+def _tested(results: Mapping[str, Any] | None, split: str) -> Mapping[str, Any]:
+    return ((results or {}).get("test") or {}).get(split) or {}
+
+
+def _time(protocol: Protocol, found: Found) -> Section:
+    """Of encoders: what each has reached once the fastest of them was done."""
+    if protocol.recipe != "pretrain":
+        return section("time", "Equal time", "")
+    unit, metric, rows, panels = unit_of(protocol.primary), protocol.primary, [], []
+    for levels in protocol.combinations():
+        curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
+        for row, results in found:
+            points = [(one["seconds"], one["scores"][metric]) for one in (results or {}).get("curve", [])
+                      if metric in one["scores"]]  # fmt: skip
+            if row.levels == levels and len(points) > 1:
+                curves.setdefault(row.arm, {})[row.seed] = points
+        if not curves:
+            continue
+        shortest = min(points[-1][0] for seeds in curves.values() for points in seeds.values())
+        series = {}
+        for arm, seeds in curves.items():
+            reached = {seed: float(np.interp(shortest, *np.transpose(points))) for seed, points in seeds.items()}
+            whose = ", ".join(filter(None, [arm, _where(levels)]))
+            rows.append([whose, show.seconds(shortest), _shown(over_seeds(reached), unit)])
+            number = min(map(len, seeds.values()))
+            series[arm] = [
+                (float(np.mean([points[i][0] for points in seeds.values()])),
+                 over_seeds({seed: points[i][1] for seed, points in seeds.items()}))
+                for i in range(1, number)
+            ]  # fmt: skip
+        where = _where(levels)
+        title = f"validation by time, {where}" if where else "validation by time"
+        panels.append(figures.lines(_key("time", where), title, series, unit, "seconds of training (log)"))
+    lead = f"{capital(metric_label(metric))} on validation over the time of training, and after equal time."
+    note = "Between two checkpoints a line is drawn. Times are those of cells that shared the machine with others."
+    columns = ["run", "after", "validation"]
+    drawn = [("Bands are 95 % intervals over seeds.", panels)] if panels else []
+    return section("time", "Equal time", lead, figures=drawn, tables=[Table("After equal time", columns, rows, note)])
+
+
+def _monitors(protocol: Protocol, found: Found) -> Section:
+    """Whether embeddings are alive, of every run that has any."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for arm in protocol.arms:
+        for levels in protocol.combinations():
+            whose = ", ".join(filter(None, [arm, _where(levels)]))
+            for row, results in found:
+                if row.arm == arm and row.levels == levels and results and "monitor" in results:
+                    runs.setdefault(whose, []).append(results["monitor"])
+    panels = monitoring.panels("monitors", runs)
+    lead = "Is the embedding space alive? Measured at every checkpoint, on validation."
+    return section(
+        "monitors", "Collapse monitors", lead,
+        figures=[("Bands are 95 % intervals over seeds.", panels)] if panels else [],
+        tables=[monitoring.table(runs)], lines=monitoring.alarms(runs),
+    )  # fmt: skip
+
+
 def _learning(protocol: Protocol, found: Found) -> Section:
     unit, metric = unit_of(protocol.primary), protocol.primary
     panels = []
@@ -230,7 +309,7 @@ def _learning(protocol: Protocol, found: Found) -> Section:
             for row, results in found:
                 if row.arm == arm and row.levels == levels and results:
                     for point in results.get("curve", []):
-                        if metric in point["scores"]:
+                        if metric in point["scores"] and point["samples"]:  # the axis is logarithmic
                             by_step.setdefault(point["samples"], {})[row.seed] = point["scores"][metric]
             if by_step:
                 series[arm] = [(float(samples), over_seeds(values)) for samples, values in sorted(by_step.items())]

@@ -7,9 +7,12 @@ what is needed to trust and to repeat them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import archlab
 from archlab import machine
@@ -38,7 +41,7 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
     """The content of a finished cell's file."""
     asked = CompareConfig(run=run.config, test_items=max(cell.test_items, 1), pmi_gallery=_SMALLEST_GALLERY)
     trial = try_run(run, setup, asked) if cell.test_items else {}
-    return _head(cell) | {
+    return head(cell) | {
         "data_digest": run.metrics["data_digest"],
         "features_digest": run.metrics["features_digest"],
         "encoder_digest": run.metrics["encoder_digest"],
@@ -50,24 +53,37 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
             "seconds": round(run.metrics["seconds"], 2),
             "flops": _flops(run, setup),
         },
-        "curve": [
-            {
-                "step": point["step"],
-                "samples": point["step"] * run.config.optimizer.batch_size,
-                "seconds": round(point["seconds"], 2),
-                "loss": point["loss"],
-                "scores": {metric: round(value, _DIGITS) for metric, value in point["scores"].items()},
-            }
-            for point in run.metrics["curve"]
-        ],
+        **curve_of(run.metrics, run.config.optimizer.batch_size),
         "test": {name: _scores(measurement) for name, measurement in trial.items()},
         "language": measure_language(run, setup) if cell.test_items else {},
     }
 
 
+def curve_of(metrics: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """The learning curve of a run, "curve", and its collapse monitors, "monitor", where it has any."""
+
+    def rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: round(one, _DIGITS) if isinstance(one, float) else one for name, one in values.items()}
+
+    curve = [
+        {
+            "step": point["step"],
+            "samples": point["step"] * batch_size,
+            "seconds": round(point["seconds"], 2),
+            "loss": point["loss"],
+            "scores": rounded(point["scores"]),
+        }
+        for point in metrics["curve"]
+    ]
+    if "monitor" not in metrics:
+        return {"curve": curve}
+    watched = metrics["monitor"]
+    return {"curve": curve, "monitor": {**watched, "points": [rounded(point) for point in watched["points"]]}}
+
+
 def diverged_cell(cell: Cell, reason: str) -> dict[str, Any]:
     """The content of the file of a cell whose training did not end in numbers: a result too."""
-    return _head(cell) | {"diverged": reason}
+    return head(cell) | {"diverged": reason}
 
 
 def load_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
@@ -94,7 +110,8 @@ def load_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def _head(cell: Cell) -> dict[str, Any]:
+def head(cell: Cell) -> dict[str, Any]:
+    """What every cell's file begins with."""
     return {
         "key": cell.key,
         "archlab": archlab.__version__,
@@ -112,17 +129,18 @@ def _scores(measurement: Measurement) -> dict[str, Any]:
     for metric, values in measurement.values.items():
         if metric.startswith(_LEFT_OUT):
             continue
-        one = score(
-            values,
-            measurement.clusters[metric],
-            samples=_BOOTSTRAP_SAMPLES,
-            seed=_BOOTSTRAP_SEED,
-            unit=unit_of(metric),
-            chance=measurement.chance.get(metric),
-        )
-        kept = ("value", "low", "high", "n", "chance")
-        scores[metric] = {key: round(value, _DIGITS) for key, value in one.to_dict().items() if key in kept}
+        chance = measurement.chance.get(metric)
+        scores[metric] = item_score(values, measurement.clusters[metric], unit_of(metric), chance)
     return scores
+
+
+def item_score(
+    values: np.ndarray, clusters: np.ndarray, unit: str = "accuracy", chance: float | None = None
+) -> dict[str, float]:
+    """The mean over items with its interval over their images, as it is kept in a cell's file."""
+    one = score(values, clusters, samples=_BOOTSTRAP_SAMPLES, seed=_BOOTSTRAP_SEED, unit=unit, chance=chance)
+    kept = ("value", "low", "high", "n", "chance")
+    return {key: round(value, _DIGITS) for key, value in one.to_dict().items() if key in kept}
 
 
 def _flops(run: Run, setup: Setup) -> int:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from archlab.compare.grid import encoders
 from archlab.compare.grid.cells import Cell, Row, main_rows, place, tuning_rows, unique_cells
 from archlab.compare.grid.inputs import make_inputs
 from archlab.compare.grid.protocol import Protocol, load_protocol
 from archlab.compare.grid.report import write_grid_report
 from archlab.compare.grid.results import FILE, diverged_cell, load_cell, measure_cell
 from archlab.compare.workers import leave, side_by_side
-from archlab.config import RunConfig, to_yaml
+from archlab.config import PretrainConfig, RunConfig, to_yaml
 from archlab.errors import DivergedError, UserError
 from archlab.progress import track
 from archlab.train.folder import write_text
@@ -114,8 +115,12 @@ def work_on(cell: Cell, places: Places) -> Failure | None:
 def finish(cell: Cell, places: Places) -> None:
     """Train, measure, and write the results."""
     try:
-        run, setup = trained(cell, places)
-        results = measure_cell(cell, run, setup)
+        if isinstance(cell.config, PretrainConfig):
+            with _alone(places.work / cell.key):
+                results = encoders.measure_cell(cell, places.work / cell.key / "run")
+        else:
+            run, setup = trained(cell, places)
+            results = measure_cell(cell, run, setup)
     except DivergedError as error:
         results = diverged_cell(cell, str(error))
     write_text(places.cells / cell.key / FILE, json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -124,6 +129,7 @@ def finish(cell: Cell, places: Places) -> None:
 def trained(cell: Cell, places: Places) -> tuple[Run, Setup]:
     """The finished run of a cell; that of the cell it begins with is finished first, if its weights are not here."""
     config = cell.config
+    assert isinstance(config, RunConfig)
     if cell.parent is not None:
         trained(cell.parent, places)
         config = replace(config, start=replace(config.start, run=str(places.work / cell.parent.key / "run")))

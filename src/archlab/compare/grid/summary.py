@@ -15,6 +15,8 @@ import numpy as np
 
 from archlab.compare.grid.cells import Row, place
 from archlab.compare.grid.protocol import Expectation, Levels, Protocol
+from archlab.compare.scores import metric_label
+from archlab.evaluate.monitor import PREFIX
 from archlab.evaluate.statistics import SEEDS_FOR_A_WINNER
 
 Found = Sequence[tuple[Row, Mapping[str, Any] | None]]
@@ -53,12 +55,14 @@ class Verdict:
         estimate: of the difference, or of its slope; None where a run is missing.
         outcome: whether the prediction holds.
         why: the reason, in words.
+        metric: in which the arms differ.
     """
 
     what: str
     estimate: Estimate | None
     outcome: Outcome
     why: str
+    metric: str
 
 
 def over_seeds(per_seed: Mapping[int, float]) -> Estimate:
@@ -74,7 +78,12 @@ def over_seeds(per_seed: Mapping[int, float]) -> Estimate:
 
 
 def value_of(results: Mapping[str, Any] | None, metric: str, split: str) -> float | None:
-    """A test score of a cell; None where it is not finished, diverged, or does not have the metric."""
+    """A test score or a monitor of a cell; None where it is not finished, diverged, or does not have the metric."""
+    if metric.startswith(PREFIX):
+        watched = (results or {}).get("monitor") or {"points": []}
+        last = watched["points"][-1] if watched["points"] else {}
+        value = last.get(metric.removeprefix(PREFIX))
+        return None if value is None else float(value)
     score = ((results or {}).get("test") or {}).get(split, {}).get(metric)
     return None if score is None else float(score["value"])
 
@@ -89,9 +98,12 @@ def scores_of(found: Found, arm: str, levels: Levels, metric: str, split: str) -
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def difference(found: Found, protocol: Protocol, arm: str, over: str, levels: Levels) -> Estimate | None:
-    """The first arm minus the second in the primary metric, seed by seed; None where no seed has both."""
-    ours, theirs = (scores_of(found, name, levels, protocol.primary, protocol.split) for name in (arm, over))
+def difference(
+    found: Found, protocol: Protocol, arm: str, over: str, levels: Levels, metric: str = ""
+) -> Estimate | None:
+    """The first arm minus the second in a metric, by default the primary, seed by seed; None where no seed has both."""
+    metric = metric or protocol.primary
+    ours, theirs = (scores_of(found, name, levels, metric, protocol.split) for name in (arm, over))
     paired = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
     return over_seeds(paired) if paired else None
 
@@ -102,7 +114,7 @@ def slope(found: Found, protocol: Protocol, one: Expectation, levels: Levels) ->
     None where no seed has the difference at all of its levels.
     """
     steps = protocol.factors[one.along].values
-    at = [difference(found, protocol, one.arm, one.over, levels | {one.along: step}) for step in steps]
+    at = [difference(found, protocol, one.arm, one.over, levels | {one.along: step}, one.metric) for step in steps]
     if any(estimate is None for estimate in at):
         return None
     gaps = [estimate.per_seed for estimate in at if estimate is not None]
@@ -121,11 +133,13 @@ def judge(found: Found, protocol: Protocol) -> list[Verdict]:
                 estimate = slope(found, protocol, one, levels)
                 what = f"{one.arm} minus {one.over} rises with {one.along}, per doubling"
             else:
-                estimate = difference(found, protocol, one.arm, one.over, levels)
+                estimate = difference(found, protocol, one.arm, one.over, levels, one.metric)
                 claim = {"higher": "above zero", "lower": "below zero", "within": f"within {one.margin:g} of zero"}
                 what = f"{one.arm} minus {one.over} is {claim[one.claim]}"
             where = ", ".join(f"{name}={level}" for name, level in levels.items())
-            verdicts.append(Verdict(f"{what} at {where}" if where else what, estimate, *_outcome(one, estimate)))
+            what += f" in {metric_label(one.metric)}" if one.metric else ""
+            what += f" at {where}" if where else ""
+            verdicts.append(Verdict(what, estimate, *_outcome(one, estimate), one.metric or protocol.primary))
     return verdicts
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from archlab.compare import formatting as show
-from archlab.compare import plots, scores
+from archlab.compare import monitoring, plots, scores
 from archlab.compare.caveats import GOAL, shares
 from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
@@ -260,8 +260,13 @@ def probes(results: Results) -> Section:
             f"Embedding space of VL-JEPA: {collapse.get('verdict', 'no verdict')}. Measured: {'; '.join(numbers)} "
             "(predicted, then target, where there are two)."
         )
+    watched = {NAMES["vljepa"]: seeds} if (seeds := results.get("monitor")) else {}
+    panels = monitoring.panels("monitor", watched)
+    tables += [monitoring.table(watched)]
+    lines += [f"Alarm, {line}" for line in monitoring.alarms(watched)]
     return section(
         "probes", "Representation", "What can be read off the pooled trunk states, beside the frozen features alone?",
+        figures=[("The embedding space while training; bands are intervals over seeds.", panels)] if panels else [],
         tables=tables, lines=lines,
         reason=scores.untested(results, "probes", "representation quality", default="this run made no probes"),
     )  # fmt: skip

@@ -1,0 +1,142 @@
+"""A recipe that collapses makes the alarm ring, and what cures it does not: the same runs but for one setting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archlab.config import (
+    DataConfig,
+    EmbeddingArmConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+    ScenesData,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from archlab.evaluate.collapse import verdict_of
+from archlab.evaluate.monitor import rings, watch_arm
+from archlab.objectives.regression import build_prediction
+from archlab.train.loop import fit
+from archlab.train.pretrain import pretrain
+from archlab.train.run import train_run
+from archlab.train.setup import Setup
+
+RNG = np.random.default_rng(0)
+FACTS = RNG.normal(size=(256, 6)).astype(np.float32)  # what each text says and its picture shows, if not clearly
+UNCLEAR = FACTS + RNG.normal(size=(256, 6)).astype(np.float32)
+PICTURES = UNCLEAR @ RNG.normal(size=(6, 24)).astype(np.float32)
+TEXTS = FACTS @ RNG.normal(size=(6, 20)).astype(np.float32)
+
+
+class Towers(nn.Module):
+    """A predictor of pictures and a target encoder of texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predictor = nn.Sequential(nn.Linear(24, 32), nn.GELU(), nn.Linear(32, 8))
+        self.target_encoder = nn.Sequential(nn.Linear(20, 32), nn.GELU(), nn.Linear(32, 8))
+
+    def embed(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.predictor(batch.pictures), self.target_encoder(batch.texts)
+
+
+class Collator:
+    """Draws batches of the pairs, each of a meaning of its own."""
+
+    split = SimpleNamespace(examples=range(256))
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        meaning = torch.from_numpy(rows)
+        return SimpleNamespace(
+            pictures=torch.from_numpy(PICTURES[rows]), texts=torch.from_numpy(TEXTS[rows]), meaning=meaning
+        )
+
+
+# Objective -> whether the alarm rings. "stopped" is the cosine with a target that gets no gradient.
+TOWERS = {"cosine": True, "stopped": False, "sigreg": False, "vicreg": False, "info-nce": False}
+
+
+@pytest.mark.parametrize(("name", "alarm"), TOWERS.items(), ids=TOWERS)
+def test_the_alarm_rings_for_a_trained_target_without_a_regulariser_and_for_no_other(name: str, alarm: bool) -> None:
+    torch.manual_seed(0)
+    towers, collate = Towers(), Collator()
+    objective = build_prediction(EmbeddingArmConfig(objective="cosine" if name == "stopped" else name))  # type: ignore[arg-type]
+    towers.target_encoder.requires_grad_(name != "stopped")
+    trained = [p for p in (*towers.parameters(), *objective.parameters()) if p.requires_grad]
+    optimizer, steps = torch.optim.Adam(trained, lr=5e-3), 250
+    fit(
+        towers,
+        objective,
+        lambda step: collate(np.random.default_rng(step).permutation(256)[:64]),
+        optimizer,
+        steps=steps,
+        schedule=lambda step: 5e-3,
+    )
+    numbers = watch_arm(towers.eval(), collate, 64)  # type: ignore[arg-type]
+    verdict = verdict_of(numbers)
+    assert rings(steps, steps, verdict) == alarm, (verdict, numbers)
+    assert verdict.startswith("collapsed" if alarm else "healthy")
+
+
+@pytest.mark.parametrize("method", ["ijepa", pytest.param("vjepa", marks=pytest.mark.slow)])
+def test_the_alarm_rings_for_a_jepa_whose_targets_are_trained_and_for_no_other(
+    method: Any,
+    tiny_pretraining: PretrainConfig,
+    few_probes: None,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    optimizer = OptimizerConfig(steps=40, batch_size=16, learning_rate=1e-2)
+    config = replace(tiny_pretraining, method=method, optimizer=optimizer, probe_every=40)
+    cured = pretrain(config, tmp_path / "cured").metrics["monitor"]
+    assert cured["alarm"] is None
+    assert "alarm" not in capfd.readouterr().err
+    assert "Alarm" not in (tmp_path / "cured" / "card.md").read_text()
+
+    config = replace(config, jepa=replace(config.jepa, target="trained"))
+    ill = pretrain(config, tmp_path / "ill").metrics["monitor"]
+    assert "collapse" in ill["alarm"]
+    assert f"alarm at step 40: {ill['alarm']}" in capfd.readouterr().err
+    assert f"**Alarm:** {ill['alarm']}." in (tmp_path / "ill" / "card.md").read_text()
+    for watched in (cured, ill):
+        assert [point["step"] for point in watched["points"]] == [0, 40]
+    assert ill["points"][-1]["rankme"] < 0.5 * cured["points"][-1]["rankme"]
+
+
+@pytest.fixture(scope="module")
+def colours() -> Setup:
+    """Scenes of which only the colour is asked, on the features of the shipped encoder."""
+    size = TransformerConfig(width=32, depth=1, heads=2, feed_forward=64)
+    world = ScenesData(train_images=400, validation_images=40, test_images=4, paraphrases=1, kinds=["colour"])
+    return Setup.prepare(
+        RunConfig(
+            data=DataConfig(scenes=world),
+            tokenizer=TokenizerConfig(vocab_size=300),
+            trunk=size,
+            vljepa=EmbeddingArmConfig(embedding=16, target=size, decoder=size, decoder_prefix=2),
+            optimizer=OptimizerConfig(steps=100, batch_size=32, learning_rate=5e-3),
+            evaluation=EvaluationConfig(checkpoints=2, first_checkpoint=50, items=16),
+        )
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "alarm"), [("cosine", True), ("sigreg", False), ("vicreg", False)])
+def test_the_alarm_rings_for_the_arm_that_collapses_and_not_for_its_cure(
+    objective: Any, alarm: bool, colours: Setup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(colours.config, vljepa=replace(colours.config.vljepa, objective=objective))
+    watched = train_run(config, colours, tmp_path / "run", "").metrics["monitor"]
+    assert (watched["alarm"] is not None) == alarm, watched["points"][-1]
+    assert ("alarm at step" in capfd.readouterr().err) == alarm
+    assert ("**Alarm:** collapsed" in (tmp_path / "run" / "card.md").read_text()) == alarm
