@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from archlab.data.device import device_of
 from archlab.data.scenes.render import label_maps, render
 from archlab.data.scenes.world import Scene, SceneConfig, SceneObject, sample_scenes
 from archlab.evaluate.probes import Labelled, linear_probe
@@ -60,8 +61,9 @@ class _Probes:
         self.splits = {}
         for split in _COUNTS:
             scenes, images, owners = _scenes(split, config, encoder.vit.config.patch_size)
-            features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-            self.splits[split] = torch.cat(features).numpy(), scenes, owners  # (n, h * w, D)
+            device = device_of(encoder.vit)
+            features = [encoder.vit(_pixels(images[i : i + _BATCH], device)) for i in range(0, len(images), _BATCH)]
+            self.splits[split] = torch.cat(features).cpu().numpy(), scenes, owners  # (n, h * w, D)
 
     def accuracy(self, select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> float:
         train, fit, test = (select(*self.splits[split]) for split in _COUNTS)
@@ -85,10 +87,10 @@ def _dense(
     return Labelled.from_patches(features, names, owners >= 0)
 
 
-def _pixels(images: np.ndarray) -> torch.Tensor:
+def _pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     from archlab.vl.encoder import normalise
 
-    return normalise(torch.from_numpy(images))
+    return normalise(torch.from_numpy(images).to(device))
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config import PretrainConfig
+from archlab.data.device import find_device, to_device
 from archlab.data.scenes.render import render
 from archlab.data.scenes.world import SceneConfig, sample_scenes
 from archlab.data.sources import image_source
@@ -31,7 +33,9 @@ from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Optimizer, Resume, fit
 from archlab.train.optim import MuonWithAdamW, adamw
+from archlab.train.processes import once, own_rows
 from archlab.train.schedule import learning_rate
+from archlab.train.together import train_together
 from archlab.vl.encoder import PIXEL_SCALE, FrozenEncoder, normalise, vit_config, whitened
 
 _WHITENING_BATCHES = 8
@@ -98,17 +102,19 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
     if (folder / "metrics.json").exists():
         return FrozenEncoder.load(str(folder))
     stream = ImageStream(config)
-    claim(folder, config)
+    once(partial(claim, folder, config))
+    device = find_device(config.device, "device")
     # Later ones than training draws, and as many as the covariance of all features needs.
     images = torch.cat([stream.clean(config.optimizer.steps + number) for number in range(_WHITENING_BATCHES)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         method = _METHODS[config.method](config, stream)
+        team = train_together(method.model.to(device), method.objective.to(device))
         history = fit(
-            method.model,
-            method.objective,
-            method.batches,
-            _optimizer(method.model, config),
+            team.model,
+            team.objective,
+            lambda step: to_device(own_rows(method.batches(step)), device),
+            _optimizer(team.model, config),
             steps=config.optimizer.steps,
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
@@ -120,6 +126,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
                 config.optimizer.steps,
             ],
             resume=Resume(folder / "state.pt", fingerprint(config, *stream.digests), config.resume_every),
+            together=team,
             description=f"pretraining ({config.method})",
         )
     metrics = {
@@ -132,8 +139,9 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         },
         "curve": [asdict(point) for point in history.curve],
     }
-    save_checkpoint(folder, whitened(method.encoder, images), config, None, metrics, _card(config, metrics))
-    (folder / "state.pt").unlink(missing_ok=True)
+    encoder, card = whitened(method.encoder, images), _card(config, metrics)
+    once(lambda: save_checkpoint(folder, encoder, config, None, metrics, card))
+    once(lambda: (folder / "state.pt").unlink(missing_ok=True))
     return FrozenEncoder.load(str(folder))
 
 
