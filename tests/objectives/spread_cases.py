@@ -43,12 +43,13 @@ Case = tuple[nn.Module, nn.Module, Any]
 
 @dataclass(frozen=True)
 class Found:
-    """Of one batch: the loss, what explains it, the weight, and the gradient of every parameter."""
+    """Of one batch: the loss, what explains it, the weight, the gradient of every parameter, the buffers afterwards."""
 
     loss: float
     parts: dict[str, float]
     weight: float
     gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
 
 
 def tokens(lengths: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,10 @@ def vljepa(objective: str, positives: str = "meaning", **predictor: Any) -> Call
     return lambda: arm(replace(PLAIN, vljepa=own))
 
 
-def vit() -> ViTConfig:
-    return ViTConfig(image_size=32, patch_size=8, transformer=SIZE, class_token=False, positions="sinusoidal")
+def vit(stem: Any = "linear") -> ViTConfig:
+    return ViTConfig(
+        image_size=32, patch_size=8, transformer=SIZE, stem=stem, class_token=False, positions="sinusoidal"
+    )
 
 
 def masked_autoencoder() -> Case:
@@ -94,7 +97,7 @@ def lejepa() -> Case:
     generator = torch.Generator().manual_seed(1)
     views = draw_views(torch.randn(SAMPLES, 3, 32, 32, generator=generator), 6, 0.5, generator)
     torch.manual_seed(3)
-    return LeJEPA(vit(), 24, 8), LocalInvariance(0.1, 0.5), views
+    return LeJEPA(vit("convolutional"), 24, 8), LocalInvariance(0.1, 0.5), views
 
 
 def language_model() -> Case:
@@ -146,7 +149,7 @@ def find(make: Callable[[], Case], parallel: Any = "ddp") -> Found:
     gradients = {name: one.grad for name, one in named if one.grad is not None}
     whole = {name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in gradients.items()}
     parts = {name: part.item() for name, part in output.parts.items()}
-    return Found(output.loss.item(), parts, output.weight, whole)
+    return Found(output.loss.item(), parts, output.weight, whole, dict(team.model.named_buffers()))
 
 
 def cut() -> Any:

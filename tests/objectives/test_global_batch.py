@@ -64,6 +64,12 @@ def test_gradients_that_do_not_flow_through_the_gather_would_be_noticed(spread: 
         assert_equal(cut, whole)
 
 
+def test_batch_norms_count_the_batch_of_all(spread: Spread) -> None:
+    running = {name: tensor for name, tensor in spread["LeJEPA"].buffers.items() if "running" in name}
+    assert running
+    assert all(len(tensor.unique()) > 1 for tensor in running.values())
+
+
 def test_the_mean_of_the_processes_own_losses_is_another_loss(spread: Spread) -> None:
     """What one would get without the global batch: negatives of the own samples alone."""
     model, objective, batch = CASES["InfoNCE, meaning"]()

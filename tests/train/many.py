@@ -68,6 +68,6 @@ def ends(processes: Sequence[subprocess.Popen[str]]) -> list[Ended]:
 def found_by(count: int, program: Path, folder: Path, *arguments: object) -> Any:
     """What the first of `count` processes that run `program FOLDER ARGUMENTS...` saved as FOLDER/found.pt."""
     with started(count, [program, folder, *arguments]) as processes:
-        for one in ends(processes):
-            assert one.code == 0, one.errors
+        ended = ends(processes)
+    assert [one.code for one in ended] == [0] * count, ended
     return torch.load(folder / "found.pt", weights_only=True)

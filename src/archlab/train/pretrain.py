@@ -98,7 +98,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         UserError: a source cannot be read, or `folder` belongs to another configuration.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    check_folder(folder, config)
+    once(partial(check_folder, folder, config))
     if (folder / "metrics.json").exists():
         return FrozenEncoder.load(str(folder))
     stream = ImageStream(config)

@@ -51,6 +51,8 @@ def joined() -> Iterator[None]:
         raise UserError(f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}: {error}; start the job with torchrun") from None
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
+    # torchrun may start all anew after one died: what was said before is another job's.
+    said = PrefixStore(f"said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=PrefixStore("job", store), rank=rank, world_size=count, timeout=_PATIENCE)
     if rank:
@@ -63,7 +65,7 @@ def joined() -> Iterator[None]:
         lost = _means_a_loss(error) or _means_a_loss(error.__context__)
         if isinstance(error, KeyboardInterrupt) and not lost:
             raise
-        if _said(store):
+        if _said(said):
             raise SystemExit(2) from None
         if lost:
             raise UserError(_LOST) from None
@@ -149,9 +151,9 @@ def _means_a_loss(error: BaseException | None) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _said(store: Store) -> bool:
+def _said(said: Store) -> bool:
     """Whether another process has said why the job ends; if not, this one now has the word."""
     try:
-        return store.add("said", 1) > 1
+        return said.add("by", 1) > 1
     except (dist.DistError, RuntimeError):  # the store's machine is gone too
         return False

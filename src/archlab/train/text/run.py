@@ -86,7 +86,7 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
         UserError: see `prepare`, or `folder` holds another run.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    check_folder(folder, config)
+    once(partial(check_folder, folder, config))
     if (folder / "metrics.json").exists():
         return load_checkpoint(folder, type(config)).metrics
     with _seeded(config.seed):
