@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("out of memory; lower the batch size (optimizer.batch_size) or the size of the model")
     except KeyboardInterrupt:
         how = "; the same command resumes the run" if command in _RESUMABLE else ""
-        print(f"archlab: interrupted{how}", file=sys.stderr)
+        if _is_first():
+            print(f"archlab: interrupted{how}", file=sys.stderr)
         return 130
 
 
@@ -152,7 +154,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
     out = arguments.out or Path("runs") / arguments.config.stem
     train_recipe(arguments.config, arguments.overrides, out)
-    print(f"run: {out}")
+    if _is_first():
+        print(f"run: {out}")
 
 
 def _grid_parser(commands: Commands[_Parser]) -> _Parser:
@@ -351,6 +354,11 @@ def _parity(arguments: argparse.Namespace) -> int:
     from archlab.interop.parity.run import run_parity
 
     return 0 if run_parity(arguments.family, show_causes=arguments.explain, out=arguments.out) else 1
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(message: str) -> int:

@@ -288,6 +288,10 @@ class RunConfig(Section):
     arm: Literal["token", "vljepa", "hybrid", "supervised"] = "vljepa"
     """"hybrid" is a finished `vljepa`, frozen, with a decoder that learns to speak its predictions."""
     seed: Natural = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" is a GPU where there is one."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model ("ddp") or a share of it ("fsdp")."""
     blind: bool = False
     """Train with the images shuffled against the questions: the trained blind control."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -416,6 +420,8 @@ class PretrainConfig(Section):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(steps=4000, batch_size=256, learning_rate=1e-3)
     )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" is a GPU where there is one."""
     update: Literal["adamw", "muon"] = "adamw"
     """What updates hidden matrices and filters; see `train.optim.MuonWithAdamW`."""
     seed: Natural = 0

@@ -17,6 +17,15 @@ _SECONDS_BETWEEN_LINES = 10.0
 _ESTIMATED_OVER = 3600.0  # seconds: the cells of a grid end minutes apart, and rich forgets after half of one
 
 
+_hidden = False
+
+
+def hide() -> None:
+    """Show no progress from here on: of several processes that work together, one shows it for all."""
+    global _hidden
+    _hidden = True
+
+
 class Tracker(Protocol):
     """Told by the work how far it is."""
 
@@ -34,8 +43,8 @@ def track(description: str, total: int, *, done: int = 0) -> Iterator[Tracker]:
         total: units of work in all.
         done: units that were done before, when the work resumes.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = Console(stderr=True, quiet=_hidden)
+    if _hidden or not console.is_terminal:
         yield _Lines(console, description, total, done)
         return
     columns = (

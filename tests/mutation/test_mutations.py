@@ -113,35 +113,35 @@ LOSSES = [
     Fault(
         "InfoNCE in one direction only",
         "objectives/contrastive.py",
-        "_cross_entropy(logits.T, positives.T)",
-        "_cross_entropy(logits, positives)",
+        "_cross_entropies(logits.T, positives.T)",
+        "_cross_entropies(logits, positives)",
         "objectives/test_contrastive.py::test_equals_loops_in_both_directions_and_in_gradients",
     ),
     Fault(
         "paraphrases are negatives",
         "objectives/contrastive.py",
-        "own | ((meaning[:, None] == meaning) & known[:, None])",
-        "own",
+        "own | (equal & (labels[start:stop, None] != -1)), None",
+        "own, None",
         "objectives/test_contrastive.py::test_meaning_takes_every_paraphrase_and_unknown_meanings_stand_alone",
     ),
     Fault(
         "unknown meanings are paraphrases of each other",
         "objectives/contrastive.py",
-        " & known[:, None]",
+        " & (labels[start:stop, None] != -1)",
         "",
         "objectives/test_contrastive.py::test_meaning_takes_every_paraphrase_and_unknown_meanings_stand_alone",
     ),
     Fault(
         "the token arm predicts the token it reads",
         "objectives/next_token.py",
-        "batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:]",
-        "batch.target[:, :-1].masked_fill(~batch.target_mask[:, 1:]",
+        "batch.target[:, 1:].masked_fill(~real",
+        "batch.target[:, :-1].masked_fill(~real",
         "objectives/test_next_token.py::test_loss_is_the_mean_over_real_answer_tokens",
     ),
     Fault(
         "the loss counts padding",
         "objectives/next_token.py",
-        ".masked_fill(~batch.target_mask[:, 1:], _IGNORED)",
+        ".masked_fill(~real, _IGNORED)",
         "",
         "objectives/test_next_token.py::test_padding_has_neither_loss_nor_gradient",
     ),
@@ -239,7 +239,7 @@ PRETRAINING = [
     Fault(
         "SIGReg ignores the imaginary part",
         "objectives/regularizers.py",
-        " + phases.sin().mean(0).square()",
+        " + mean(phases.sin()).square()",
         "",
         "objectives/test_regularizers.py::test_off_centre_the_imaginary_part_counts",
     ),
@@ -469,8 +469,8 @@ ORDER = [
 TRAINING = [
     Fault(
         "a resumed run draws other random numbers",
-        "train/loop.py",
-        '    torch.set_rng_state(state["random"]["cpu"])\n',
+        "train/together.py",
+        '        torch.set_rng_state(state["cpu"])\n',
         "",
         "train/test_loop.py::test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one",
     ),
@@ -487,6 +487,36 @@ TRAINING = [
         "(step + 1) / warmup",
         "step / warmup",
         "train/test_schedule.py::test_every_step_learns_and_none_exceeds_the_peak",
+    ),
+]
+MACHINES = [
+    Fault(
+        "gradients do not flow through the gather",
+        "objectives/global_batch.py",
+        "        dist.all_reduce(summed)\n",
+        "",
+        "objectives/test_global_batch.py::test_loss_and_gradients_are_those_of_one_process[2-InfoNCE, meaning]",
+    ),
+    Fault(
+        "a mean over tokens weighs all processes equally",
+        "objectives/global_batch.py",
+        "mean * factor.to(mean.dtype), 0.0)",
+        "mean, 0.0)",
+        "objectives/test_global_batch.py::test_loss_and_gradients_are_those_of_one_process[2-token]",
+    ),
+    Fault(
+        "every process reads the first part of the batch",
+        "train/processes.py",
+        "    return slice(first, ",
+        "    first = 0\n    return slice(first, ",
+        "train/test_distributed.py::test_parts_are_disjoint_and_make_up_the_whole",
+    ),
+    Fault(
+        "blocks of the similarity matrix are kept for the backward pass",
+        "objectives/contrastive.py",
+        "checkpoint(block, own, every, start, use_reentrant=False, preserve_rng_state=False)",
+        "block(own, every, start)",
+        "objectives/test_contrastive.py::test_in_blocks_memory_does_not_grow_with_the_square_of_the_batch",
     ),
 ]
 DECODING = [
@@ -859,6 +889,7 @@ FAULTS = [
     *MONITORS,
     *ORDER,
     *TRAINING,
+    *MACHINES,
     *TEXT,
     *DECODING,
     *METRICS,

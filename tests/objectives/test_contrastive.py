@@ -6,7 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archlab.compare.memory import peak_allocation
 from archlab.config import ContrastiveConfig
+from archlab.objectives import contrastive
 from archlab.objectives.contrastive import InfoNCE, info_nce
 
 B, E = 6, 4
@@ -184,3 +186,35 @@ def test_logits_are_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         rounded = objective("none", predicted, target, temperature=0.01).loss
     assert torch.equal(exact, rounded)
+
+
+@pytest.mark.parametrize("positives", ["none", "text", "meaning"])
+@pytest.mark.parametrize("limit", [1, 2 * B, 4 * B])
+def test_in_blocks_of_any_size_loss_and_gradients_are_the_same(monkeypatch, positives, limit):
+    """Of one row, of two, and of four with two left over."""
+    results = []
+    for most in (B * B, limit):
+        monkeypatch.setattr(contrastive, "MAX_SIMILARITIES", most)
+        predicted, target = draw(requires_grad=True)
+        loss = InfoNCE(ContrastiveConfig(positives=positives))
+        batch = SimpleNamespace(meaning=torch.tensor([0, 0, -1, 2, 0, -1]), text=torch.tensor([0, 0, 1, 2, 1, 0]))
+        output = loss(SimpleNamespace(embed=lambda _, pair=(predicted, target): pair), batch)
+        output.loss.backward()
+        results.append([output.loss, *output.parts.values(), predicted.grad, target.grad, loss.log_scale.grad])
+    for whole, in_blocks in zip(*results, strict=True):
+        torch.testing.assert_close(in_blocks, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_in_blocks_memory_does_not_grow_with_the_square_of_the_batch(monkeypatch):
+    def peak(samples, limit):
+        monkeypatch.setattr(contrastive, "MAX_SIMILARITIES", limit)
+        predicted, target = (torch.randn(samples, E, requires_grad=True) for _ in range(2))
+        model = SimpleNamespace(embed=lambda _: (predicted, target))
+        batch = SimpleNamespace(meaning=torch.arange(samples), text=torch.arange(samples))
+        return peak_allocation(lambda: InfoNCE(ContrastiveConfig())(model, batch).loss.backward(), torch.device("cpu"))
+
+    limit = 2**11
+    matrix = 4 * 512**2  # bytes of all similarities of 512 samples
+    assert peak(512, matrix) > 3 * matrix  # it is kept, and its gradient is made
+    assert peak(512, limit) < matrix / 4
+    assert peak(512, limit) < 3 * peak(256, limit)

@@ -26,6 +26,7 @@ from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
 from archlab.compare.trial import Trial
 from archlab.config import CompareConfig, to_dict
+from archlab.data.device import to_device
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
@@ -343,11 +344,11 @@ def _collapse(run: Run, setup: Setup) -> dict[str, Any]:
     """Whether the embeddings of VL-JEPA still spread out, on validation questions and captions."""
     collator = setup.collator("validation")
     rows = np.arange(min(512, len(collator.split.examples)))
-    batch = collator(rows)
+    batch = to_device(collator(rows), setup.device)
     with torch.no_grad():
         predicted, target = run.arm.embed(batch)  # type: ignore[operator]
     last = run.metrics["curve"][-1]["loss"]
-    return diagnose(predicted.numpy(), target.numpy(), last, run.config.optimizer.batch_size).to_dict()
+    return diagnose(predicted.cpu().numpy(), target.cpu().numpy(), last, run.config.optimizer.batch_size).to_dict()
 
 
 def _cost(inference: Mapping[str, Any], price: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from archlab.compare.latency import Request, measure_latency
 from archlab.compare.memory import peak_memory_of
 from archlab.config import CompareConfig, RunConfig
 from archlab.data.batch import Batch
+from archlab.data.device import find_device, to_device
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items
 from archlab.evaluate.readout import EmbeddingReadout, Readout, SupervisedReadout
 from archlab.train.loop import fit
@@ -97,7 +98,9 @@ def training_memory(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[st
 
 
 def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:
-    arm, objective = build_arm(plan, sizes.feature_width, sizes.vocab_size, sizes.meanings), build_objective(plan)
+    device = find_device(plan.device, "run.device")
+    arm = build_arm(plan, sizes.feature_width, sizes.vocab_size, sizes.meanings).to(device)
+    objective = build_objective(plan).to(device)
     batch = Batch(
         features=torch.randn(shape.samples, shape.visual, sizes.feature_width),
         query=torch.zeros(shape.samples, shape.query, dtype=torch.long),
@@ -112,7 +115,7 @@ def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:
     fit(
         arm,
         objective,
-        lambda _: batch,
+        lambda _: to_device(batch, device),
         build_optimizer(plan, arm, objective),
         steps=_MEMORY_STEPS,
         schedule=lambda step: learning_rate(step, plan.optimizer),
@@ -160,7 +163,7 @@ def _encode(setup: Setup, size: int) -> Request:
     images = torch.from_numpy(
         np.resize(setup.dataset["test"].images[:1], (size, *setup.dataset["test"].images[:1].shape[1:]))
     )
-    return lambda: setup.encoder.encode(images)
+    return lambda: setup.encoder.encode(images).cpu()  # the request ends when its result is here
 
 
 def _spoken_tokens(readout: Readout, setup: Setup) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Batch:
         query: token ids (B, Q); query_mask: True at real tokens.
         target: token ids (B, L), [BOS] first, [EOS] last; target_mask: True at real tokens.
         meaning: id of the target's meaning (B,); equal ids are paraphrases. -1: not among the known meanings.
-        text: id of the target string (B,); equal ids are equal strings.
+        text: id of the target string (B,); equal ids are equal strings, in all batches.
         ids: ids of the examples.
     """
 
@@ -105,7 +106,7 @@ class Collator:
             target=torch.from_numpy(target),
             target_mask=torch.from_numpy(target_mask),
             meaning=torch.tensor([self.meaning_id(example) for example in examples]),
-            text=torch.from_numpy(np.unique(np.array(targets), return_inverse=True)[1].astype(np.int64)),
+            text=torch.tensor([text_id(text) for text in targets]),
             ids=[example.id for example in examples],
         )
 
@@ -127,6 +128,11 @@ class Collator:
     def meaning_id(self, example: Example) -> int:
         """Class id of the example's meaning, -1 where training never saw it."""
         return self.meanings.get(example.meaning, -1)
+
+
+def text_id(text: str) -> int:
+    """A number of 64 bits for a string; that two strings share one is as likely as a fault of the memory."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def pick(forms: Sequence[str], draw: int) -> str:

@@ -96,6 +96,6 @@ def _compute(split: Split, encoder: FrozenEncoder, views: int, path: Path) -> No
             images = split.images[start : start + _CHUNK]
             for view in range(1 + views):
                 features = encoder.encode(torch.from_numpy(augment(images, start, view)))
-                array[view, start : start + len(images)] = features.to(torch.float16).numpy()
+                array[view, start : start + len(images)] = features.to(torch.float16).cpu().numpy()
             progress.advance(len(images))
     array.flush()

@@ -5,6 +5,7 @@ Shape legend: V views, B images, C channels, H x W pixels, n points.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,11 @@ class ViewBatch:
     clean: Tensor
     points: Tensor
     visible: Tensor
+
+    def rows(self, part: Callable[[int], slice]) -> ViewBatch:
+        """The views of the images that `part` chooses of B."""
+        own = part(len(self.visible))
+        return ViewBatch(self.images[:, own], self.clean[:, own], self.points[:, own], self.visible[own])
 
 
 def draw_views(images: Tensor, points: int, recoloured: float, generator: torch.Generator, views: int = 2) -> ViewBatch:

@@ -35,7 +35,8 @@ def evaluate_run(run: Path, split: str, data: str | None, out: Path | None) -> N
     """
     checkpoint = load_checkpoint(run, RunConfig)
     config = checkpoint.config
-    asked = replace(config, data=replace(config.data, source=data or config.data.source))
+    # On what there is here, which may not be what the run was trained on.
+    asked = replace(config, device="auto", data=replace(config.data, source=data or config.data.source))
     setup = Setup.prepare(asked, checkpoint.tokenizer)
     if config.arm == "supervised" and setup.dataset["train"].digest != checkpoint.metrics["data_digest"]["train"]:
         raise UserError(

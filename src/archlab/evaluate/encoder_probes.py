@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from archlab.data.device import device_of
 from archlab.data.scenes.render import label_maps, render
 from archlab.data.scenes.world import Scene, SceneConfig, SceneObject, sample_scenes
 from archlab.evaluate.probes import Labelled, knn_probe, linear_probe
@@ -68,11 +69,12 @@ class _Probes:
     """Features and truth of the sets of one kind of scenes."""
 
     def __init__(self, encoder: FrozenEncoder, config: SceneConfig, split: str) -> None:
+        device = device_of(encoder.vit)
         self.sets = []
         for name in ("train", "fit", split):
             scenes, images, owners = _scenes(name, config, encoder.vit.config.patch_size)
-            features = [encoder.vit(_pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-            self.sets.append((torch.cat(features).numpy(), scenes, owners))  # (n, h * w, D)
+            features = [encoder.vit(_pixels(images[i : i + _BATCH], device)) for i in range(0, len(images), _BATCH)]
+            self.sets.append((torch.cat(features).cpu().numpy(), scenes, owners))  # (n, h * w, D)
 
     def select(self, select: Callable[[np.ndarray, tuple[Scene, ...], np.ndarray], Labelled]) -> Sets:
         train, fit, asked = (select(*one) for one in self.sets)
@@ -104,10 +106,10 @@ def _dense(
     return Labelled.from_patches(features, names, owners >= 0)
 
 
-def _pixels(images: np.ndarray) -> torch.Tensor:
+def _pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     from archlab.vl.encoder import normalise
 
-    return normalise(torch.from_numpy(images))
+    return normalise(torch.from_numpy(images).to(device))
 
 
 @lru_cache(maxsize=8)

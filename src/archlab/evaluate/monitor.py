@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from archlab.data.batch import Collator
+from archlab.data.device import device_of, to_device
 from archlab.evaluate.collapse import (
     HEALTHY,
     NOT_ALIGNED,
@@ -39,6 +40,7 @@ PREFIX = "monitor/"
 _GRACE, _PATIENCE = 0.1, 0.5  # of the run
 _ROWS = 256
 _SEED = 0
+_CPU = torch.device("cpu")
 _IMAGES = 256
 _IMAGES_AT_ONCE = 64  # the B of ln B for an encoder
 _PATCHES = 8  # every so many patches are looked at
@@ -102,19 +104,23 @@ def split_curve(
 
 
 @torch.no_grad()
-def watch_arm(arm: GivesEmbeddings, collator: Collator, batch_size: int) -> dict[str, float]:
+def watch_arm(
+    arm: GivesEmbeddings, collator: Collator, batch_size: int, device: torch.device = _CPU
+) -> dict[str, float]:
     """Numbers of paired embeddings, `evaluate.collapse.Diagnosis.scalars`, over a fixed sample of a split.
 
     Args:
         arm: in evaluation mode.
         batch_size: B, as in training but at least two; smaller where the split is, which must have two examples.
+        device: where the arm is.
     """
     rows = np.random.default_rng(_SEED).permutation(len(collator.split.examples))[:_ROWS]
     size = min(max(batch_size, 2), len(rows))
-    batches = [collator(rows[start : start + size]) for start in range(0, len(rows) - size + 1, size)]
+    starts = range(0, len(rows) - size + 1, size)
+    batches = [to_device(collator(rows[start : start + size]), device) for start in starts]
     pairs = [arm.embed(batch) for batch in batches]
     loss = lowest_loss([(*pair, same_meaning(batch.meaning)) for pair, batch in zip(pairs, batches, strict=True)])
-    predicted, target = (torch.cat(side).float().numpy() for side in zip(*pairs, strict=True))
+    predicted, target = (torch.cat(side).float().cpu().numpy() for side in zip(*pairs, strict=True))
     return diagnose(predicted, target, loss, size).scalars()
 
 
@@ -133,7 +139,9 @@ def watch_encoder(encoder: Whitened, images: Tensor) -> dict[str, float]:
     """
     images = images[:_IMAGES]
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(_SEED)) * _NOISE
-    states, noisy = encoder.raw(images), encoder.raw(images + noise).mean(1)  # (n, N, D), (n, D)
+    device = device_of(encoder)
+    states = encoder.raw(images.to(device)).cpu()  # (n, N, D)
+    noisy = encoder.raw((images + noise).to(device)).mean(1).cpu()  # (n, D)
     pooled, centre = states.mean(1), states.mean((0, 1))
     size = min(_IMAGES_AT_ONCE, len(images))
     own = torch.eye(size, dtype=torch.bool)

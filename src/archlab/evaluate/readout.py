@@ -1,6 +1,7 @@
 """How each arm answers: candidate scores, captions and retrieval vectors, behind one interface.
 
 The two arms are asked the same questions through `Readout`; nothing else in the evaluation knows which arm it scores.
+Requests may be anywhere and results are on the CPU, wherever the arm is.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.data.batch import Batch
+from archlab.data.device import device_of, to_device
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.vqa import length_normalised
-from archlab.vl.arms import EmbeddingArm, GenerativeArm, SupervisedArm
+from archlab.vl.arms import Arm, EmbeddingArm, GenerativeArm, SupervisedArm
 from archlab.vl.decoding import Prefix
 
 _TEXTS_AT_ONCE = 256
@@ -66,26 +68,28 @@ class TokenReadout:
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return self.arm.pooled(batch.features, batch.query, batch.query_mask).numpy()
+        return pooled_states(self.arm, batch).cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            no_image = torch.zeros(len(ids), 0, self.arm.backbone.visual_projection.in_features)
+            no_image = torch.zeros(len(ids), 0, self.arm.backbone.visual_projection.in_features, device=ids.device)
             return self.arm.backbone.pooled(no_image, ids, mask)
 
-        return _encode_texts(encode, self.tokenizer, texts, self.max_target)
+        return _encode_texts(encode, device_of(self.arm), self.tokenizer, texts, self.max_target)
 
     def read(self, batch: Batch) -> Prefix:
         """Image and query, run once."""
+        batch = to_device(batch, device_of(self.arm))
         return self.arm.read(batch.features, batch.query, batch.query_mask)
 
     @torch.no_grad()
     def score(self, prefix: Prefix, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Summed log-probabilities (B, C) of the candidates and their lengths (C,) in tokens, [EOS] included."""
         ids, mask = self.tokenizer.encode(candidates, self.max_target)
-        log_probs = self.arm.score(prefix, torch.from_numpy(ids), torch.from_numpy(mask)).sum(-1)
-        return log_probs.numpy(), mask.sum(1) - 1
+        device = device_of(self.arm)
+        log_probs = self.arm.score(prefix, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).sum(-1)
+        return log_probs.cpu().numpy(), mask.sum(1) - 1
 
 
 class EmbeddingReadout:
@@ -104,20 +108,21 @@ class EmbeddingReadout:
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return F.normalize(self.arm.predict(batch.features, batch.query, batch.query_mask), dim=-1).numpy()
+        batch = to_device(batch, device_of(self.arm))
+        return F.normalize(self.arm.predict(batch.features, batch.query, batch.query_mask), dim=-1).cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = _encode_texts(self.arm.target_encoder, self.tokenizer, texts, self.max_target)
+        encode, device = self.arm.target_encoder, device_of(self.arm)
+        vectors = _encode_texts(encode, device, self.tokenizer, texts, self.max_target)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     @torch.no_grad()
     def decode(self, embeddings: np.ndarray) -> list[str]:
         """Speak embeddings (B, E)."""
         tokenizer = self.tokenizer
-        ids = self.arm.decoder.generate(
-            torch.from_numpy(embeddings), self.max_target, tokenizer.bos_id, tokenizer.eos_id
-        )
+        given = torch.from_numpy(embeddings).to(device_of(self.arm))
+        ids = self.arm.decoder.generate(given, self.max_target, tokenizer.bos_id, tokenizer.eos_id)
         return [tokenizer.decode(row) for row in ids.tolist()]
 
 
@@ -129,7 +134,7 @@ class SupervisedReadout:
 
     @torch.no_grad()
     def choose(self, batch: Batch, candidates: Sequence[str]) -> dict[str, np.ndarray]:
-        logits = self.arm.class_logits(batch).numpy()
+        logits = self.arm.class_logits(to_device(batch, device_of(self.arm))).cpu().numpy()
         classes = np.array([self.candidate_classes.get(candidate, -1) for candidate in candidates])
         return {"logit": np.where(classes >= 0, logits[:, classes], -np.inf)}
 
@@ -143,11 +148,21 @@ def speaking_readout(
     return TokenReadout(arm, tokenizer, max_target)
 
 
+def pooled_states(arm: Arm, batch: Batch) -> Tensor:
+    """The pooled trunk states (B, W) of an arm for image and query, on its device."""
+    batch = to_device(batch, device_of(arm))
+    return arm.pooled(batch.features, batch.query, batch.query_mask)
+
+
 def _encode_texts(
-    encode: Callable[[Tensor, Tensor], Tensor], tokenizer: TextTokenizer, texts: Sequence[str], max_length: int
+    encode: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    max_length: int,
 ) -> np.ndarray:
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         ids, mask = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE], max_length)
-        parts.append(encode(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
+        parts.append(encode(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).cpu().numpy())
     return np.concatenate(parts)

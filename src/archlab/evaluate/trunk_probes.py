@@ -11,6 +11,7 @@ from archlab.data.batch import Batch, Collator
 from archlab.data.example import Split
 from archlab.evaluate.measure import Measurement, batches_of
 from archlab.evaluate.probes import Labelled, knn_probe, linear_probe
+from archlab.evaluate.readout import pooled_states
 from archlab.evaluate.vqa import rows_by_kind
 from archlab.vl.arms import Arm
 
@@ -27,7 +28,7 @@ States = Callable[[Batch], torch.Tensor]
 
 def pooled(arm: Arm) -> States:
     """The pooled trunk states (B, W) of an arm."""
-    return lambda batch: arm.pooled(batch.features, batch.query, batch.query_mask)
+    return lambda batch: pooled_states(arm, batch)
 
 
 def probed_rows(splits: Mapping[str, Split], limits: Mapping[str, int]) -> dict[str, dict[str, np.ndarray]]:
@@ -51,7 +52,7 @@ def labelled(collator: Collator, rows: np.ndarray, states: States) -> Labelled:
     """States of the examples in `rows`, with their meanings and images."""
     examples = [collator.split.examples[row] for row in rows]
     return Labelled(
-        np.concatenate([states(batch).numpy() for batch in batches_of(collator, rows)]),
+        np.concatenate([states(batch).cpu().numpy() for batch in batches_of(collator, rows)]),
         np.array([one.meaning for one in examples]),
         np.array([one.image for one in examples]),
     )

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.objectives.global_batch import share
 from archlab.objectives.output import Output
 
 
@@ -41,6 +42,6 @@ class Classification(nn.Module):
         """`loss` in nats per sample; zero if no meaning is known."""
         logits = model.class_logits(batch).float()
         total = F.cross_entropy(logits, batch.meaning, ignore_index=-1, reduction="sum")
-        known = (batch.meaning != -1).sum().clamp(min=1)
-        loss = total / known
-        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(known))
+        known = (batch.meaning != -1).sum()
+        loss = share(total / known.clamp(min=1), known)
+        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(known.clamp(min=1)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.objectives.global_batch import share
 from archlab.objectives.masked_autoencoder import random_visible
 from archlab.objectives.output import Output
 
@@ -49,5 +50,5 @@ class HiddenVision(nn.Module):
         text_mask = torch.cat([batch.query_mask, batch.target_mask], 1)
         predicted = model.reconstruct(batch.features, visible, text, text_mask)
         wanted = F.layer_norm(batch.features.float(), (width,))
-        loss = F.l1_loss(predicted.float()[~visible], wanted[~visible])
+        loss = share(F.l1_loss(predicted.float()[~visible], wanted[~visible]), samples)
         return Output(loss, {"hidden_vision": loss.detach()})

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from archlab.models.lejepa import LeJEPA
+from archlab.objectives.global_batch import share
 from archlab.objectives.output import Output
 from archlab.objectives.regularizers import sigreg
 
@@ -46,9 +47,10 @@ class LocalInvariance(nn.Module):
         """`parts` are the three terms, unweighted."""
         local = model(batch.images, batch.clean, batch.points)
         embeddings = local.embeddings[:, batch.visible].float()  # (V, m, K), m points that every view shows
-        invariance = (embeddings - embeddings.mean(0)).square().mean()
+        invariance = share((embeddings - embeddings.mean(0)).square().mean(), embeddings.shape[1])
         gaussian = sigreg(embeddings.flatten(0, 1))
-        reconstruction = (local.reconstruction.float() - local.thumbnails).square().mean()
+        error = (local.reconstruction.float() - local.thumbnails).square().mean()
+        reconstruction = share(error, len(batch.visible))
         loss = (
             (1 - self.regularization) * invariance
             + self.regularization * gaussian

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from archlab.layers.embeddings import patchify
 from archlab.models.mae import MaskedAutoencoder
+from archlab.objectives.global_batch import own_rows_of, share
 from archlab.objectives.output import Output
 
 
@@ -44,7 +45,7 @@ class MaskedReconstruction(nn.Module):
         images, config = batch.images, model.encoder.config
         visible = random_visible(len(images), config.patches, self.mask_ratio, device=images.device)
         prediction, masked = model(images, visible)
-        loss = reconstruction_loss(prediction, patchify(batch.clean, config.patch_size), masked)
+        loss = share(reconstruction_loss(prediction, patchify(batch.clean, config.patch_size), masked), len(images))
         return Output(loss, {"reconstruction": loss.detach()})
 
 
@@ -67,7 +68,7 @@ def random_visible(
         (B, n), ascending in each row.
     """
     count = max(1, int(patches * (1 - mask_ratio) + 1e-6))  # 1 - 0.9 is a little less than 0.1
-    noise = torch.rand(samples, patches, generator=generator, device=device)
+    noise = own_rows_of(lambda rows: torch.rand(rows, patches, generator=generator, device=device), samples)
     return noise.argsort(1)[:, :count].sort(1).values
 
 

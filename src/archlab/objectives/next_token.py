@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.objectives.global_batch import share
 from archlab.objectives.output import Output
 
 if TYPE_CHECKING:
@@ -41,5 +42,7 @@ class NextToken(nn.Module):
 
 def next_token_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy of `batch.target[:, 1:]` under logits (B, L - 1, V): the mean over real tokens, in nats."""
-    labels = batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:], _IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_IGNORED)
+    real = batch.target_mask[:, 1:]
+    labels = batch.target[:, 1:].masked_fill(~real, _IGNORED)
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_IGNORED)
+    return share(loss, real.sum())

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from archlab.config import EmbeddingArmConfig, SIGRegConfig, VICRegConfig
 from archlab.objectives.contrastive import GivesEmbeddings, InfoNCE
+from archlab.objectives.global_batch import gather, share
 from archlab.objectives.output import Output
 from archlab.objectives.regularizers import covariance_penalty, sigreg, variance_hinge
 
@@ -53,7 +54,7 @@ class Distance(nn.Module):
     def forward(self, model: GivesEmbeddings, batch: Batch) -> Output:
         """`loss` is the mean distance."""
         predicted, target = (embedding.float() for embedding in model.embed(batch))
-        loss = DISTANCES[self.name](predicted, target)
+        loss = share(DISTANCES[self.name](predicted, target), len(predicted))
         return Output(loss, {self.name: loss.detach()}, _watched(predicted, target))
 
 
@@ -71,7 +72,7 @@ class SIGReg(nn.Module):
     def forward(self, model: GivesEmbeddings, batch: Batch) -> Output:
         """`parts` are the terms, unweighted."""
         predicted, target = (embedding.float() for embedding in model.embed(batch))
-        invariance = F.mse_loss(predicted, target)
+        invariance = share(F.mse_loss(predicted, target), len(predicted))
         with torch.autocast(predicted.device.type, enabled=False):  # phases in bfloat16 would be noise
             gaussian = (sigreg(predicted) + sigreg(target)) / 2
         loss = (1 - self.regularization) * invariance + self.regularization * gaussian
@@ -89,10 +90,11 @@ class VICReg(nn.Module):
     def forward(self, model: GivesEmbeddings, batch: Batch) -> Output:
         """`parts` are the terms, unweighted."""
         predicted, target = (embedding.float() for embedding in model.embed(batch))
-        invariance = F.mse_loss(predicted, target)
+        invariance = share(F.mse_loss(predicted, target), len(predicted))
         with torch.autocast(predicted.device.type, enabled=False):
-            variance = variance_hinge(predicted) + variance_hinge(target)
-            covariance = covariance_penalty(predicted) + covariance_penalty(target)
+            both = gather(predicted), gather(target)
+            variance = variance_hinge(both[0]) + variance_hinge(both[1])
+            covariance = covariance_penalty(both[0]) + covariance_penalty(both[1])
         own = self.config
         loss = own.invariance * invariance + own.variance * variance + own.covariance * covariance
         parts = {"invariance": invariance, "variance": variance, "covariance": covariance}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.objectives.global_batch import mean, place, same
+
 DIRECTIONS = 256
 """Random directions along which SIGReg looks, by default."""
 
@@ -27,14 +29,15 @@ def sigreg(embeddings: Tensor, directions: int = DIRECTIONS) -> Tensor:
         directions: M; drawn anew at each call, from the global random state.
 
     Returns:
-        Mean statistic, a scalar; about 1.05 for standard normal samples, whatever n is.
+        Mean statistic, a scalar; about 1.05 for standard normal samples, whatever n is. Where the batch is spread over
+        processes, it is that of all samples, the same for every process.
     """
-    count, width = embeddings.shape
-    unit = F.normalize(torch.randn(width, directions, device=embeddings.device), dim=0)
+    count, width = place(len(embeddings))[1], embeddings.shape[1]
+    unit = F.normalize(same(torch.randn(width, directions, device=embeddings.device)), dim=0)
     knots = torch.linspace(0, _LARGEST_FREQUENCY, _KNOTS, device=embeddings.device)
     normal = torch.exp(-knots.square() / 2)  # characteristic function of a standard normal, (T,)
     phases = (embeddings.float() @ unit)[:, :, None] * knots  # (n, M, T)
-    distance = (phases.cos().mean(0) - normal).square() + phases.sin().mean(0).square()  # (M, T)
+    distance = (mean(phases.cos()) - normal).square() + mean(phases.sin()).square()  # (M, T)
     return 2 * count * torch.trapezoid(distance * normal, knots).mean()
 
 

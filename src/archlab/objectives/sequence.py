@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.data.text.batch import Pairs, Tokens
+from archlab.objectives.global_batch import share
 from archlab.objectives.output import Output
 
 _IGNORED = -100
@@ -38,8 +39,9 @@ class LanguageModelling(nn.Module):
     def forward(self, model: Continues, batch: Tokens) -> Output:
         """`loss`."""
         logits = model(batch.tokens[:, :-1])  # (B, T, V)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch.tokens[:, 1:].flatten())
-        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(batch.tokens[:, 1:].numel()))
+        count = batch.tokens[:, 1:].numel()
+        loss = share(F.cross_entropy(logits.flatten(0, 1).float(), batch.tokens[:, 1:].flatten()), count)
+        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(count))
 
 
 class Translation(nn.Module):
@@ -60,9 +62,11 @@ class Translation(nn.Module):
         """`loss`; the part `cross_entropy` is without smoothing."""
         logits = model(batch.source, batch.target[:, :-1], source_mask=batch.source_mask)  # (B, L - 1, V)
         labels = batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:], _IGNORED).flatten()
-        logits = logits.flatten(0, 1).float()
-        loss = F.cross_entropy(logits, labels, ignore_index=_IGNORED, label_smoothing=self.label_smoothing)
-        plain = (
-            F.cross_entropy(logits.detach(), labels, ignore_index=_IGNORED) if self.label_smoothing else loss.detach()
-        )
-        return Output(loss, {"cross_entropy": plain}, weight=float(batch.target_mask[:, 1:].sum()))
+        logits, real = logits.flatten(0, 1).float(), batch.target_mask[:, 1:].sum()
+
+        def cross_entropy(logits: Tensor, smoothing: float) -> Tensor:
+            return share(F.cross_entropy(logits, labels, ignore_index=_IGNORED, label_smoothing=smoothing), real)
+
+        loss = cross_entropy(logits, self.label_smoothing)
+        plain = cross_entropy(logits.detach(), 0.0) if self.label_smoothing else loss.detach()
+        return Output(loss, {"cross_entropy": plain}, weight=float(real))

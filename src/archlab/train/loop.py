@@ -1,4 +1,4 @@
-"""The training loop. It knows neither the model nor the objective nor the data.
+"""The training loop. It knows neither the model nor the objective nor the data, nor how many processes train.
 
 Every input is a function of the step (batch, learning rate) or part of the saved state (weights, their average, the
 optimiser, the loss scale, random numbers), so that a run that was interrupted and resumed equals one that was not, bit
@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from archlab.errors import DivergedError
 from archlab.progress import track
 from archlab.train.averaging import WeightAverage, averaged
-from archlab.train.checkpoint import load_state, save_state
+from archlab.train.checkpoint import save_state
+from archlab.train.together import Alone, Stateful, Together
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,14 +57,6 @@ class Objective(Protocol[_Model, _Batch]):
     """Model and batch to a loss; it may own parameters of its own, such as a temperature."""
 
     def __call__(self, model: _Model, batch: _Batch, /) -> Output: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
-
-
-class Stateful(Protocol):
-    """A part of the run that is saved and restored with it."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -137,6 +131,7 @@ def fit(
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     evaluate_at: Collection[int] = (),
     resume: Resume | None = None,
+    together: Together | None = None,
     description: str = "training",
 ) -> History:
     """Train `model` in place for `steps` updates, from the saved state on if there is one.
@@ -158,6 +153,8 @@ def fit(
         average: follows the weights; evaluations see its average. The model keeps its own weights.
         evaluate: called with the number of updates done, the model in evaluation mode; its scores go to the curve.
         evaluate_at: numbers of updates after which it is called, 0 for before the first.
+        together: the processes that train; by default this one alone. `batches` gives each its own part, and the loss
+            of the objective and its gradient are those of all parts.
         description: shown beside the progress bar.
 
     Raises:
@@ -165,6 +162,7 @@ def fit(
         UserError: the saved state is damaged or belongs to another run.
         KeyboardInterrupt: the run was interrupted; the same call resumes it.
     """
+    together = together or Alone()
     history, step = History(), 0
     losses: list[float] = []  # since the last point of the curve
     clipped: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -177,7 +175,8 @@ def fit(
     parts: dict[str, Stateful] = {"model": model, "objective": objective, "optimizer": optimizer}
     parts |= {"scaler": scaler} if scaler.is_enabled() else {}
     parts |= {"average": average} if average is not None else {}
-    if resume is not None and (state := load_state(resume.path, resume.owner)) is not None:
+    parts = together.parts(parts)
+    if resume is not None and (state := together.load(resume.path, resume.owner)) is not None:
         history, step, losses = _restore(state, parts)
     saved = step
 
@@ -187,16 +186,18 @@ def fit(
             if evaluate is not None and step in evaluate_at and all(point.step < step for point in history.curve):
                 model.eval()
                 with averaged(model, average):
-                    scores = {name: float(score) for name, score in evaluate(step).items()}
+                    scores = together.score(partial(_plain, evaluate, step))
                 model.train()
                 loss_so_far = math.fsum(losses) / len(losses) if losses else None
                 history.curve.append(Point(step, history.seconds, loss_so_far, scores))
                 losses = []
-            due = interruption.requested or step >= steps or (step > saved and resume and step % resume.every == 0)
+            interrupted = together.agree(interruption.requested)
+            due = interrupted or step >= steps or (step > saved and resume and step % resume.every == 0)
             if resume is not None and due:
-                save_state(resume.path, _state(history, step, losses, parts), resume.owner)
+                state = _state(history, step, losses, parts)
+                together.once(partial(save_state, resume.path, state, resume.owner))
                 saved = step
-            if interruption.requested or step >= steps:
+            if interrupted or step >= steps:
                 break
 
             started = time.perf_counter()
@@ -205,7 +206,7 @@ def fit(
             own_batches = map(batches, range(step * accumulate, (step + 1) * accumulate))
             losses.append(_backward(model, objective, own_batches, [*chain(*clipped.values())], scaler, precision))
             scaler.unscale_(as_torch)
-            norm = torch.stack([nn.utils.clip_grad_norm_(part, gradient_clip) for part in clipped.values()]).max()
+            norm = torch.stack([together.clip(part, gradient_clip) for part in clipped.values()]).max()
             overflow = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_SCALE  # then it is no error of the run
             for name, value in (("loss", losses[-1]), ("norm of its gradient", 0.0 if overflow else norm.item())):
                 if not math.isfinite(value):
@@ -222,9 +223,13 @@ def fit(
                 average.update(model, step)
             history.seconds += time.perf_counter() - started
             progress.advance(loss=losses[-1])
-    if interruption.requested:
+    if interrupted:
         raise KeyboardInterrupt
     return history
+
+
+def _plain(evaluate: Callable[[int], Mapping[str, float]], step: int) -> dict[str, float]:
+    return {name: float(score) for name, score in evaluate(step).items()}
 
 
 def _backward(
@@ -252,21 +257,14 @@ def _backward(
 
 
 def _state(history: History, step: int, losses: list[float], parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Everything that the rest of the run depends on. NumPy generators are made per step and hold no state."""
-    return {
-        "history": asdict(history),
-        "step": step,
-        "losses": losses,
-        **{name: part.state_dict() for name, part in parts.items()},
-        "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-    }
+    """Everything that the rest of the run depends on."""
+    saved = {name: part.state_dict() for name, part in parts.items()}
+    return {"history": asdict(history), "step": step, "losses": losses} | saved
 
 
 def _restore(state: dict[str, Any], parts: Mapping[str, Stateful]) -> tuple[History, int, list[float]]:
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    torch.set_rng_state(state["random"]["cpu"])
-    torch.cuda.set_rng_state_all(state["random"]["cuda"])
     curve = [Point(**point) for point in state["history"]["curve"]]
     return History(curve, state["history"]["seconds"]), state["step"], state["losses"]
 

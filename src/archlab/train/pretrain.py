@@ -6,6 +6,7 @@ No label is read. Probes beside random initialisation and collapse monitors are 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from archlab.config import PretrainConfig
+from archlab.data.device import find_device, to_device
 from archlab.evaluate.collapse import encoder_verdict
 from archlab.evaluate.encoder_probes import probe_encoder
 from archlab.evaluate.monitor import Monitor, split_curve, watch_encoder
@@ -21,8 +23,10 @@ from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Optimizer, Resume, fit
 from archlab.train.methods import DESCRIPTIONS, build_method
 from archlab.train.optim import MuonWithAdamW, adamw
+from archlab.train.processes import once, own_rows
 from archlab.train.schedule import learning_rate
 from archlab.train.streams import ImageStream
+from archlab.train.together import train_together
 from archlab.vl.encoder import FrozenEncoder, whitened
 
 _WHITENING_BATCHES = 8
@@ -35,11 +39,12 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         UserError: a source cannot be read, or `folder` belongs to another configuration.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    check_folder(folder, config)
+    once(partial(check_folder, folder, config))
     if (folder / "metrics.json").exists():
         return FrozenEncoder.load(str(folder))
     stream = ImageStream(config)
-    claim(folder, config)
+    once(partial(claim, folder, config))
+    device = find_device(config.device, "device")
     # Later ones than training draws, and as many as the covariance of all features needs.
     images = torch.cat([stream.clean(config.optimizer.steps + number) for number in range(_WHITENING_BATCHES)])
     with torch.random.fork_rng(devices=[]):
@@ -53,11 +58,12 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             watched = monitor(step, watch_encoder(encoder, images))
             return probe_encoder(FrozenEncoder(encoder, config.merge, "", {})) | watched
 
+        team = train_together(method.model.to(device), method.objective.to(device))
         history = fit(
-            method.model,
-            method.objective,
-            method.batches,
-            _optimizer(method.model, config),
+            team.model,
+            team.objective,
+            lambda step: to_device(own_rows(method.batches(step)), device),
+            _optimizer(team.model, config),
             steps=steps,
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
@@ -66,6 +72,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             evaluate=evaluate,
             evaluate_at=[0, *range(config.probe_every, steps, config.probe_every), steps],
             resume=Resume(folder / "state.pt", fingerprint(config, *stream.digests), config.resume_every),
+            together=team,
             description=f"pretraining ({config.method})",
         )
     curve, watched = split_curve([asdict(point) for point in history.curve], encoder_verdict, steps)
@@ -77,8 +84,9 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         "curve": curve,
         "monitor": watched,
     }
-    save_checkpoint(folder, whitened(method.encoder, images), config, None, metrics, _card(config, metrics))
-    (folder / "state.pt").unlink(missing_ok=True)
+    encoder, card = whitened(method.encoder, images), _card(config, metrics)
+    once(lambda: save_checkpoint(folder, encoder, config, None, metrics, card))
+    once(lambda: (folder / "state.pt").unlink(missing_ok=True))
     return FrozenEncoder.load(str(folder))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -64,14 +66,26 @@ def train_recipe(path: Path, overrides: Sequence[str], out: Path) -> None:
     Raises:
         UserError: the recipe is wrong, its data cannot be read, or `out` holds another run.
     """
-    recipe, config = load_recipe(path, overrides)
-    recipe.train(config, out)
+    with _processes():
+        recipe, config = load_recipe(path, overrides)
+        recipe.train(config, out)
+
+
+def _processes() -> AbstractContextManager[None]:
+    """With the other processes of the job, where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    from archlab.train.processes import joined
+
+    return joined()
 
 
 def _train_arm(config: RunConfig, out: Path) -> None:
+    from archlab.train.processes import first_on_each_machine
     from archlab.train.run import train_run
     from archlab.train.setup import Setup
 
     setup = Setup.prepare(config)
-    setup.read_images()
+    with first_on_each_machine():
+        setup.read_images()
     train_run(config, setup, out, f"{config.arm}, seed {config.seed}")

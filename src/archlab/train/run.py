@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
+from archlab.data.device import to_device
 from archlab.data.order import Order
 from archlab.errors import UserError
 from archlab.evaluate.collapse import verdict_of
@@ -35,12 +37,15 @@ from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoi
 from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
 from archlab.train.optim import adamw
+from archlab.train.processes import count, once, own_part
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
 from archlab.train.start import begin_with
+from archlab.train.together import train_together
 from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
 _FINISHED = "metrics.json"
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,11 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         UserError: `folder` belongs to another configuration or to other data.
         KeyboardInterrupt: the run was interrupted; the same call resumes it.
     """
-    claim(folder, config)
+    if config.optimizer.batch_size < count():
+        raise UserError(
+            f"optimizer.batch_size={config.optimizer.batch_size}: must be at least the number of processes, {count()}"
+        )
+    once(partial(claim, folder, config))
     if (folder / _FINISHED).exists():
         trained = load_checkpoint(folder, RunConfig).metrics
         if any(trained.get(key) != digest for key, digest in _inputs(setup).items()):
@@ -85,7 +94,10 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     classes = len(setup.answers)
     arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
     started_from = begin_with(arm, config, setup) if config.start.run else []
-    objective = build_objective(config)
+    arm = arm.to(setup.device)
+    objective = build_objective(config).to(setup.device)
+    team = train_together(arm, objective, config.parallel)
+    part = own_part(config.optimizer.batch_size)
     state = folder / "state.pt"
     # The other arms have no space that could collapse, or one that is frozen; and one pair alone says nothing of it.
     watched = config.arm == "vljepa" and len(setup.dataset["validation"].examples) > 1
@@ -96,10 +108,10 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         return scores | monitor(step, watch(arm, setup, config)) if watched else scores
 
     history = fit(
-        arm,
-        objective,
-        lambda step: training_batch(config, setup, order, step),
-        build_optimizer(config, arm, objective),
+        team.model,
+        team.objective,
+        lambda step: to_device(training_batch(config, setup, order, step, part), setup.device),
+        build_optimizer(config, team.model, objective),
         steps=config.optimizer.steps,
         schedule=lambda step: learning_rate(step, config.optimizer),
         gradient_clip=config.optimizer.gradient_clip,
@@ -107,8 +119,10 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         evaluate=evaluate,
         evaluate_at=scored_steps(config),
         resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
+        together=team,
         description=description,
     )
+    team.collect()
     metrics: dict[str, Any] = {
         "steps": config.optimizer.steps,
         "samples": config.optimizer.steps * config.optimizer.batch_size,
@@ -119,8 +133,9 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     }
     if watched:
         metrics["curve"], metrics["monitor"] = split_curve(metrics["curve"], verdict_of, config.optimizer.steps)
-    save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
-    state.unlink(missing_ok=True)  # the checkpoint is whole: nothing is left to resume
+    card = _card(config, setup, metrics)
+    once(lambda: save_checkpoint(folder, arm, config, setup.tokenizer, metrics, card))
+    once(lambda: state.unlink(missing_ok=True))  # the checkpoint is whole: nothing is left to resume
     return Run(config, folder, arm.eval(), metrics)
 
 
@@ -129,7 +144,7 @@ def load_run(folder: Path, setup: Setup) -> Run:
     checkpoint = load_checkpoint(folder, RunConfig)
     arm = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
     checkpoint.load_into(arm)
-    return Run(checkpoint.config, folder, arm.eval(), checkpoint.metrics)
+    return Run(checkpoint.config, folder, arm.to(setup.device).eval(), checkpoint.metrics)
 
 
 def build_objective(config: RunConfig) -> nn.Module:
@@ -143,7 +158,7 @@ def build_objective(config: RunConfig) -> nn.Module:
     return build_embedding_objective(config.vljepa)
 
 
-def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: RunConfig, arm: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the run's arm and of its objective's own parameters."""
     return adamw(
         arm,
@@ -161,19 +176,19 @@ def run_order(config: RunConfig, setup: Setup) -> Order:
     return setup.order(config.optimizer.steps, config.optimizer.batch_size, config.seed, tasks)
 
 
-def training_batch(config: RunConfig, setup: Setup, order: Order, step: int) -> Batch:
-    """The batch of one step, a pure function of its arguments."""
+def training_batch(config: RunConfig, setup: Setup, order: Order, step: int, part: slice = _ALL) -> Batch:
+    """The batch of one step, or a part of it: a pure function of the arguments."""
     collate = setup.collator("train")
-    rows = order.rows[step]
+    rows = order.rows[step, part]
     images = None
     if config.blind:  # every image stands in for another one, at every step anew: there is nothing to learn by heart
         own = np.array([collate.split.examples[row].image for row in rows])
         images = derangement(len(collate.split.images), step)[own]
     return collate(
         rows,
-        query_forms=order.query_forms[step],
-        target_forms=order.target_forms[step],
-        views=order.views[step],
+        query_forms=order.query_forms[step, part],
+        target_forms=order.target_forms[step, part],
+        views=order.views[step, part],
         images=images,
     )
 
@@ -213,7 +228,7 @@ def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> d
 def watch(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
     """The collapse monitors of an embedding arm, on validation."""
     assert isinstance(arm, EmbeddingArm)
-    return watch_arm(arm, setup.collator("validation"), config.optimizer.batch_size)
+    return watch_arm(arm, setup.collator("validation"), config.optimizer.batch_size, setup.device)
 
 
 def measure_arm(

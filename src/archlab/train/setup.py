@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from archlab.config import RunConfig
 from archlab.data.batch import Collator, meaning_ids
+from archlab.data.device import find_device
 from archlab.data.example import Dataset
 from archlab.data.features import FeatureStore, cache_folder
 from archlab.data.order import Order
@@ -48,7 +50,7 @@ class Setup:
         Raises:
             UserError: the data cannot be read, or have fewer training examples than one batch of a run to train.
         """
-        encoder = FrozenEncoder.load(config.encoder.weights)
+        encoder = FrozenEncoder.load(config.encoder.weights).to(find_device(config.device, "device"))
         dataset = load_dataset(config.data, encoder.image_size)
         train = dataset["train"]
         if tokenizer is None and len(train.examples) < config.optimizer.batch_size:
@@ -59,6 +61,11 @@ class Setup:
         if tokenizer is None:
             tokenizer = _tokenizer(config, dataset)
         return cls(config, dataset, tokenizer, encoder, meaning_ids(train))
+
+    @property
+    def device(self) -> torch.device:
+        """Where arms are trained and asked, and images are encoded."""
+        return find_device(self.config.device, "device")
 
     def features(self, split: str) -> FeatureStore:
         """Cached features of a split; views are only made of training images."""

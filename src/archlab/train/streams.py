@@ -9,7 +9,7 @@ Shape legend: B samples, F frames, C channels, H x W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,11 @@ class MaskedBatch:
 
     inputs: Tensor
     masks: Sequence[PatchMasks]
+
+    def rows(self, part: Callable[[int], slice]) -> MaskedBatch:
+        """The samples that `part` says, of their number."""
+        own = part(len(self.inputs))
+        return MaskedBatch(self.inputs[own], [PatchMasks(one.context[own], one.targets[own]) for one in self.masks])
 
 
 class ImageStream:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config import PretrainConfig
+from archlab.data.device import device_of
 from archlab.errors import UserError
 from archlab.layers.pooling import merge_patches
 from archlab.models import vjepa
@@ -78,8 +79,9 @@ def whitened(encoder: ViT | vjepa.Encoder, images: Tensor) -> Whitened:
     with torch.random.fork_rng(devices=[]):  # measuring must not change what is drawn next
         copy = _shaped(encoder.config)
     copy.load_state_dict(encoder.state_dict(), strict=False)
-    copy.eval()
-    states = torch.cat([copy.raw(part) for part in images.split(128)]).flatten(0, 1).double()
+    device = device_of(encoder)
+    copy.eval().to(device)
+    states = torch.cat([copy.raw(part.to(device)).cpu() for part in images.split(128)]).flatten(0, 1).double()
     mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
     values, vectors = torch.linalg.eigh(((states - mean) / deviation).T.cov())
     # Directions without variance, as the one that a LayerNorm takes away, stay small instead of becoming noise.
@@ -132,6 +134,11 @@ class FrozenEncoder:
             nn.init.zeros_(vit.whitening.bias)
         return cls(vit.eval().requires_grad_(False), config.merge, f"random-{fingerprint(config)}", {})
 
+    def to(self, device: torch.device) -> FrozenEncoder:
+        """The encoder, moved to a device; it reads images from anywhere, and its features stay there."""
+        self.vit.to(device)
+        return self
+
     @property
     def image_size(self) -> int:
         """H and W of the images it reads."""
@@ -150,7 +157,7 @@ class FrozenEncoder:
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
-        return merge_patches(self.vit(normalise(images)), self.vit.config.grid, self.merge)
+        return merge_patches(self.vit(normalise(images.to(device_of(self.vit)))), self.vit.config.grid, self.merge)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ def judge(one: Expectation, condition: Condition) -> Verdict:
         what = f"{policy} scores above {over} ({one.reading}){where}"
         ours, theirs = (condition.at_one(name, one.reading, facts) for name in (one.policy, one.over))
         found, gain = ours.map(np.subtract, theirs).estimate(seeds), None
-    return Verdict(what, found, *_outcome(found, one.least if gain else 0.0, gain))
+    return Verdict(what, found, *_outcome(found, one.least if gain else 0.0, gain), facts)
 
 
 def _outcome(found: Estimate, least: float, gain: Estimate | None) -> tuple[Outcome, str]:

@@ -6,14 +6,11 @@ Shape legend: B samples, T tokens, S source tokens, L target tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-
-Moved = TypeVar("Moved")
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,6 @@ class Classified:
     tokens: Tensor
     mask: Tensor
     meaning: Tensor
-
-
-def to_device(batch: Moved, device: torch.device) -> Moved:
-    """The batch with all its tensors on `device`."""
-    values: dict[str, Any] = {one.name: getattr(batch, one.name).to(device) for one in fields(batch)}  # type: ignore[arg-type]
-    return type(batch)(**values)
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archlab.data.text.batch import Tokens, to_device
+from archlab.data.device import to_device
+from archlab.data.text.batch import Tokens
 from archlab.data.text.sets import Characters, load_characters
 from archlab.errors import UserError
 from archlab.evaluate.ngram import ngram_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,22 @@ import torch
 from torch import nn
 
 from archlab.config import to_yaml
-from archlab.data.text.batch import to_device
+from archlab.data.device import find_device, to_device
 from archlab.data.tokenizer import TextTokenizer
 from archlab.documents import table
-from archlab.errors import UserError
 from archlab.layers.dropout import set_dropout
 from archlab.machine import describe, git_commit
 from archlab.train.averaging import CheckpointAverage, ExponentialAverage, WeightAverage, keep_average
 from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import check_folder, claim
-from archlab.train.loop import History, Objective, Optimizer, Resume, fit
+from archlab.train.loop import History, Optimizer, Resume, fit
 from archlab.train.optim import MuonWithAdamW, adamw_over, parameter_groups
+from archlab.train.processes import once, own_rows
 from archlab.train.recompute import recompute_blocks
 from archlab.train.schedule import share_of_peak
 from archlab.train.text.config import AverageConfig, TrainingConfig
 from archlab.train.text.curve import plot_curve
+from archlab.train.together import train_together
 
 Row = Mapping[str, str | int | float | None]
 
@@ -65,7 +67,7 @@ class Task:
 
     name: str
     model: nn.Module
-    objective: Objective[Any, Any]
+    objective: nn.Module
     batches: Callable[[int], Any]
     evaluate: Callable[[], Mapping[str, float]]
     report: Callable[[History], Report]
@@ -84,16 +86,16 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
         UserError: see `prepare`, or `folder` holds another run.
         KeyboardInterrupt: interrupted; the same call resumes.
     """
-    check_folder(folder, config)
+    once(partial(check_folder, folder, config))
     if (folder / "metrics.json").exists():
         return load_checkpoint(folder, type(config)).metrics
     with _seeded(config.seed):
         task = prepare()
-        claim(folder, config)
+        once(partial(claim, folder, config))
         owner = fingerprint(config, *task.digests.values())
         history = fit_task(task, config.training, Resume(folder / "state.pt", owner, config.training.resume_every))
         task.model.eval()
-        report = task.report(history)
+        report = once(partial(task.report, history))
     metrics = {
         "task": task.name,
         "seed": config.seed,
@@ -108,10 +110,14 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
         "table": [dict(row) for row in report.rows],
         "curve": [asdict(point) for point in history.curve],
     }
+    once(partial(_save, folder, task, config, metrics, report, history))
+    return metrics
+
+
+def _save(folder: Path, task: Task, config: Any, metrics: dict[str, Any], report: Report, history: History) -> None:
     plot_curve(history, report.floors, folder / "curve.png", task.name)
     save_checkpoint(folder, task.model, config, task.tokenizer, metrics, _card(config, task, report))
     (folder / "state.pt").unlink(missing_ok=True)  # the checkpoint is whole: nothing is left to resume
-    return metrics
 
 
 def fit_task(task: Task, config: TrainingConfig, resume: Resume | None = None) -> History:
@@ -123,6 +129,7 @@ def fit_task(task: Task, config: TrainingConfig, resume: Resume | None = None) -
     if config.compile:
         model.compile()
     average = _average(config.average)
+    team = train_together(model, task.objective)
 
     def evaluate(step: int) -> Mapping[str, float]:
         with torch.no_grad():
@@ -130,8 +137,8 @@ def fit_task(task: Task, config: TrainingConfig, resume: Resume | None = None) -
 
     history = fit(
         model,
-        task.objective,
-        lambda number: to_device(task.batches(number), device),
+        team.objective,
+        lambda number: to_device(own_rows(task.batches(number)), device),
         _optimizer(model, config),
         steps=config.steps,
         schedule=lambda step: (
@@ -152,6 +159,7 @@ def fit_task(task: Task, config: TrainingConfig, resume: Resume | None = None) -
         evaluate=evaluate,
         evaluate_at=[*range(0, config.steps, config.evaluate_every), config.steps],
         resume=resume,
+        together=team,
         description=task.name,
     )
     keep_average(model, average)
@@ -159,16 +167,8 @@ def fit_task(task: Task, config: TrainingConfig, resume: Resume | None = None) -
 
 
 def device_of(config: TrainingConfig) -> torch.device:
-    """The device that is configured.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device='cuda': PyTorch sees no GPU; use 'auto' or 'cpu'")
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+    """The device that is configured; see `find_device`."""
+    return find_device(config.device, "training.device")
 
 
 def parameters_of(model: nn.Module) -> int:

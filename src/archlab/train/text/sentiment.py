@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from archlab.data.text.batch import Classified, pad, to_device
+from archlab.data.device import to_device
+from archlab.data.text.batch import Classified, pad
 from archlab.data.text.buckets import LengthBuckets
 from archlab.data.text.reviews import Reviews, load_reviews
 from archlab.data.text.sets import held_out

@@ -11,7 +11,8 @@ import sacrebleu  # noqa: F401 - a run that cannot be scored should fail before 
 import torch
 from torch import nn
 
-from archlab.data.text.batch import Pairs, pad, to_device
+from archlab.data.device import to_device
+from archlab.data.text.batch import Pairs, pad
 from archlab.data.text.buckets import LengthBuckets
 from archlab.data.text.sets import Bitext, load_translation
 from archlab.data.tokenizer import TextTokenizer
