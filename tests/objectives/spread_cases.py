@@ -29,9 +29,9 @@ from archlab.objectives import contrastive, global_batch
 from archlab.objectives.lejepa import LocalInvariance
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.objectives.sequence import LanguageModelling, Translation
-from archlab.train.streams import ImageBatch
 from archlab.train.processes import joined, own_rows, rank
 from archlab.train.run import build_objective
+from archlab.train.streams import ImageBatch
 from archlab.train.together import train_together
 from archlab.vl.arms import build_arm
 
