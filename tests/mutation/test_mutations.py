@@ -366,6 +366,13 @@ PRETRAINING = [
 ]
 MONITORS = [
     Fault(
+        "what an objective draws is left to chance",
+        "train/run.py",
+        "torch.manual_seed(config.seed)",
+        "pass",
+        "train/test_run.py::test_what_an_objective_draws_depends_on_the_seed_and_not_on_the_callers_random_numbers",
+    ),
+    Fault(
         "the alarm rings before anything can have been learned",
         "evaluate/monitor.py",
         "step >= patience * steps",

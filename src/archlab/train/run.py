@@ -95,20 +95,22 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         scores = score_validation(arm, setup, config, validation_file(folder, step))
         return scores | monitor(step, watch(arm, setup, config)) if watched else scores
 
-    history = fit(
-        arm,
-        objective,
-        lambda step: training_batch(config, setup, order, step),
-        build_optimizer(config, arm, objective),
-        steps=config.optimizer.steps,
-        schedule=lambda step: learning_rate(step, config.optimizer),
-        gradient_clip=config.optimizer.gradient_clip,
-        precision=config.optimizer.precision,
-        evaluate=evaluate,
-        evaluate_at=scored_steps(config),
-        resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
-        description=description,
-    )
+    with torch.random.fork_rng(devices=[]):  # some objectives draw: directions of SIGReg, patches to hide
+        torch.manual_seed(config.seed)
+        history = fit(
+            arm,
+            objective,
+            lambda step: training_batch(config, setup, order, step),
+            build_optimizer(config, arm, objective),
+            steps=config.optimizer.steps,
+            schedule=lambda step: learning_rate(step, config.optimizer),
+            gradient_clip=config.optimizer.gradient_clip,
+            precision=config.optimizer.precision,
+            evaluate=evaluate,
+            evaluate_at=scored_steps(config),
+            resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
+            description=description,
+        )
     metrics: dict[str, Any] = {
         "steps": config.optimizer.steps,
         "samples": config.optimizer.steps * config.optimizer.batch_size,
