@@ -36,9 +36,9 @@ def model_of(kind: str, **options: Any) -> LatentPredictor:
     else:
         encoder, predictor = vjepa.Encoder(VIDEO), vjepa.Predictor(VIDEO)
     model = LatentPredictor(encoder, predictor, **options)
-    for parameter in (*model.encoder.parameters(), *model.predictor.parameters()):
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.2)  # the usual start would leave all states nearly alike
+    # The usual start would leave all states nearly alike, and norms without gain and bias could not be told from none.
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     return model
 
 

@@ -407,3 +407,16 @@ def test_a_run_whose_weights_were_exchanged_is_refused(
     with pytest.raises(UserError, match=r"config.yaml is not the one"):
         load_run(folder, tiny_setup)
     assert load_checkpoint(tiny_run("token").folder, RunConfig).tokenizer is not None
+
+
+def test_what_an_objective_draws_depends_on_the_seed_and_not_on_the_callers_random_numbers(
+    tiny_config: RunConfig, tiny_setup: Setup, tmp_path: Path
+) -> None:
+    config = replace(tiny_config, vljepa=replace(tiny_config.vljepa, objective="sigreg"))
+    runs = []
+    for number in range(2):
+        torch.manual_seed(number)
+        before = torch.get_rng_state()
+        runs.append(train_run(config, tiny_setup, tmp_path / str(number), ""))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(*runs)

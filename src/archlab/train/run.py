@@ -96,7 +96,6 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     started_from = begin_with(arm, config, setup) if config.start.run else []
     arm = arm.to(setup.device)
     objective = build_objective(config).to(setup.device)
-    team = train_together(arm, objective, config.parallel)
     part = own_part(config.optimizer.batch_size)
     state = folder / "state.pt"
     # The other arms have no space that could collapse, or one that is frozen; and one pair alone says nothing of it.
@@ -107,22 +106,25 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         scores = score_validation(arm, setup, config, validation_file(folder, step))
         return scores | monitor(step, watch(arm, setup, config)) if watched else scores
 
-    history = fit(
-        team.model,
-        team.objective,
-        lambda step: to_device(training_batch(config, setup, order, step, part), setup.device),
-        build_optimizer(config, team.model, objective),
-        steps=config.optimizer.steps,
-        schedule=lambda step: learning_rate(step, config.optimizer),
-        gradient_clip=config.optimizer.gradient_clip,
-        precision=config.optimizer.precision,
-        evaluate=evaluate,
-        evaluate_at=scored_steps(config),
-        resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
-        together=team,
-        description=description,
-    )
-    team.collect()
+    with torch.random.fork_rng(devices=[]):  # some objectives draw: directions of SIGReg, patches to hide
+        torch.manual_seed(config.seed)
+        team = train_together(arm, objective, config.parallel)
+        history = fit(
+            team.model,
+            team.objective,
+            lambda step: to_device(training_batch(config, setup, order, step, part), setup.device),
+            build_optimizer(config, team.model, objective),
+            steps=config.optimizer.steps,
+            schedule=lambda step: learning_rate(step, config.optimizer),
+            gradient_clip=config.optimizer.gradient_clip,
+            precision=config.optimizer.precision,
+            evaluate=evaluate,
+            evaluate_at=scored_steps(config),
+            resume=Resume(state, fingerprint(config, *setup.digests(), *started_from), config.evaluation.resume_every),
+            together=team,
+            description=description,
+        )
+        team.collect()
     metrics: dict[str, Any] = {
         "steps": config.optimizer.steps,
         "samples": config.optimizer.steps * config.optimizer.batch_size,
