@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,16 +50,20 @@ class Towers(nn.Module):
         return self.predictor(batch.pictures), self.target_encoder(batch.texts)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    pictures: Tensor
+    texts: Tensor
+    meaning: Tensor
+
+
 class Collator:
     """Draws batches of the pairs, each of a meaning of its own."""
 
     split = SimpleNamespace(examples=range(256))
 
     def __call__(self, rows: np.ndarray) -> Any:
-        meaning = torch.from_numpy(rows)
-        return SimpleNamespace(
-            pictures=torch.from_numpy(PICTURES[rows]), texts=torch.from_numpy(TEXTS[rows]), meaning=meaning
-        )
+        return Pairs(torch.from_numpy(PICTURES[rows]), torch.from_numpy(TEXTS[rows]), torch.from_numpy(rows))
 
 
 # Objective -> whether the alarm rings. "stopped" is the cosine with a target that gets no gradient.
