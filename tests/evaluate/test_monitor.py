@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +136,12 @@ def untrained(setup: Setup) -> tuple[Any, RunConfig]:
     return build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, 1).eval(), config
 
 
+@dataclass(frozen=True)
+class Drawn:
+    rows: Tensor
+    meaning: Tensor
+
+
 def test_the_loss_is_infonce_over_batches_of_the_split_with_meanings_as_positives() -> None:
     """Rows of one meaning are said differently: taken for negatives, they would be told apart for no loss at all."""
     vectors = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
@@ -142,7 +149,7 @@ def test_the_loss_is_infonce_over_batches_of_the_split_with_meanings_as_positive
     meanings[:6] = -1  # unknown: each has only itself
 
     def collate(rows: np.ndarray) -> Any:
-        return SimpleNamespace(rows=torch.from_numpy(rows), meaning=meanings[rows])
+        return Drawn(torch.from_numpy(rows), meanings[rows])
 
     collate.split = SimpleNamespace(examples=range(40))  # type: ignore[attr-defined]
     arm = SimpleNamespace(embed=lambda batch: (vectors[batch.rows], vectors[batch.rows]))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from archlab.data.batch import Collator
-from archlab.data.device import device_of, to_device
+from archlab.data.device import to_device
 from archlab.evaluate.collapse import (
     HEALTHY,
     NOT_ALIGNED,
@@ -125,11 +125,12 @@ def watch_arm(
 
 
 @torch.no_grad()
-def watch_encoder(encoder: Whitened, images: Tensor) -> dict[str, float]:
+def watch_encoder(encoder: Whitened, images: Tensor, device: torch.device = _CPU) -> dict[str, float]:
     """Numbers of an encoder's states, before they are whitened, which would hide a collapse.
 
     Args:
         images: as the encoder reads them, (n, C, H, W), two or more.
+        device: where the encoder is.
 
     Returns:
         `deviation` per dimension, `spread` and `uniformity` of the mean states of images; `rank` and `rankme` of the
@@ -139,7 +140,6 @@ def watch_encoder(encoder: Whitened, images: Tensor) -> dict[str, float]:
     """
     images = images[:_IMAGES]
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(_SEED)) * _NOISE
-    device = device_of(encoder)
     states = encoder.raw(images.to(device)).cpu()  # (n, N, D)
     noisy = encoder.raw((images + noise).to(device)).mean(1).cpu()  # (n, D)
     pooled, centre = states.mean(1), states.mean((0, 1))

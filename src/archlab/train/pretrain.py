@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
 
         def evaluate(step: int) -> dict[str, float]:
             encoder = whitened(method.encoder, images)
-            watched = monitor(step, watch_encoder(encoder, images))
+            watched = monitor(step, watch_encoder(encoder, images, device))
             return probe_encoder(FrozenEncoder(encoder, config.merge, "", {})) | watched
 
         team = train_together(method.model.to(device), method.objective.to(device))
