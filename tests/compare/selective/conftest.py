@@ -44,7 +44,7 @@ def make_cell() -> MakeCell:
         def place(policy: str, budget: float) -> dict[str, Any]:
             rate = (rates or {}).get(policy, {}).get(budget, budget)
             both = {"paired": ANNOTATIONS, "dense": FRAMES}
-            return {"decodes": [rate * count for count in ANNOTATIONS]} | {
+            return {"decodes": [rate * count for count in ANNOTATIONS], "waited": [10, 20, 30]} | {
                 reading: sums(score(policy, budget), sizes) for reading, sizes in both.items()
             }
 

@@ -15,7 +15,7 @@ PLAIN = {"question": "q", "hypothesis": "h", "decision": "d"}
 def test_the_committed_protocol_asks_what_the_experiment_promises() -> None:
     protocol = load_selective(COMMITTED)
     asked = {(one.policy, one.over, one.claim) for one in protocol.expect}
-    assert {("trigger", "uniform", "share"), ("trigger", "ward-features", "higher")} <= asked
+    assert {("trigger-settled", "uniform", "share"), ("trigger-settled", "ward-features", "higher")} <= asked
     assert {"interval", "contrast"} <= protocol.sweep.keys()
 
 

@@ -18,7 +18,7 @@ def segments(*starts_and_end: int, texts: tuple[str, ...] = ()) -> tuple[Segment
 
 
 def at(frame: int, since: int | None = None) -> Decode:
-    return Decode(frame, frame if since is None else since, (frame, frame))
+    return Decode(frame if since is None else since, (frame, frame))
 
 
 def stream(parts: tuple[Segment, ...]) -> Stream:

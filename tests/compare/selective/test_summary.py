@@ -103,6 +103,7 @@ def test_a_difference_is_decided_where_all_seeds_agree(make_cell: Any, differenc
 
 def results(make_cell: Any, trigger: float = 0.6) -> dict[str, Any]:
     scores = {"uniform": {0.5: 0.3, 1.0: 0.4, 2.0: 0.65}, "oracle": 0.6, "trigger": trigger, "oracle-live": 0.55}
+    scores["trigger-settled"] = trigger
     cells = [
         make_cell(scores, seed, name) | {"streams": vars(config)}
         for name, config in PROTOCOL.conditions().items()
@@ -130,7 +131,7 @@ def test_a_page_names_the_event_rate_beside_every_number_of_decodes_saved(make_c
     for line in text.splitlines():
         if "needs" in line and "decodes per event" in line:
             assert "one event in 10.0 frames" in line or "frames per event" in line
-    assert "uniform decoding needs 1.80 decodes per event and, as it need not encode" in text
+    assert "uniform needs 1.80 decodes per event and, as it need not encode" in text
     html = page.read_text()
     assert "&lt;h&gt;" in html
     assert html.count("<svg") == 5  # two readings of two metrics, and the swept interval; contrast is no number

@@ -73,20 +73,43 @@ def test_a_small_change_is_noticed_once_it_lasts() -> None:
     assert len(watch([A] * 20 + [A + step] * 6, threshold=1.0, window=1)) == 1
 
 
-def test_a_change_settles_before_it_is_spoken_with_the_mean_of_its_frames() -> None:
-    ramp = [B, 2 * B, 3 * B]
-    events = watch([A] * 4 + ramp, threshold=0.5, settle=2, window=1)
-    assert [event.frame for event in events] == [1, 5]
-    later = watch([A] * 9 + [3 * B, 3.2 * B, 3.4 * B], threshold=0.5, settle=3)
-    assert (later[1].start, later[1].frame) == (9, 11)
-    np.testing.assert_allclose(later[1].embedding, 3.2 * B)
+def test_a_segment_settles_before_it_is_spoken_with_the_mean_of_its_frames() -> None:
+    events = watch([A] * 9 + [3 * B, 3.2 * B, 3.4 * B, 3.4 * B], threshold=0.5, settle=3)
+    assert [(event.start, event.last, event.frame) for event in events] == [(0, 2, 2), (9, 11, 11)]
+    np.testing.assert_allclose(events[1].embedding, 3.2 * B)
 
 
-def test_decodes_are_at_least_settle_frames_apart() -> None:
-    frames = list(np.random.default_rng(1).normal(size=(60, 4)))
-    for settle in (1, 2, 5):
-        times = [event.frame for event in watch(frames, threshold=0.01, settle=settle)]
-        assert min(np.diff(times)) == settle
+def test_a_segment_that_ends_before_it_settles_is_spoken_when_it_ends() -> None:
+    trigger = OnlineTrigger(TriggerConfig(settle=5))
+    frames = [A] * 6 + [B] * 3 + [5 * A] * 2
+    events = [event for frame in frames if (event := trigger.update(frame)) is not None]
+    assert [(event.start, event.last, event.frame) for event in events] == [(0, 4, 4), (6, 8, 9)]
+    np.testing.assert_allclose(events[1].embedding, B, atol=1e-12)
+    last = trigger.finish()
+    assert last is not None
+    assert (last.start, last.last, last.frame) == (9, 10, 10)
+    assert trigger.finish() is None
+
+
+def test_a_trigger_that_saw_nothing_has_nothing_to_say() -> None:
+    assert OnlineTrigger(TriggerConfig()).finish() is None
+
+
+@given(st.integers(0, 10_000), st.floats(0.5, 8.0), st.integers(1, 12))
+def test_waiting_changes_when_a_segment_is_spoken_and_not_how_many_are(
+    seed: int, threshold: float, settle: int
+) -> None:
+    frames = np.random.default_rng(seed).normal(size=(30, 3)).cumsum(0) / 2
+
+    def spoken(settle: int) -> list[Event]:
+        trigger = OnlineTrigger(TriggerConfig(threshold=threshold, settle=settle))
+        return [event for event in (*map(trigger.update, frames), trigger.finish()) if event is not None]
+
+    at_once, later = spoken(1), spoken(settle)
+    assert [event.start for event in later] == [event.start for event in at_once]
+    for event in later:
+        assert event.last <= event.frame < event.start + settle + TriggerConfig().window
+        np.testing.assert_allclose(event.embedding, frames[event.start : event.last + 1].mean(0), atol=1e-9)
 
 
 def test_a_higher_threshold_speaks_less() -> None:

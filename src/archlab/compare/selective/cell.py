@@ -21,6 +21,7 @@ from archlab.compare.selective.policies import (
     TRIGGERS,
     UNTUNED,
     Decide,
+    View,
     budgets_of,
     trigger_policy,
 )
@@ -64,6 +65,7 @@ class StreamCell:
             to_dict(self.streams),
             own.budgets,
             to_dict(own.trigger),
+            own.settle,
             [own.validation_streams, own.test_streams, own.timed_streams if self.condition == BASE else 0],
         ]
         object.__setattr__(self, "key", hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16])
@@ -87,7 +89,7 @@ def measure(cell: StreamCell, watcher: Watcher) -> dict[str, Any]:
     tuned = _tuned(streams, watcher, protocol)
     policies: dict[str, Decide] = UNTUNED | {
         name: trigger_policy(view, {budget: one.config for budget, one in tuned[name].items()})
-        for name, view in TRIGGERS.items()
+        for name, (view, _) in TRIGGERS.items()
     }
     tests = list(streams("test", protocol.test_streams))
     timing = {}
@@ -115,9 +117,14 @@ def measure(cell: StreamCell, watcher: Watcher) -> dict[str, Any]:
 def _tuned(
     streams: Callable[[str, int], Iterator[Stream]], watcher: Watcher, protocol: SelectiveProtocol
 ) -> dict[str, dict[float, Tuned]]:
-    """Trigger -> decodes per event -> its setting."""
+    """Trigger -> decodes per event -> its setting. Waiting changes when a segment is spoken, not how many are."""
     recordings = [Recording(stream, watcher) for stream in streams("validation", protocol.validation_streams)]
-    return {name: tune(recordings, view, protocol.budgets, protocol.trigger) for name, view in TRIGGERS.items()}
+    views: tuple[View, ...] = ("embeddings", "features")
+    found = {view: tune(recordings, view, protocol.budgets, protocol.trigger) for view in views}
+    return {
+        name: {budget: one.settled(protocol.settle) if waits else one for budget, one in found[view].items()}
+        for name, (view, waits) in TRIGGERS.items()
+    }
 
 
 def _scores(
@@ -125,6 +132,7 @@ def _scores(
 ) -> dict[str, Any]:
     places = [(name, budget) for name in LABELS for budget in budgets_of(name, protocol.budgets)]
     decodes: dict[tuple[str, float], list[int]] = {place: [] for place in places}
+    waited: dict[tuple[str, float], list[int]] = {place: [] for place in places}
     found: dict[tuple[str, float, str], list[Shown]] = {
         (*place, reading): [] for place in places for reading in READINGS
     }
@@ -139,6 +147,7 @@ def _scores(
         for place, of_place in decided.items():
             texts = recording.speak([decode.span for decode in of_place])
             decodes[place].append(len(of_place))
+            waited[place].append(sum(decode.waited for decode in of_place))
             for reading, held in held_against(number, stream.segments, of_place, texts).items():
                 found[(*place, reading)] += held
         oracle = decided[ORACLES["paired"], 1.0]
@@ -162,7 +171,7 @@ def _scores(
         "facts": judge.facts,
         "policies": {
             name: {
-                f"{budget:g}": {"decodes": decodes[name, budget]}
+                f"{budget:g}": {"decodes": decodes[name, budget], "waited": waited[name, budget]}
                 | {reading: rounded[name, budget, reading] for reading in READINGS}
                 for budget in budgets_of(name, protocol.budgets)
             }

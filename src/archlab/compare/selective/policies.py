@@ -24,15 +24,23 @@ class Decode:
     """One text.
 
     Attributes:
-        frame: where it stands in time.
-        since: the first frame that shows it, if frames show what was said last. Offline policies label a recording, so
-            that the text of a segment shows from its first frame on; what is live shows once it is said.
+        since: the first frame that shows it, if frames show what was said last. Offline policies label a recording: the
+            text of a segment shows from its first frame on. What is live shows once it is said.
         span: frames whose mean embedding is spoken.
     """
 
-    frame: int
     since: int
     span: Span
+
+    @property
+    def frame(self) -> int:
+        """Where it stands in time: the middle of what it speaks of, as in the paper, whenever it is said."""
+        return sum(self.span) // 2
+
+    @property
+    def waited(self) -> int:
+        """Frames between the first that it speaks of and the first that shows it."""
+        return self.since - self.span[0]
 
 
 Decide = Callable[[Recording, float], list[Decode]]
@@ -63,8 +71,8 @@ def watch(recording: Recording, view: View) -> np.ndarray:
 def triggered(seen: np.ndarray, config: TriggerConfig) -> list[Decode]:
     """Decodes of the trigger that is shown the rows of `seen` one by one."""
     trigger = OnlineTrigger(config)
-    events = [event for row in seen if (event := trigger.update(row)) is not None]
-    return [Decode(event.frame, event.frame, (event.start, event.frame)) for event in events]
+    events = [*(trigger.update(row) for row in seen), trigger.finish()]
+    return [Decode(event.frame, (event.start, event.last)) for event in events if event is not None]
 
 
 def _windows(starts: Sequence[int], frames: int, pooled: bool) -> list[Decode]:
@@ -72,7 +80,7 @@ def _windows(starts: Sequence[int], frames: int, pooled: bool) -> list[Decode]:
     decodes = []
     for start, stop in zip(starts, [*starts[1:], frames], strict=True):
         middle = (start + stop - 1) // 2
-        decodes.append(Decode(middle, start, (start, stop - 1) if pooled else (middle, middle)))
+        decodes.append(Decode(start, (start, stop - 1) if pooled else (middle, middle)))
     return decodes
 
 
@@ -84,7 +92,7 @@ def _uniform(pooled: bool) -> Decide:
 
 
 def _periodic(recording: Recording, budget: float) -> list[Decode]:
-    return [Decode(frame, frame, (frame, frame)) for frame in _evenly(recording, budget)]
+    return [Decode(frame, (frame, frame)) for frame in _evenly(recording, budget)]
 
 
 def _evenly(recording: Recording, budget: float) -> list[int]:
@@ -127,7 +135,7 @@ def _oracle(recording: Recording, budget: float) -> list[Decode]:
 
 
 def _oracle_live(recording: Recording, budget: float) -> list[Decode]:
-    return [Decode(one.start, one.start, (one.start, one.start)) for one in recording.stream.segments]
+    return [Decode(one.start, (one.start, one.start)) for one in recording.stream.segments]
 
 
 UNTUNED: dict[str, Decide] = {
@@ -143,8 +151,12 @@ UNTUNED: dict[str, Decide] = {
 }
 """Name -> policy, of those that have nothing to learn from validation streams."""
 
-TRIGGERS: dict[str, View] = {"trigger": "embeddings", "trigger-features": "features"}
-"""Name -> what the trigger watches."""
+TRIGGERS: dict[str, tuple[View, bool]] = {
+    "trigger": ("embeddings", False),
+    "trigger-settled": ("embeddings", True),
+    "trigger-features": ("features", False),
+}
+"""Name -> what a trigger watches, and whether it waits until a segment has settled."""
 
 ORACLES = {"paired": "oracle", "dense": "oracle-live"}
 """Reading -> who knows the events and decodes once for each: from the whole segment, or at its first frame."""
@@ -159,12 +171,13 @@ LABELS = {
     "oracle": "true boundaries",
     "periodic": "every k-th frame",
     "trigger": "online trigger",
+    "trigger-settled": "online trigger that waits",
     "trigger-features": "online trigger on raw features",
     "oracle-live": "true boundaries, live",
 }
 """Policy -> its name for a reader, offline policies first."""
 
-LIVE = ("periodic", "trigger", "trigger-features", "oracle-live")
+LIVE = ("periodic", *TRIGGERS, "oracle-live")
 """Those that decide from the past alone; the oracle is told of an event when it happens."""
 
 

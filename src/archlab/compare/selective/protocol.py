@@ -52,7 +52,9 @@ class SelectiveProtocol(Section):
     budgets: Annotated[list[float], each(POSITIVE, least=1)] = field(default_factory=lambda: [0.25, 0.5, 1.0, 2.0, 4.0])
     """Decodes per event."""
     trigger: TriggerConfig = field(default_factory=TriggerConfig)
-    """Of the online trigger; its threshold is tuned."""
+    """Of the online triggers; thresholds are tuned."""
+    settle: Count = 8
+    """Of the trigger that waits: what it speaks of is the mean of so many frames, unless a segment is shorter."""
     validation_streams: Count = 12
     test_streams: Count = 40
     timed_streams: Count = 2

@@ -91,6 +91,11 @@ class Condition:
         """Decodes per event."""
         return self._mean([cell["policies"][policy][budget]["decodes"] for cell in self.cells], "paired")
 
+    def waited(self, policy: str, budget: str) -> float:
+        """Mean number of frames between the first that a text speaks of and the first that shows it."""
+        places = [cell["policies"][policy][budget] for cell in self.cells]
+        return float(sum(sum(one["waited"]) for one in places) / sum(sum(one["decodes"]) for one in places))
+
     def score(self, policy: str, budget: str, reading: str, metric: str) -> Sampled:
         """A score at a number of decodes."""
         return self._mean([cell["policies"][policy][budget][reading][metric] for cell in self.cells], reading)
@@ -229,6 +234,7 @@ def _of_condition(condition: Condition) -> dict[str, Any]:
         fewer = {one: condition.fewer(policy, one, facts).estimate(seeds) for one in READINGS}
         policies[policy] = {
             "curve": points,
+            "waited": round(condition.waited(policy, "1"), 2),
             "at_one": each(partial(condition.at_one, policy)),
             "share": {reading: _shown(one, "share") for reading, one in shares.items()},
             "fewer": {reading: _shown(one, "") for reading, one in fewer.items()},

@@ -30,10 +30,11 @@ class TriggerConfig(Section):
 
     threshold: Positive = 0.5
     """Squared distance of normalised embeddings, times frames, above which a change is believed."""
-    window: Count = 4
+    window: Count = 8
     """Last frames among which a change may have begun. More find smaller changes, later."""
     settle: Count = 1
-    """Frames that a change waits before it is spoken, counting its first; also the fewest between two decodes."""
+    """Frames after which a segment is spoken, with their mean; one that ends before is spoken when it ends. At 1 a text
+    is there at once; later it is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,14 @@ class Event:
     """Something to put into words.
 
     Attributes:
-        start: the frame since which it lasts, as far as the trigger can tell.
-        frame: the frame at which it is spoken, the last one seen.
-        embedding: mean of the frames from `start` to `frame`, (E,): what to decode.
+        start, last: the frames that it is about, as far as the trigger can tell.
+        frame: the frame at which it is spoken, the last one seen. Later than `last` where the segment was over before
+            it had settled.
+        embedding: mean of the frames from `start` to `last`, (E,): what to decode.
     """
 
     start: int
+    last: int
     frame: int
     embedding: NDArray[np.float64]
 
@@ -59,7 +62,7 @@ class OnlineTrigger:
             if (event := trigger.update(embedding)) is not None:
                 speak(event.embedding)
 
-    The first segment of a stream is an event too.
+    Every segment is an event once, the first one of a stream too; `finish` gives a last one that did not settle.
     """
 
     def __init__(self, config: TriggerConfig) -> None:
@@ -68,7 +71,7 @@ class OnlineTrigger:
         self._sum: NDArray[np.float64] = np.zeros(0)  # of the segment's frames, (E,)
         self._count = 0  # frames of the segment, n
         self._frame = -1
-        self._unsaid = 0  # frames since the first change that was not spoken yet
+        self._said = False  # whether the segment was spoken
 
     def update(self, embedding: ArrayLike) -> Event | None:
         """Take the next frame's embedding (E,); the event to speak now, if there is one.
@@ -78,37 +81,49 @@ class OnlineTrigger:
                 it was.
         """
         vector = self._checked(embedding)
-        first = self._count == 0
+        self._sum = self._sum + vector if self._count else vector
         self._frame += 1
         self._count += 1
         self._tail.append(vector)
-        self._sum = vector if first else self._sum + vector
-        changed = first or self._restarted()
-        if changed or self._unsaid:
-            self._unsaid += 1
-        if not self._unsaid or self._unsaid < self.config.settle:
-            return None
-        self._unsaid = 0
-        return Event(self._frame - self._count + 1, self._frame, self._sum / self._count)
+        if (ended := self._cut()) is not None:
+            return ended  # a new segment that has settled already is spoken with the next frame
+        return self._speak() if self._count >= self.config.settle else None
 
-    def _restarted(self) -> bool:
-        """Begin a new segment with the last frames, if leaving them in this one costs more than the threshold."""
-        total = self._sum
-        most, begins, sum_then = self.config.threshold, 0, total
-        tail = np.zeros_like(total)
+    def finish(self) -> Event | None:
+        """The event of the last segment, if the stream ended before it settled."""
+        return self._speak() if self._count else None
+
+    def _speak(self) -> Event | None:
+        """The segment so far, once."""
+        if self._said:
+            return None
+        self._said = True
+        return Event(self._frame - self._count + 1, self._frame, self._frame, self._sum / self._count)
+
+    def _cut(self) -> Event | None:
+        """Begin a new segment with the last frames, if leaving them in this one costs more than the threshold.
+
+        Returns:
+            the old segment, if it was not spoken yet.
+        """
+        most, begins, new_sum = self.config.threshold, 0, self._sum
+        tail = np.zeros_like(self._sum)
         for length in range(1, min(len(self._tail), self._count - 1) + 1):
             tail = tail + self._tail[-length]
             before = self._count - length
-            gap = tail / length - (total - tail) / before
+            gap = tail / length - (self._sum - tail) / before
             cost = length * before / self._count * float(gap @ gap)
             if cost > most:
-                most, begins, sum_then = cost, length, tail
+                most, begins, new_sum = cost, length, tail
         if not begins:
-            return False
+            return None
+        before, last = self._count - begins, self._frame - begins
+        ended = Event(last - before + 1, last, self._frame, (self._sum - new_sum) / before)
+        unsaid = not self._said
         while len(self._tail) > begins:
             self._tail.popleft()
-        self._sum, self._count = sum_then, begins
-        return True
+        self._sum, self._count, self._said = new_sum, begins, False
+        return ended if unsaid else None
 
     def _checked(self, embedding: ArrayLike) -> NDArray[np.float64]:
         vector = np.array(embedding, dtype=np.float64)  # a copy: the caller may reuse its buffer

@@ -23,6 +23,10 @@ class Tuned:
     config: TriggerConfig
     rate: float
 
+    def settled(self, settle: int) -> Tuned:
+        """The same trigger, waiting: it speaks of the same segments."""
+        return replace(self, config=replace(self.config, settle=settle))
+
 
 def tune(
     recordings: Sequence[Recording], view: View, budgets: Sequence[float], config: TriggerConfig
