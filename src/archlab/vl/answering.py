@@ -36,8 +36,11 @@ class Answerer:
     readout: TokenReadout | EmbeddingReadout
 
     @classmethod
-    def open(cls, run: Path) -> Answerer:
+    def open(cls, run: Path, device: str = "cpu") -> Answerer:
         """Load a finished run and its encoder; no data are needed.
+
+        Args:
+            device: where it computes, as PyTorch names it.
 
         Raises:
             UserError: the run or its encoder cannot be read, the encoder is not the run's, or its arm does not speak.
@@ -57,6 +60,8 @@ class Answerer:
         arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0)
         assert not isinstance(arm, SupervisedArm)
         checkpoint.load_into(arm)
+        arm.to(device)
+        encoder.vit.to(device)
         return cls(config, encoder, tokenizer, speaking_readout(arm, tokenizer, config.tokenizer.max_target))
 
     def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
@@ -70,4 +75,5 @@ def make_request(
     """Encode images (B, H, W, 3) and B queries, of at most `max_query` tokens, as a batch without target."""
     query, query_mask = tokenizer.encode(queries, max_query)
     features = encoder.encode(torch.tensor(images))  # a copy: decoded images may be read-only
-    return Batch.without_target(features, torch.from_numpy(query), torch.from_numpy(query_mask))
+    ids, mask = (torch.from_numpy(array).to(features.device) for array in (query, query_mask))
+    return Batch.without_target(features, ids, mask)

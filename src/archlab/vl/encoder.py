@@ -124,7 +124,8 @@ class FrozenEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
+        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3), where the weights lie."""
+        images = images.to(next(self.vit.parameters()).device)
         return merge_patches(self.vit(normalise(images)), self.vit.config.grid, self.merge)
 
 
