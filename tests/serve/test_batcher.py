@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from archlab.errors import UserError
 from archlab.serve.batcher import Batcher, BatchLimits, Silent
 from archlab.serve.errors import Expired, NotReady, Overloaded
+from tests.serve.holding import run, settle
 
 
 class Gated:
@@ -59,16 +60,6 @@ class Recorder(Silent):
 @pytest.fixture
 def compute() -> Gated:
     return Gated()
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
-async def settle() -> None:
-    """Let everything happen that needs no thread."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def occupied(batcher: Batcher, compute: Gated) -> asyncio.Task[Any]:

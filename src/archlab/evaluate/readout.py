@@ -74,8 +74,8 @@ class TokenReadout:
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            no_image = torch.zeros(len(ids), 0, self.arm.backbone.visual_projection.in_features, device=ids.device)
-            return self.arm.backbone.pooled(no_image, ids, mask)
+            no_image = torch.zeros(len(ids), 0, self.arm.feature_width, device=ids.device)
+            return self.arm.pooled(no_image, ids, mask)
 
         return _encode_texts(encode, self.tokenizer, texts, self.max_target, _device_of(self.arm))
 
@@ -112,9 +112,7 @@ class EmbeddingReadout:
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = _encode_texts(
-            self.arm.target_encoder, self.tokenizer, texts, self.max_target, _device_of(self.arm)
-        )
+        vectors = _encode_texts(self.arm.target_encoder, self.tokenizer, texts, self.max_target, _device_of(self.arm))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ Shape legend: B items, C candidates, E embedding, L layers, H heads, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -105,7 +105,7 @@ class Engine(Protocol):
     def about(self) -> About: ...
 
     @property
-    def operations(self) -> Mapping[Operation, Callable[..., Sequence[Any]]]: ...
+    def operations(self) -> Mapping[Operation, Callable[..., Iterable[Any]]]: ...
 
     def probe(self) -> None:
         """Compute something small; raises where the engine is broken."""

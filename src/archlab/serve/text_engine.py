@@ -5,7 +5,7 @@ Shape legend: B items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,13 @@ class TranslationEngine:
         self._tokenizer, self._device, self._longest = tokenizer, torch.device(device), config.max_target
         self._decode = search(tokenizer, config.max_target, config.beams, config.length_penalty)
         self.about = About(
-            arm="translation", card=checkpoint.card(), digest=checkpoint.digest(), backend="torch",
+            arm="translation",
+            card=checkpoint.card(),
+            digest=checkpoint.digest(),
+            backend="torch",
             labels=tuple(config.languages),
         )
-        self.operations: Mapping[Operation, Callable[..., Sequence[Any]]] = {"translate": self.translate}
+        self.operations: Mapping[Operation, Callable[..., Iterable[Any]]] = {"translate": self.translate}
 
     def probe(self) -> None:
         """See `Engine`."""
@@ -83,7 +86,7 @@ class SentimentEngine:
         self.about = About(
             arm="sentiment", card=checkpoint.card(), digest=checkpoint.digest(), backend="torch", labels=CLASSES
         )
-        self.operations: Mapping[Operation, Callable[..., Sequence[Any]]] = {"sentiment": self.sentiment}
+        self.operations: Mapping[Operation, Callable[..., Iterable[Any]]] = {"sentiment": self.sentiment}
 
     def probe(self) -> None:
         """See `Engine`."""

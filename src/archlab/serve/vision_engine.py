@@ -36,7 +36,7 @@ class VisionEngine:
     def __init__(self, answerer: Answerer, about: About, readable: Callable[[], Answerer] | None) -> None:
         self.about = about
         self._answerer, self._readable = answerer, readable
-        self.operations: Mapping[Operation, Callable[..., Sequence[Any]]] = {
+        self.operations: Mapping[Operation, Callable[..., Iterable[Any]]] = {
             "embed_texts": self.embed_texts,
             "embed_images": self.embed_images,
             "choose": self.choose,

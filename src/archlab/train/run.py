@@ -135,8 +135,8 @@ def build_objective(config: RunConfig) -> nn.Module:
 
 def learned_scale(objective: nn.Module) -> dict[str, float]:
     """The inverse temperature that InfoNCE learned: what turns cosines into probabilities; nothing of other losses."""
-    losses = (module for module in objective.modules() if isinstance(module, InfoNCE))
-    return {"scale": loss.log_scale.exp().item() for loss in losses}
+    loss = next((module for module in objective.modules() if isinstance(module, InfoNCE)), None)
+    return {} if loss is None else {"scale": loss.log_scale.exp().item()}
 
 
 def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:

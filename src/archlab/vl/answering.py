@@ -15,7 +15,7 @@ from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
 from archlab.evaluate.readout import EmbeddingReadout, TokenReadout, speaking_readout
 from archlab.train.checkpoint import load_checkpoint
-from archlab.vl.arms import SupervisedArm, build_arm
+from archlab.vl.arms import EmbeddingArm, SupervisedArm, build_arm
 from archlab.vl.encoder import FrozenEncoder
 
 
@@ -28,12 +28,15 @@ class Answerer:
         encoder: the frozen encoder that it reads images through.
         tokenizer: its own.
         readout: chooses among candidates, speaks, and embeds; asked with the batches of `request`.
+        scale: learned inverse temperature, which turns VL-JEPA's cosines into probabilities; None: the token arm has
+            log-probabilities.
     """
 
     config: RunConfig
     encoder: FrozenEncoder
     tokenizer: TextTokenizer
     readout: TokenReadout | EmbeddingReadout
+    scale: float | None = None
 
     @classmethod
     def open(cls, run: Path, device: str = "cpu") -> Answerer:
@@ -62,7 +65,11 @@ class Answerer:
         checkpoint.load_into(arm)
         arm.to(device)
         encoder.vit.to(device)
-        return cls(config, encoder, tokenizer, speaking_readout(arm, tokenizer, config.tokenizer.max_target))
+        scale = None
+        if isinstance(arm, EmbeddingArm):  # losses without a temperature have learned none
+            scale = checkpoint.metrics.get("scale", 1 / config.vljepa.loss.temperature)
+        readout = speaking_readout(arm, tokenizer, config.tokenizer.max_target)
+        return cls(config, encoder, tokenizer, readout, scale)
 
     def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
         """What the read-out is asked with: uint8 RGB images (B, H, W, 3) of the encoder's size, and B queries."""

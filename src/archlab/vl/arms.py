@@ -35,6 +35,7 @@ class TokenArm(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.causal = causal
+        self.feature_width = backbone.feature_width
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, L - 1, vocabulary) of `batch.target[:, 1:]` given image, query and the tokens before."""
@@ -94,6 +95,7 @@ class EncoderDecoderArm(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.writer = writer
+        self.feature_width = backbone.feature_width
 
     def logits(self, batch: Batch) -> Tensor:
         """See `TokenArm.logits`."""
