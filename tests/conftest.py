@@ -142,6 +142,20 @@ def talkative_run(tiny_run: Callable[[str], Run], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
+def exported(talkative_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`exported(arm)`: folder of the ONNX export of `talkative_run(arm)`, int8 included. It is shared."""
+    from archlab.export.onnx import export_onnx
+
+    @cache
+    def export(arm: str) -> Path:
+        folder = tmp_path_factory.mktemp("exports") / arm
+        export_onnx(talkative_run(arm), folder, int8=True)
+        return folder
+
+    return export
+
+
+@pytest.fixture(scope="session")
 def tiny_run(
     tiny_config: RunConfig, tiny_setup: Setup, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Run]:

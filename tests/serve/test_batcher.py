@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.holding import run, settle
 
 from archlab.errors import UserError
 from archlab.serve.batcher import Batcher, BatchLimits, Silent
 from archlab.serve.errors import Expired, NotReady, Overloaded
-from tests.serve.holding import run, settle
 
 
 class Gated:

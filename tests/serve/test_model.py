@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.holding import Gate, run, settle
 
 from archlab.errors import UserError
 from archlab.serve.batcher import BatchLimits
 from archlab.serve.errors import EngineFailed, Expired, NotReady
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.vision_engine import VisionEngine
-from tests.serve.holding import Gate, run, settle
 
 Opened = Callable[[str], VisionEngine]
 ARMS = pytest.mark.parametrize("arm", ["token", "vljepa"])
@@ -167,7 +167,9 @@ def test_similar_lengths_are_computed_together_and_others_apart(engine: Opened) 
         first = asyncio.create_task(model.embed_texts(["first"]))
         await gate.occupied()
         short, long = [f"word {i}" for i in range(3)], [f"{'many words ' * 20}{i}" for i in range(3)]
-        others = [asyncio.create_task(model.embed_texts([text])) for pair in zip(short, long, strict=True) for text in pair]
+        others = [
+            asyncio.create_task(model.embed_texts([text])) for pair in zip(short, long, strict=True) for text in pair
+        ]
         await settle()
         gate.opened.set()
         await asyncio.gather(first, *others)

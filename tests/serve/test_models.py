@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.serve.holding import Gate, run, settle
 
 from archlab.errors import UserError
 from archlab.serve import models as module
 from archlab.serve.errors import NotReady
 from archlab.serve.models import Models
-from tests.serve.holding import Gate, run, settle
 
 Runs = Callable[[str], Path]
 QUERY = "what colour is it?"

@@ -13,8 +13,7 @@ import pytest
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
-from archlab.export.manifest import Accuracy, Manifest
-from archlab.export.onnx import export_onnx
+from archlab.export.manifest import Accuracy, Manifest, Score
 from archlab.serve import opening
 from archlab.serve.opening import open_engine
 from archlab.serve.vision_engine import VisionEngine
@@ -26,10 +25,12 @@ QUERIES = ["what colour is it?", "is there a red ring above the star?"]
 
 
 @pytest.fixture(scope="session")
-def exported_run(talkative_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_run(
+    talkative_run: Callable[[str], Path], exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run of VL-JEPA with its export beside it, int8 included."""
     run = shutil.copytree(talkative_run("vljepa"), tmp_path_factory.mktemp("exported") / "run")
-    export_onnx(run, run / "onnx", int8=True)
+    shutil.copytree(exported("vljepa"), run / "onnx")
     return run
 
 
@@ -44,7 +45,8 @@ def test_a_run_is_served_by_onnx_runtime_on_a_cpu_and_answers_as_in_torch(
     assert ours.operations.keys() == theirs.operations.keys()
     pair = pictures[:2], QUERIES
     np.testing.assert_allclose(ours.embed_images(*pair), theirs.embed_images(*pair), atol=1e-5)
-    for one, other in zip(ours.choose(*pair, [["a", "b c"], ["red"]]), theirs.choose(*pair, [["a", "b c"], ["red"]])):
+    chosen = [engine.choose(*pair, [["a", "b c"], ["red"]]) for engine in (ours, theirs)]
+    for one, other in zip(*chosen, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     for spoken, expected in zip(ours.speak(*pair), theirs.speak(*pair), strict=True):
         assert (spoken.text, spoken.steps) == (expected.text, expected.steps)
@@ -72,7 +74,8 @@ def test_int8_is_chosen_where_it_costs_nothing_and_served_where_it_is_asked_for(
 ) -> None:
     run = shutil.copytree(exported_run, tmp_path / "run")
     manifest = Manifest.load(run / "onnx")
-    measured = Accuracy(split="validation", items=9, fp32={"vqa/accuracy": 0.9}, int8={"vqa/accuracy": 0.9 - lost})
+    score = Score(items=1000, fp32=0.9, int8=0.9 - lost)
+    measured = Accuracy(split="validation", scores={"vqa/accuracy": score})
     replace(manifest, accuracy=measured).save(run / "onnx")
     assert open_engine(run).about.backend == backend
     assert open_engine(run, "onnx").about.backend == "onnx"
@@ -87,7 +90,7 @@ def test_int8_that_was_not_exported_is_refused(exported_run: Path, tmp_path: Pat
     run = shutil.copytree(exported_run, tmp_path / "run")
     for path in (run / "onnx").glob("*.int8.onnx"):
         path.unlink()
-    with pytest.raises(UserError, match="int8.onnx is missing"):
+    with pytest.raises(UserError, match=r"int8\.onnx is missing"):
         open_engine(run, "onnx-int8")
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from archlab.config import RunConfig
 from archlab.errors import UserError
 from archlab.evaluate.measure import Items, Measurement, measure_captions, measure_retrieval, measure_vqa
 from archlab.evaluate.readout import EmbeddingReadout
-from archlab.export.manifest import Accuracy, Manifest
+from archlab.export.manifest import Accuracy, Manifest, Score
 from archlab.export.opening import Precision, open_export
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.setup import Setup
@@ -35,24 +37,28 @@ def record_accuracy(folder: Path, run: Path) -> Accuracy:
     if checkpoint.digest() != manifest.run_digest:
         raise UserError(f"export {folder}: comes from another run than {run}; export that one")
     setup = Setup.prepare(checkpoint.config, checkpoint.tokenizer)
-    count = len(setup.dataset[_SPLIT].examples)
-    fp32, int8 = (_measured(folder, precision, setup, count) for precision in ("fp32", "int8"))
+    fp32, int8 = (_measured(folder, precision, setup) for precision in ("fp32", "int8"))
     if not fp32:
         raise UserError(f"run {run}: its {_SPLIT} split has no questions or captions to measure int8 on")
-    accuracy = Accuracy(split=_SPLIT, items=count, fp32=fp32, int8=int8)
+    scores = {
+        name: Score(items=len(values), fp32=float(values.mean()), int8=float(int8[name].mean()))
+        for name, values in fp32.items()
+    }
+    accuracy = Accuracy(split=_SPLIT, scores=scores)
     replace(manifest, accuracy=accuracy).save(folder)
     return accuracy
 
 
-def _measured(folder: Path, precision: Precision, setup: Setup, count: int) -> dict[str, float]:
+def _measured(folder: Path, precision: Precision, setup: Setup) -> dict[str, np.ndarray]:
+    """Metric -> its value for each item."""
     exported = open_export(folder, precision)
     asked = replace(setup, encoder=cast(Any, exported.encoder))
     collator, readout, result = asked.collator(_SPLIT), exported.readout, Measurement()
-    items = Items.first(collator.split, count)
+    items = Items.first(collator.split, len(collator.split.examples))
     measure_vqa(result, readout, collator, items.vqa)
     if len(items.captions):
         measure_captions(result, readout, collator, items.captions)
         if isinstance(readout, EmbeddingReadout):
             measure_retrieval(result, readout, collator, items.captions)
     kept = ("vqa/accuracy", "classification/accuracy", "caption/slots")
-    return {name: mean for name, mean in result.means().items() if name in kept or name.endswith("_r1")}
+    return {name: values for name, values in result.values.items() if name in kept or name.endswith("_r1")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from archlab.export.manifest import MOST_LOST, POINT, Accuracy
+from archlab.export.manifest import POINT, Accuracy
 from archlab.export.onnx import export_onnx
 
 
@@ -41,15 +41,8 @@ def export_run(run: Path, out: Path, *, int8: bool, evaluate: bool) -> None:
 
 
 def _accuracy_table(accuracy: Accuracy) -> Table:
-    verdict = "may be served" if accuracy.lost <= MOST_LOST else "is served only when asked for"
-    table = Table(
-        "metric",
-        "float32",
-        "int8",
-        "points lost",
-        title=f"{accuracy.split}, {accuracy.items} items: int8 {verdict}",
-    )
-    for metric, value in accuracy.fp32.items():
-        other = accuracy.int8[metric]
-        table.add_row(metric, f"{value:.4f}", f"{other:.4f}", f"{(value - other) / POINT:+.2f}")
+    verdict = "the service prefers it" if accuracy.kept else "the service takes it only when asked to"
+    table = Table("metric", "items", "float32", "int8", "points lost", title=f"int8, {accuracy.split}: {verdict}")
+    for metric, score in accuracy.scores.items():
+        table.add_row(metric, str(score.items), f"{score.fp32:.4f}", f"{score.int8:.4f}", f"{score.lost / POINT:+.2f}")
     return table

@@ -38,12 +38,15 @@ class Graph:
         inputs: name -> an example.
         dynamic: input -> its axes of any length.
         outputs: their names.
+        whitened: whether its last product whitens. That one enlarges what has little variance, and what int8 rounds
+            off with it: int8 leaves it as it is.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     dynamic: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
+    whitened: bool = False
 
 
 class Apply(nn.Module):
@@ -127,7 +130,8 @@ def graphs_of(answerer: Answerer) -> dict[str, Graph]:
     images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     text, text_mask = map(torch.from_numpy, answerer.tokenizer.encode(_EXAMPLES, answerer.config.tokenizer.max_query))
     request = {"features": encoder.features(images), "query": text, "query_mask": text_mask}
-    graphs = {"encoder": Graph(Apply(encoder.vit, encoder.features), {"images": images}, {"images": (0,)}, ("out",))}
+    encode = Apply(encoder.vit, encoder.features)
+    graphs = {"encoder": Graph(encode, {"images": images}, {"images": (0,)}, ("out",), whitened=True)}
     if isinstance(arm, EmbeddingArm):
         graphs["predict"] = _of_request(Apply(arm, arm.predict), request, ("out",))
         graphs["text"] = Graph(

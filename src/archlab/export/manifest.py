@@ -19,25 +19,45 @@ POINT = 0.01
 MOST_LOST = 0.5 * POINT
 """Task accuracy that int8 may lose to be served unasked."""
 
+_LEAST_ITEMS = round(1 / MOST_LOST)  # of fewer, one item alone is more than that
+
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Task accuracy of both precisions on the same items.
+class Score:
+    """One metric of both precisions, on the same items.
 
     Attributes:
-        split, items: what was measured on.
-        fp32, int8: metric -> mean, from 0 to 1.
+        items: how many.
+        fp32, int8: mean over them, from 0 to 1.
     """
 
-    split: str
     items: int
-    fp32: dict[str, float]
-    int8: dict[str, float]
+    fp32: float
+    int8: float
 
     @property
     def lost(self) -> float:
-        """The most that int8 loses of any metric."""
-        return max(self.fp32[metric] - self.int8[metric] for metric in self.fp32)
+        """What int8 loses."""
+        return self.fp32 - self.int8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Task accuracy of both precisions.
+
+    Attributes:
+        split: what was measured on.
+        scores: by metric.
+    """
+
+    split: str
+    scores: dict[str, Score]
+
+    @property
+    def kept(self) -> bool:
+        """Whether int8 keeps every metric that enough items tell: where there is none, nobody knows."""
+        told = [score for score in self.scores.values() if score.items >= _LEAST_ITEMS]
+        return bool(told) and all(score.lost <= MOST_LOST for score in told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +129,7 @@ class Manifest:
     @property
     def served_as_int8(self) -> bool:
         """Whether int8 is as good as float32 at the task."""
-        return self.accuracy is not None and self.accuracy.lost <= MOST_LOST
+        return self.accuracy is not None and self.accuracy.kept
 
 
 def digest_of(path: Path) -> str:

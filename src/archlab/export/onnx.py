@@ -25,6 +25,7 @@ from archlab.train.checkpoint import load_checkpoint
 from archlab.vl.answering import Answerer
 
 _OPSET = 20
+_PRODUCTS = ["MatMul", "Gemm"]
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -69,7 +70,7 @@ def _write(graphs: dict[str, Graph], folder: Path, *, int8: bool) -> None:
             path = folder / graph_file(name, "fp32")
             _export(graph, path)
             if int8:
-                _quantize(path, folder / graph_file(name, "int8"))
+                _quantize(path, folder / graph_file(name, "int8"), spare_last=graph.whitened)
             progress.advance(1)
 
 
@@ -91,10 +92,22 @@ def _export(graph: Graph, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def _quantize(path: Path, to: Path) -> None:
+def _quantize(path: Path, to: Path, *, spare_last: bool) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, to, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    graph = onnx.load(path)
+    # The exporter notes the shapes of what it has folded away since; the quantiser finds them out by itself.
+    del graph.graph.value_info[:]
+    products = [node.name for node in graph.graph.node if node.op_type in _PRODUCTS]
+    quantize_dynamic(
+        graph,
+        to,
+        op_types_to_quantize=_PRODUCTS,
+        nodes_to_exclude=products[-1:] if spare_last else [],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
 
 
 def _manifest(run: Path, answerer: Answerer, folder: Path, parity: dict[str, float]) -> Manifest:

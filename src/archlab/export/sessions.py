@@ -5,7 +5,6 @@ Shape legend: B samples, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.layers.cache import KVCache
+from archlab.machine import usable_cores
 from archlab.vl.decoding import Prefix, Step, collect, continuation_log_probs, greedy_steps
 
 Run = Callable[..., list[Tensor]]
@@ -25,7 +25,7 @@ Run = Callable[..., list[Tensor]]
 def open_graph(path: Path) -> Run:
     """Open a graph. All processors but one compute: the last one is left to what answers the requests."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    options.intra_op_num_threads = max(1, usable_cores() - 1)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the processor
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     read = {given.name for given in session.get_inputs()}  # what a graph has no use for is not among its inputs
