@@ -77,6 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "generate": _generate_parser(commands),
         "bench": _bench_parser(commands),
         "parity": _parity_parser(commands),
+        "export": _export_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -359,6 +360,32 @@ def _parity(arguments: argparse.Namespace) -> int:
 def _is_first() -> bool:
     """Whether this process speaks for all that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _export_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "export", "write a trained run for another runtime, checked against PyTorch")
+    parser.set_defaults(handler=_export)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run of the token or vljepa arm")
+    parser.add_argument("--to", choices=["onnx"], required=True, help="onnx: graphs for ONNX Runtime")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: RUN/onnx)")
+    parser.add_argument("--int8", action="store_true", help="also write int8: a quarter of the size, and faster")
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="measure what int8 costs on the validation split; within half a point the service prefers it",
+    )
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    if arguments.evaluate and not arguments.int8:
+        raise UserError("--evaluate: measures what int8 costs; add --int8, or leave it out")
+
+    from archlab.export.command import export_run
+
+    out = arguments.out or arguments.run / "onnx"
+    export_run(arguments.run, out, int8=arguments.int8, evaluate=arguments.evaluate)
+    print(f"export: {out}")
 
 
 def _fail(message: str) -> int:

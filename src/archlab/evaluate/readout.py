@@ -6,7 +6,7 @@ Requests may be anywhere and results are on the CPU, wherever the arm is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from archlab.data.device import device_of, to_device
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.vqa import length_normalised
 from archlab.vl.arms import Arm, EmbeddingArm, GenerativeArm, SupervisedArm
-from archlab.vl.decoding import Prefix
+from archlab.vl.decoding import Prefix, Step, collect
 
 _TEXTS_AT_ONCE = 256
 
@@ -62,9 +62,12 @@ class TokenReadout:
 
     @torch.no_grad()
     def speak(self, batch: Batch) -> list[str]:
-        tokenizer = self.tokenizer
-        ids = self.arm.generate(self.read(batch), self.max_target, tokenizer.bos_id, tokenizer.eos_id)
-        return [tokenizer.decode(row) for row in ids.tolist()]
+        return [self.tokenizer.decode(row) for row in collect(self.steps(batch)).tolist()]
+
+    @torch.no_grad()
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """`speak` token by token."""
+        return self.arm.steps(self.read(batch), self.max_target, self.tokenizer.bos_id, self.tokenizer.eos_id)
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
@@ -73,8 +76,8 @@ class TokenReadout:
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            no_image = torch.zeros(len(ids), 0, self.arm.backbone.visual_projection.in_features, device=ids.device)
-            return self.arm.backbone.pooled(no_image, ids, mask)
+            no_image = torch.zeros(len(ids), 0, self.arm.feature_width, device=ids.device)
+            return self.arm.pooled(no_image, ids, mask)
 
         return _encode_texts(encode, device_of(self.arm), self.tokenizer, texts, self.max_target)
 
@@ -87,7 +90,7 @@ class TokenReadout:
     def score(self, prefix: Prefix, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Summed log-probabilities (B, C) of the candidates and their lengths (C,) in tokens, [EOS] included."""
         ids, mask = self.tokenizer.encode(candidates, self.max_target)
-        device = device_of(self.arm)
+        device = prefix.mask.device
         log_probs = self.arm.score(prefix, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).sum(-1)
         return log_probs.cpu().numpy(), mask.sum(1) - 1
 
@@ -120,10 +123,17 @@ class EmbeddingReadout:
     @torch.no_grad()
     def decode(self, embeddings: np.ndarray) -> list[str]:
         """Speak embeddings (B, E)."""
-        tokenizer = self.tokenizer
-        given = torch.from_numpy(embeddings).to(device_of(self.arm))
-        ids = self.arm.decoder.generate(given, self.max_target, tokenizer.bos_id, tokenizer.eos_id)
-        return [tokenizer.decode(row) for row in ids.tolist()]
+        return [self.tokenizer.decode(row) for row in collect(self.decode_steps(embeddings)).tolist()]
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """`speak` token by token."""
+        return self.decode_steps(self.image_vectors(batch))
+
+    @torch.no_grad()
+    def decode_steps(self, embeddings: np.ndarray) -> Iterator[Step]:
+        """`decode` token by token."""
+        vectors = torch.from_numpy(embeddings).to(device_of(self.arm))
+        return self.arm.decoder.steps(vectors, self.max_target, self.tokenizer.bos_id, self.tokenizer.eos_id)
 
 
 class SupervisedReadout:

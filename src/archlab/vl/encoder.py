@@ -156,8 +156,12 @@ class FrozenEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
-        return merge_patches(self.vit(normalise(images.to(device_of(self.vit)))), self.vit.config.grid, self.merge)
+        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3), where the weights lie."""
+        return self.features(images.to(device_of(self.vit)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """`encode` as the ViT's own mode and device would have it; what is exported."""
+        return merge_patches(self.vit(normalise(images)), self.vit.config.grid, self.merge)
 
 
 def normalise(images: Tensor) -> Tensor:
