@@ -78,6 +78,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "bench": _bench_parser(commands),
         "parity": _parity_parser(commands),
         "export": _export_parser(commands),
+        "serve": _serve_parser(commands),
+        "keys": _keys_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -386,6 +388,61 @@ def _export(arguments: argparse.Namespace) -> None:
     out = arguments.out or arguments.run / "onnx"
     export_run(arguments.run, out, int8=arguments.int8, evaluate=arguments.evaluate)
     print(f"export: {out}")
+
+
+def _serve_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "serve", "answer over HTTP with trained runs; the documentation is at /docs")
+    parser.set_defaults(handler=_serve)
+    parser.add_argument(
+        "models", nargs="*", metavar="[NAME=]RUN", help="folders of runs (default: ARCHLAB_MODELS, else those shipped)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, made by 'archlab keys create'")
+    parser.add_argument("--backend", choices=["auto", "torch", "onnx", "onnx-int8"], help="what runs the models")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="X", help="of this machine, for the cost in /v1/compare"
+    )
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from archlab.serve.command import serve
+
+    serve(
+        arguments.host,
+        arguments.port,
+        models=tuple(arguments.models) or None,
+        api_keys=arguments.keys,
+        backend=arguments.backend,
+        price_per_hour=arguments.price_per_hour,
+        log_format="text" if sys.stdout.isatty() else None,
+    )
+
+
+def _keys_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "keys", "create, list or revoke the API keys of the service")
+    parser.set_defaults(handler=_keys)
+    parser.add_argument("action", choices=["create", "list", "revoke"])
+    parser.add_argument("name", nargs="?", help="of the key: letters, digits and '-'")
+    parser.add_argument("--file", type=Path, default=Path("keys.json"), help="of the keys (default: keys.json)")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=["read", "write", "admin"],
+        help="read (ask models and search; the default), write (change collections), admin (load models); repeatable",
+    )
+    parser.add_argument("--rate", type=float, metavar="X", help="items a second, instead of the service's default")
+    return parser
+
+
+def _keys(arguments: argparse.Namespace) -> None:
+    if arguments.rate is not None and not arguments.rate > 0:
+        raise UserError(f"--rate {arguments.rate}: must be positive")
+
+    from archlab.serve.command import keys
+
+    keys(arguments.action, arguments.name, arguments.file, arguments.scope or ["read"], arguments.rate)
 
 
 def _fail(message: str) -> int:

@@ -1,4 +1,4 @@
-"""Tiny trained runs as engines."""
+"""Tiny trained runs as engines, and one live service over them for all tests that leave it as it was."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.serve.live import Live, serving
 
 from archlab.config import build
 from archlab.serve.opening import open_engine
@@ -80,3 +82,29 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARCHLAB_DATA", str(data))
         yield trained
+
+
+@pytest.fixture(scope="session")
+def runs(talkative_run: Callable[[str], Path]) -> dict[str, Path]:
+    """Name -> folder of a tiny run of each arm."""
+    return {"scenes-token": talkative_run("token"), "scenes-vljepa": talkative_run("vljepa")}
+
+
+@pytest.fixture(scope="session")
+def entries(runs: dict[str, Path]) -> tuple[str, ...]:
+    """The same, as the setting `models` names them."""
+    return tuple(f"{name}={folder}" for name, folder in runs.items())
+
+
+@pytest.fixture(scope="session")
+def live(entries: tuple[str, ...], text_run: Callable[[str], Path]) -> Iterator[Live]:
+    """A service of both arms and both kinds of text model, without keys."""
+    texts = tuple(str(text_run(task)) for task in ("translation", "sentiment"))
+    with serving(models=entries + texts, backend="torch", price_per_hour=2.0) as service:
+        yield service
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[httpx.Client]:
+    with live.client() as client:
+        yield client

@@ -1,0 +1,25 @@
+"""The endpoints. A further router is imported here and added to `ROUTERS`."""
+
+from archlab.serve.routes import (
+    answer,
+    attention,
+    caption,
+    classify,
+    compare,
+    embeddings,
+    health,
+    models,
+    text,
+)
+
+ROUTERS = (
+    embeddings.router,
+    classify.router,
+    answer.router,
+    caption.router,
+    compare.router,
+    attention.router,
+    text.router,
+    models.router,
+    health.router,
+)
