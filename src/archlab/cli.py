@@ -19,6 +19,7 @@ from archlab.errors import UserError
 
 _PRESETS = Path(__file__).parent / "compare" / "presets"
 _OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
+_PACKAGES = {"qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}  # module -> what pip calls it
 _RESUMABLE = ("compare", "grid", "index", "train")
 
 
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "archlab").partition(".")[0] == "archlab":
             raise  # a defect of ours, not a missing package
-        return _fail(f"Python package {error.name!r} is missing; install it with: pip install {error.name}")
+        package = _PACKAGES.get(error.name or "", error.name)
+        return _fail(f"Python package {package!r} is missing; install it with: pip install {package}")
     except OSError as error:  # disk full, no permission, a path that is a folder
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}")

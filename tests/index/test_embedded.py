@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from archlab.errors import UserError
 from archlab.index import embedded
-from archlab.index.embedded import EmbeddedIndex
+from archlab.index.embedded import EmbeddedCollection, EmbeddedIndex
 from archlab.index.exact import ExactIndex
 from archlab.index.filters import Equals, Range
 from archlab.index.protocol import Collection, CollectionSpec, IndexUnavailable, Points
@@ -28,6 +27,10 @@ def batch(start: int, count: int, width: int = WIDTH) -> Points:
     numbers = range(start, start + count)
     vectors = np.array([np.random.default_rng(number).standard_normal(width) for number in numbers])
     return Points([str(number) for number in numbers], vectors, [{"n": number} for number in numbers])
+
+
+def shards(place: Path) -> list[Path]:
+    return sorted((place / "index" / "c").glob("shard-*"))
 
 
 def holds(collection: Collection, points: Points) -> bool:
@@ -162,7 +165,7 @@ def test_a_damaged_specification_is_named(tmp_path: Path, content: str) -> None:
 def test_a_damaged_shard_is_one_clear_line(tmp_path: Path) -> None:
     with EmbeddedIndex(tmp_path / "index") as index:
         index.create("c", CollectionSpec(width=WIDTH)).upsert(batch(0, 3))
-    for path in (tmp_path / "index" / "c" / "shard-1" / "segments").glob("*/segment.json"):
+    for path in shards(tmp_path)[0].glob("segments/*/segment.json"):
         path.write_text("{")
     with EmbeddedIndex(tmp_path / "index") as index, pytest.raises(IndexUnavailable, match="'c': the engine failed"):
         index.open("c")
@@ -209,17 +212,17 @@ def test_the_graph_finds_what_exact_search_finds(built: Path) -> None:
 
 def test_what_changes_while_the_graph_is_built_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads and writes go on: the process that builds works on a copy, and what came meanwhile is taken over."""
-    build = embedded._build_graph
+    build = EmbeddedCollection._build_graph
     seen: list[list[str]] = []
 
-    def meanwhile(name: str, shard: Path) -> None:
-        build(name, shard)
+    def meanwhile(self: EmbeddedCollection, shard: Path) -> None:
+        build(self, shard)
         collection.upsert(Points(["new", "7"], batch(5000, 2).vectors, [{"colour": "red"}, {"n": -7}]))
         assert collection.delete(["3", "4"]) == 2
         assert collection.delete_where(Range("n", gte=100, lt=110)) == 10
         seen.append([hit.id for hit in collection.search(batch(5000, 1).vectors[0], 1)])
 
-    monkeypatch.setattr(embedded, "_build_graph", meanwhile)
+    monkeypatch.setattr(EmbeddedCollection, "_build_graph", meanwhile)
     with EmbeddedIndex(tmp_path / "index", indexing_threshold=10) as index:
         collection = index.create("c", CollectionSpec(width=WIDTH))
         collection.upsert(batch(0, 1000))
@@ -231,7 +234,7 @@ def test_what_changes_while_the_graph_is_built_is_kept(tmp_path: Path, monkeypat
         assert collection.count() == 1000 + 1 - 2 - 10
         assert collection.fetch(["new", "7", "3", "105"]).metadata == [{"colour": "red"}, {"n": -7}]
         assert collection.search(batch(5000, 1).vectors[0], 1, Equals("colour", "red"))[0].id == "new"
-        assert [path.name for path in (tmp_path / "index" / "c").glob("shard-*")] == ["shard-2"]
+        assert len(shards(tmp_path)) == 1
 
 
 def test_a_failed_graph_leaves_the_collection_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,16 +246,16 @@ def test_a_failed_graph_leaves_the_collection_as_it_was(tmp_path: Path, monkeypa
             collection.optimize()
         collection.upsert(batch(500, 5))
         assert collection.count() == 505
-        assert [path.name for path in (tmp_path / "index" / "c").glob("shard-*")] == ["shard-1"]
+        assert len(shards(tmp_path)) == 1
 
 
 _OPTIMIZER = """
 import os, sys
 from pathlib import Path
 from archlab.index import embedded
-def killed(name, shard):
+def killed(self, shard):
     os.kill(os.getpid(), 9)
-embedded._build_graph = killed
+embedded.EmbeddedCollection._build_graph = killed
 embedded.EmbeddedIndex(Path(sys.argv[1]), indexing_threshold=10).open("c").optimize()
 """
 
@@ -262,18 +265,44 @@ def test_kill_9_while_the_graph_is_built_costs_nothing(tmp_path: Path) -> None:
         index.create("c", CollectionSpec(width=WIDTH)).upsert(batch(0, 500))
     done = subprocess.run([sys.executable, "-c", _OPTIMIZER, str(tmp_path / "index")])
     assert done.returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "index" / "c").glob("shard-*"))) == 2
+    assert len(shards(tmp_path)) == 2
     with EmbeddedIndex(tmp_path / "index") as index:
         assert holds(index.open("c"), batch(0, 500))
-        assert len(list((tmp_path / "index" / "c").glob("shard-*"))) == 1
+        assert len(shards(tmp_path)) == 1
+
+
+def test_an_index_that_is_closed_gives_up_the_graph_that_it_builds(tmp_path: Path) -> None:
+    ended: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            collection.optimize()
+        except BaseException as error:
+            ended.append(error)
+
+    with EmbeddedIndex(tmp_path / "index", indexing_threshold=10) as index:
+        collection = index.create("c", CollectionSpec(width=64))
+        assert isinstance(collection, EmbeddedCollection)
+        for start in range(0, 8000, 2000):
+            collection.upsert(batch(start, 2000, 64))
+        thread = threading.Thread(target=build)
+        thread.start()
+        while collection._builder is None:
+            thread.join(0.01)
+    thread.join()
+    assert isinstance(ended[0], IndexUnavailable)
+    with EmbeddedIndex(tmp_path / "index") as index:
+        assert index.open("c").count() == 8000
+        assert len(shards(tmp_path)) == 1
 
 
 def test_few_vectors_need_no_graph(tmp_path: Path) -> None:
     with EmbeddedIndex(tmp_path / "index") as index:
         collection = index.create("c", CollectionSpec(width=WIDTH))
         collection.upsert(batch(0, 20))
+        before = shards(tmp_path)
         collection.optimize()
-    assert json.loads((tmp_path / "index" / "c" / "collection.json").read_text())["shard"] == "shard-1"
+    assert shards(tmp_path) == before
 
 
 def test_a_field_is_indexed_once_and_no_more_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,9 +310,11 @@ def test_a_field_is_indexed_once_and_no_more_than_the_limit(tmp_path: Path, monk
     with EmbeddedIndex(tmp_path / "index") as index:
         collection = index.create("c", CollectionSpec(width=WIDTH))
         points = batch(0, 5)
-        collection.upsert(Points(points.ids, points.vectors, [{"n": 1, f"field {row}": "x"} for row in range(5)]))
+        collection.upsert(
+            Points(points.ids, points.vectors, [{"_note": "x", "n": 1, f"field {row}": "x"} for row in range(5)])
+        )
         collection.upsert(points)
-        assert isinstance(collection, embedded.EmbeddedCollection)
+        assert isinstance(collection, EmbeddedCollection)
         with collection._using() as shard:
             assert set(shard.info().payload_schema) == {"metadata.n", 'metadata."field 0"', 'metadata."field 1"'}
         assert collection.count(Equals("field 1", "x")) == 0  # the point was replaced

@@ -19,7 +19,7 @@ from archlab.index import embedder as embedder_module
 from archlab.index.embedded import EmbeddedIndex
 from archlab.index.embedder import Embedder
 from archlab.index.exact import ExactIndex
-from archlab.index.images import DIGEST, SOURCE, Indexed, index_images, open_mirror
+from archlab.index.images import DIGEST, SOURCE, Indexed, Source, index_images, open_mirror
 from archlab.index.protocol import Collection, CollectionSpec, Points
 from archlab.train.run import Run
 
@@ -52,8 +52,9 @@ def bring(folder: Path, model: Embedder) -> Callable[[], tuple[Collection, Index
     index = ExactIndex()
 
     def again() -> tuple[Collection, Indexed]:
-        collection = open_mirror(index, "c", folder, model, "what is this?")
-        return collection, index_images(folder, collection, model, max_pixels=10**6)
+        source = Source.read(folder)
+        collection = open_mirror(index, "c", source, model, "what is this?")
+        return collection, index_images(source, collection, model, max_pixels=10**6)
 
     return again
 
@@ -66,8 +67,6 @@ def test_every_image_of_a_folder_is_found_by_itself(bring: Bring, model: Embedde
     assert done == Indexed(embedded=5)
     assert collection.spec == CollectionSpec(width=16, model=model.digest, model_name=model.name, query="what is this?")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
-    pixels = np.stack([np.asarray(Image.new("RGB", (64, 64), "white"))] * 1)
-    assert model.images(pixels, "what is this?").shape == (1, 16)
     found = collection.fetch(names)
     assert found.ids == names
     for name, vector in zip(names, found.vectors, strict=True):
@@ -172,16 +171,16 @@ def test_points_of_others_in_the_collection_stay(bring: Bring, folder: Path) -> 
 def test_a_collection_takes_no_other_folder_question_or_model(
     bring: Bring, folder: Path, model: Embedder, tmp_path: Path
 ) -> None:
-    index = ExactIndex()
-    collection = open_mirror(index, "c", folder, model, "what?")
-    index_images(folder, collection, model, max_pixels=10**6)
+    index, source = ExactIndex(), Source.read(folder)
+    index_images(source, open_mirror(index, "c", source, model, "what?"), model, max_pixels=10**6)
+    shutil.copytree(folder, tmp_path / "other")
     with pytest.raises(UserError, match=r"'c': its images were asked 'what\?', not 'who\?'"):
-        open_mirror(index, "c", folder, model, "who?")
+        open_mirror(index, "c", source, model, "who?")
     with pytest.raises(UserError, match="'c': mirrors another folder than"):
-        open_mirror(index, "c", tmp_path, model, "what?")
+        open_mirror(index, "c", Source.read(tmp_path / "other"), model, "what?")
     index.create("d", CollectionSpec(width=16, model="0" * 64, model_name="runs/old", query="what?"))
     with pytest.raises(UserError, match=r"'d': holds vectors of runs/old \(000000000000\), not of .*; use that model"):
-        open_mirror(index, "d", folder, model, "what?")
+        open_mirror(index, "d", source, model, "what?")
 
 
 # --- the commands
@@ -272,6 +271,8 @@ def test_only_a_run_with_a_common_space_can_index(
     )
     assert main([*argv, str(tmp_path / "nothing")]) == 2
     assert "config.yaml is missing; give the folder of a finished run" in capsys.readouterr().err
+    assert main(["index", str(tmp_path / "nowhere"), "--out", str(tmp_path / "index")]) == 2
+    assert "nowhere: no such file or folder; correct the path" in capsys.readouterr().err
     assert not (tmp_path / "index").exists()
 
 

@@ -19,7 +19,7 @@ from archlab.data.images import decode
 from archlab.errors import UserError
 from archlab.index.embedder import Embedder
 from archlab.index.filters import parse_all
-from archlab.index.images import index_images, open_mirror
+from archlab.index.images import Source, index_images, open_mirror
 from archlab.index.places import open_index
 from archlab.index.protocol import Collection, Hit, VectorIndex, checked_name, same_model
 
@@ -50,11 +50,12 @@ def index_command(
         UserError: the source, the model or the index cannot be used.
     """
     name = checked_name(collection or _name_of(place))
+    source = Source.read(place, image_column)
     embedder = Embedder.open(model)
     with open_index(out, shards=shards, replicas=replicas) as index:
-        mirror = open_mirror(index, name, place, embedder, query or embedder.default_query)
-        done = index_images(place, mirror, embedder, max_pixels=PairsData().max_pixels, image_column=image_column)
-        if done.embedded + done.removed:
+        mirror = open_mirror(index, name, source, embedder, query or embedder.default_query)
+        done = index_images(source, mirror, embedder, max_pixels=PairsData().max_pixels)
+        with Console(stderr=True).status(f"{name}: building the graph"):
             mirror.optimize()
         for line in done.skipped[:_SHOWN_PROBLEMS]:
             Console(stderr=True).print(f"skipped: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
     INDEX/lock                              held while an index is open: one process at a time
     INDEX/NAME/collection.json              the specification, and which shard is the current one
-    INDEX/NAME/shard-N/                     vectors, metadata, write-ahead log
+    INDEX/NAME/shard-ID/                    vectors, metadata, write-ahead log
 
 A change is in the write-ahead log before the call returns, so it outlives the process, `kill -9` included; a power cut
 may cost what came after the last flush (every 20,000 points, and when the index is closed).
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -93,10 +94,11 @@ class EmbeddedIndex:
                 raise taken(name)
             partial = self.folder / f".{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            (partial / "shard-1").mkdir(parents=True)
+            shard = _new_shard(partial)
+            shard.mkdir(parents=True)
             with _engine(name):
-                edge.EdgeShard.create(str(partial / "shard-1"), _config(spec, self.indexing_threshold)).close()
-            _write_spec(partial, spec, "shard-1")
+                edge.EdgeShard.create(str(shard), _config(spec, self.indexing_threshold)).close()
+            _write_spec(partial, spec, shard.name)
             partial.rename(place)
             self._open[name] = EmbeddedCollection(name, place, self.indexing_threshold)
             return self._open[name]
@@ -154,6 +156,8 @@ class EmbeddedCollection:
             )
         self._writes = RLock()
         self._optimizing = Lock()
+        self._builder: subprocess.Popen[str] | None = None
+        self._closing = False
         self._unflushed = 0
         self._since: list[edge.UpdateOperation] | None = None  # changes since the copy that is being optimised
 
@@ -224,13 +228,13 @@ class EmbeddedCollection:
             if self.unoptimized() * self.spec.width * 4 < self.indexing_threshold * 1024:
                 return
             with self._writes:
-                old, new = self._next_shard()
+                old, new = self.place / _read_spec(self.place)[1], _new_shard(self.place)
                 with self._using() as shard:
                     shard.flush()
                 shutil.copytree(old, new)
                 self._since = []
             try:
-                _build_graph(self.name, new)
+                self._build_graph(new)
                 with self._writes:
                     with _engine(self.name):
                         shard = edge.EdgeShard.load(str(new))
@@ -247,7 +251,10 @@ class EmbeddedCollection:
                 self._since = None
 
     def close(self) -> None:
-        """Write what is pending; the collection is of no use afterwards."""
+        """Write what is pending; the collection is of no use afterwards. A graph that is being built is given up."""
+        self._closing = True
+        if self._builder is not None:
+            self._builder.kill()
         with self._optimizing, self._writes:
             if self._shard is not None:
                 self._shard.close()
@@ -279,9 +286,21 @@ class EmbeddedCollection:
         with _engine(self.name):
             yield shard
 
-    def _next_shard(self) -> tuple[Path, Path]:
-        current = _read_spec(self.place)[1]
-        return self.place / current, self.place / f"shard-{int(current.removeprefix('shard-')) + 1}"
+    def _build_graph(self, shard: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("graph.py")), str(shard)]
+        self._builder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            if self._closing:
+                self._builder.kill()
+            errors = self._builder.communicate()[1].strip().splitlines()
+        except BaseException:
+            self._builder.kill()
+            raise
+        if code := self._builder.returncode:
+            reason = errors[-1] if errors else f"exit code {code}"
+            raise IndexUnavailable(
+                f"collection {self.name!r}: its graph could not be built ({reason}); nothing was changed"
+            )
 
 
 class _Words:
@@ -337,16 +356,9 @@ def _engine(name: str) -> Iterator[None]:
         ) from error
 
 
-def _build_graph(name: str, shard: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("graph.py")), str(shard)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise IndexUnavailable(f"collection {name!r}: its graph could not be built ({lines[-1]}); nothing was changed")
+def _new_shard(place: Path) -> Path:
+    """A folder that never was: what still writes to an old one must not meet it."""
+    return place / f"shard-{secrets.token_hex(4)}"
 
 
 def _write_spec(place: Path, spec: CollectionSpec, shard: str) -> None:

@@ -31,6 +31,28 @@ BATCH = 64
 _READERS = 4  # threads that read and decode; Pillow lets go of Python's global lock
 
 
+@dataclass(frozen=True)
+class Source:
+    """The images of a folder or file.
+
+    Attributes:
+        name: the whole path, by which the points of the source are known.
+        pictures: one or more; see `data.pairs.gallery.pictures`.
+        problems: told about images that cannot be read; it knows the lines that could not.
+    """
+
+    place: Path
+    name: str
+    pictures: list[Picture]
+    problems: Problems
+
+    @classmethod
+    def read(cls, place: Path, image_column: str | None = None) -> Source:
+        """List the images; none is opened. See `data.pairs.gallery.pictures` for the arguments and errors."""
+        problems = Problems(skip=True, root=place if place.is_dir() else place.parent)
+        return cls(place, str(place.resolve()), pictures(place, problems, image_column=image_column), problems)
+
+
 @dataclass
 class Indexed:
     """What was done.
@@ -50,7 +72,7 @@ class Indexed:
     skipped: list[str] = field(default_factory=list)
 
 
-def open_mirror(index: VectorIndex, name: str, place: Path, embedder: Embedder, query: str) -> Collection:
+def open_mirror(index: VectorIndex, name: str, source: Source, embedder: Embedder, query: str) -> Collection:
     """The collection that mirrors a source, made if it is missing.
 
     Raises:
@@ -66,49 +88,47 @@ def open_mirror(index: VectorIndex, name: str, place: Path, embedder: Embedder, 
             f"collection {name!r}: its images were asked {collection.spec.query!r}, not {query!r}; ask the same, or "
             f"name another with --collection"
         )
-    if collection.count(And((Exists(SOURCE), Not(Equals(SOURCE, _source(place)))))):
-        raise UserError(f"collection {name!r}: mirrors another folder than {place}; name another with --collection")
+    if collection.count(And((Exists(SOURCE), Not(Equals(SOURCE, source.name))))):
+        raise UserError(
+            f"collection {name!r}: mirrors another folder than {source.place}; name another with --collection"
+        )
     return collection
 
 
-def index_images(
-    place: Path, collection: Collection, embedder: Embedder, *, max_pixels: int, image_column: str | None = None
-) -> Indexed:
+def index_images(source: Source, collection: Collection, embedder: Embedder, *, max_pixels: int) -> Indexed:
     """Bring a collection in line with the images of a source.
 
     Points that were written otherwise than by this function stay.
 
     Args:
-        place: see `data.pairs.gallery.pictures`; `image_column` likewise.
+        source: see `Source`.
         max_pixels: larger images are skipped.
 
     Raises:
-        UserError: the source is missing, or none of its images can be read.
+        UserError: none of the images can be read.
     """
-    problems = Problems(skip=True, root=place if place.is_dir() else place.parent)
-    found = pictures(place, problems, image_column=image_column)
-    mirror = _Mirror(_source(place), collection, embedder, max_pixels, problems)
-    with track(f"index {place.name}", len(found)) as progress:
+    found = source.pictures
+    with track(f"index {source.place.name}", len(found)) as progress, ThreadPoolExecutor(_READERS) as readers:
+        mirror = _Mirror(source, collection, embedder, max_pixels, readers)
         for start in range(0, len(found), BATCH):
             batch = found[start : start + BATCH]
             mirror.update(batch)
             progress.advance(len(batch))
-    mirror.done.skipped = [line for _, line in problems.skipped]
+    mirror.done.skipped = [line for _, line in source.problems.skipped]
     if not mirror.kept:
-        raise UserError(f"{place}: none of its {len(found)} images can be read; {mirror.done.skipped[0]}")
+        raise UserError(f"{source.place}: none of its {len(found)} images can be read; {mirror.done.skipped[0]}")
     mirror.remove_the_rest()
     return mirror.done
 
 
 class _Mirror:
     def __init__(
-        self, source: str, collection: Collection, embedder: Embedder, max_pixels: int, problems: Problems
+        self, source: Source, collection: Collection, embedder: Embedder, max_pixels: int, readers: ThreadPoolExecutor
     ) -> None:
         self.source, self.collection, self.embedder = source, collection, embedder
-        self.max_pixels, self.problems = max_pixels, problems
+        self.max_pixels, self.readers = max_pixels, readers
         self.kept: set[str] = set()
         self.done = Indexed()
-        self._readers = ThreadPoolExecutor(_READERS)
 
     def update(self, batch: Sequence[Picture]) -> None:
         """Embed the images of a batch that are new or changed, and write the metadata of the others if they changed."""
@@ -117,9 +137,9 @@ class _Mirror:
         before = [stored.metadata[rows[picture.id]] if picture.id in rows else None for picture in batch]
         fresh: dict[str, tuple[np.ndarray, Metadata]] = {}
         described: dict[str, tuple[np.ndarray, Metadata]] = {}
-        for picture, old, result in zip(batch, before, self._readers.map(self._read, batch, before), strict=True):
+        for picture, old, result in zip(batch, before, self.readers.map(self._read, batch, before), strict=True):
             if isinstance(result, UserError):
-                self.problems.report("", picture.image.name, result)
+                self.source.problems.report("", picture.image.name, result)
                 continue
             self.kept.add(picture.id)
             metadata, pixels = result
@@ -146,7 +166,7 @@ class _Mirror:
             name
             for batch in self.collection.scan(1024, vectors=False)
             for name, metadata in zip(batch.ids, batch.metadata, strict=True)
-            if metadata.get(SOURCE) == self.source and name not in self.kept
+            if metadata.get(SOURCE) == self.source.name and name not in self.kept
         ]
         for start in range(0, len(gone), BATCH):
             self.done.removed += self.collection.delete(gone[start : start + BATCH])
@@ -156,14 +176,10 @@ class _Mirror:
         try:
             content = picture.image.read()
             digest = hashlib.sha256(DECODING.encode() + content).hexdigest()
-            metadata = checked_metadata({**picture.said, SOURCE: self.source, DIGEST: digest})
+            metadata = checked_metadata({**picture.said, SOURCE: self.source.name, DIGEST: digest})
             if before is not None and before.get(DIGEST) == digest:
                 return metadata, None
             size, name = self.embedder.image_size, picture.image.name
             return metadata, decode(content, size, max_pixels=self.max_pixels, name=name)
         except UserError as error:
             return error
-
-
-def _source(place: Path) -> str:
-    return str(place.resolve())

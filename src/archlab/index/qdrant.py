@@ -2,6 +2,7 @@
 
 A point lies there as `{"id": our id, "metadata": {...}}` under a UUID made from our id, because Qdrant takes no texts
 as ids. Fields of metadata are indexed when they are first seen: searches under conditions on others are far slower.
+Those whose names begin with an underscore are notes of whoever wrote the point, rarely asked for, and not indexed.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def field_kinds(metadata: Iterable[Metadata]) -> dict[str, Kind]:
     for one in metadata:
         for field, value in one.items():
             first = next(iter(value), None) if isinstance(value, list) else value
-            if field not in kinds and first is not None:
+            if field not in kinds and first is not None and not field.startswith("_"):
                 kinds[field] = "bool" if isinstance(first, bool) else "keyword" if isinstance(first, str) else "float"
     return kinds
 
