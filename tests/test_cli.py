@@ -73,13 +73,13 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(
-        command in shown
-        for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid", "selective")
-    )
+    commands = ("compare", "train", "evaluate", "generate", "bench", "parity", "grid", "selective", "index", "search")
+    assert all(command in shown for command in commands)
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid", "selective"])
+@pytest.mark.parametrize(
+    "command", ["compare", "train", "evaluate", "generate", "bench", "grid", "selective", "index", "search"]
+)
 def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

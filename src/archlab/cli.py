@@ -20,7 +20,8 @@ from archlab.errors import UserError
 
 _PRESETS = Path(__file__).parent / "compare" / "presets"
 _OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
-_RESUMABLE = ("compare", "grid", "selective", "train")
+_PACKAGES = {"qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}  # module -> what pip calls it
+_RESUMABLE = ("compare", "grid", "index", "selective", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "archlab").partition(".")[0] == "archlab":
             raise  # a defect of ours, not a missing package
-        return _fail(f"Python package {error.name!r} is missing; install it with: pip install {error.name}")
+        package = _PACKAGES.get(error.name or "", error.name)
+        return _fail(f"Python package {package!r} is missing; install it with: pip install {package}")
     except OSError as error:  # disk full, no permission, a path that is a folder
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}")
@@ -80,6 +82,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "export": _export_parser(commands),
         "serve": _serve_parser(commands),
         "keys": _keys_parser(commands),
+        "index": _index_parser(commands),
+        "search": _search_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -295,15 +299,15 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser.set_defaults(handler=_bench)
     parser.add_argument(
         "what",
-        choices=["train", "generate", "attention"],
+        choices=["train", "generate", "attention", "index"],
         help="train: a training step, generate: cached decoding, both beside the same model in transformers; "
-        "attention: one layer beside PyTorch's own function",
+        "attention: one layer beside PyTorch's own function; index: embedded vector search beside exact",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention)",
+        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention, 200 for index)",
     )
     parser.add_argument(
         "--precision",
@@ -323,6 +327,13 @@ def _bench(arguments: argparse.Namespace) -> None:
         from archlab.bench.generate import bench_generate
 
         bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
+        return
+    if arguments.what == "index":
+        if arguments.precision is not None:
+            raise UserError(f"--precision {arguments.precision}: an index keeps float32; leave this option out")
+        from archlab.bench.index import bench_index
+
+        bench_index(rounds=arguments.rounds or 200, out=arguments.out)
         return
     if arguments.precision == "int8":
         raise UserError("--precision int8: only generate runs weights of 8 bits; take float32 or bfloat16")
@@ -443,6 +454,86 @@ def _keys(arguments: argparse.Namespace) -> None:
     from archlab.serve.command import keys
 
     keys(arguments.action, arguments.name, arguments.file, arguments.scope or ["read"], arguments.rate)
+
+
+_INDEX = "runs/index"
+
+
+def _index_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "index", "embed a folder of images, to be searched by text or image")
+    parser.usage = "archlab index FOLDER [options]\n       archlab index migrate FROM TO [--shards N] [--replicas N]"
+    parser.set_defaults(handler=_index)
+    parser.add_argument("words", nargs="+", metavar="FOLDER", help="images, or parquet or tar; or migrate, FROM and TO")
+    parser.add_argument("--model", metavar="RUN", help="run of the vljepa arm (default: the newest that is shipped)")
+    parser.add_argument(
+        "--out", metavar="DIR", help=f"folder of the index, or URL of a Qdrant server (default: {_INDEX})"
+    )
+    parser.add_argument("--collection", metavar="NAME", help="default: the folder's name")
+    parser.add_argument(
+        "--query", metavar="TEXT", help="what the model is asked about every image (default: to describe it)"
+    )
+    parser.add_argument("--image-column", metavar="NAME", help="column with the images, where it has another name")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="on a server: parts of a new collection")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="on a server: copies of each part")
+    return parser
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    spread = {"shards": arguments.shards, "replicas": arguments.replicas}
+    options = {name: getattr(arguments, name) for name in ("model", "out", "collection", "query", "image_column")}
+    if arguments.words[0] == "migrate" and len(arguments.words) == 3:
+        if given := next((name for name, value in options.items() if value is not None), None):
+            raise UserError(f"--{given.replace('_', '-')}: is for indexing images; migrate takes FROM and TO alone")
+        from archlab.index.migrate import migrate_command
+
+        migrate_command(*arguments.words[1:], **spread)
+        return
+    if len(arguments.words) != 1:
+        raise UserError("index: takes one folder of images, or 'migrate FROM TO'")
+
+    from archlab.index.command import index_command
+
+    index_command(Path(arguments.words[0]), **options | {"out": arguments.out or _INDEX}, **spread)
+
+
+def _search_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "search", "find the images of an index that a text or an image means")
+    parser.set_defaults(handler=_search)
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="what is looked for, in quotes")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="look for what is like this image instead")
+    parser.add_argument("--k", type=int, default=10, metavar="N", help="hits (default: 10)")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="key=value, key!=value, key=a,b, key>=1, key or !key; may be given several times",
+    )
+    parser.add_argument(
+        "--index", default=_INDEX, metavar="DIR", help=f"folder or URL of the index (default: {_INDEX})"
+    )
+    parser.add_argument("--collection", metavar="NAME", help="needed where the index holds several")
+    parser.add_argument("--model", metavar="RUN", help="where the collection's model lies now, if it was moved")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    if (arguments.text is None) == (arguments.image is None):
+        raise UserError("search: needs a text in quotes, or --image, and not both")
+
+    from archlab.index.command import search_command
+
+    search_command(
+        arguments.text,
+        image=arguments.image,
+        k=arguments.k,
+        where=arguments.where,
+        place=arguments.index,
+        collection=arguments.collection,
+        model=arguments.model,
+        as_json=arguments.as_json,
+    )
 
 
 def _fail(message: str) -> int:

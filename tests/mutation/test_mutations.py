@@ -1001,6 +1001,87 @@ SERVICE = [
     ),
 ]
 
+CONFORMANCE = "index/test_conformance.py::"
+SEARCH = [
+    Fault(
+        "a truth value equals the number 1",
+        "index/filters.py",
+        "value == wanted and isinstance(value, bool) == isinstance(wanted, bool)",
+        "value == wanted",
+        CONFORMANCE + "test_conditions_mean_the_same_everywhere",
+    ),
+    Fault(
+        "the embedded engine takes truth values for numbers",
+        "index/embedded.py",
+        "np.bool_(value) if isinstance(value, bool) else value",
+        "value",
+        CONFORMANCE + "test_conditions_mean_the_same_everywhere",
+    ),
+    Fault(
+        "fractions are given to the engines with more digits than they keep",
+        "index/metadata.py",
+        'float(f"{round(value, 22):.15g}")',
+        "value",
+        CONFORMANCE + "test_every_backend_answers_as_the_oracle_does",
+    ),
+    Fault(
+        "Euclidean distances count as similarities",
+        "index/qdrant.py",
+        '-found.score if spec.distance == "euclidean" else found.score',
+        "found.score",
+        CONFORMANCE + "test_scores_are_higher_for_what_is_nearer",
+    ),
+    Fault(
+        "embedded collections have no write-ahead log",
+        "index/embedded.py",
+        "max_search_threads=1,",
+        "max_search_threads=1, wal_enabled=False,",
+        "index/test_embedded.py::test_kill_9_amid_upserts_loses_nothing_that_was_acknowledged",
+    ),
+    Fault(
+        "changes made while a graph is built are lost",
+        "index/embedded.py",
+        "self._since.append(operation)",
+        "pass",
+        "index/test_embedded.py::test_what_changes_while_the_graph_is_built_is_kept",
+    ),
+    Fault(
+        "two processes share an embedded index",
+        "index/embedded.py",
+        "self._file_lock.acquire(timeout=0)",
+        "pass",
+        "index/test_embedded.py::test_an_index_that_is_open_is_refused_to_another_process_with_the_remedy",
+    ),
+    Fault(
+        "a collection takes vectors of any model",
+        "index/protocol.py",
+        "spec.model and spec.model != digest",
+        "False",
+        "index/test_images.py::test_a_collection_takes_no_other_folder_question_or_model",
+    ),
+    Fault(
+        "a changed image keeps its old vector",
+        "index/images.py",
+        "before is not None and before.get(DIGEST) == digest",
+        "before is not None",
+        "index/test_images.py::test_what_is_unchanged_is_not_embedded_again_and_what_is_gone_disappears",
+    ),
+    Fault(
+        "images that are gone stay in the index",
+        "index/images.py",
+        "name not in self.kept",
+        "False",
+        "index/test_images.py::test_what_is_unchanged_is_not_embedded_again_and_what_is_gone_disappears",
+    ),
+    Fault(
+        "a migration is believed without a look at the vectors",
+        "index/migrate.py",
+        "_different(old.fetch(sample), new.fetch(sample)).ids",
+        "[]",
+        "index/test_migrate.py::test_a_target_that_keeps_something_else_is_noticed",
+    ),
+]
+
 FAULTS = [
     *SERVING,
     *MASKS,
@@ -1019,6 +1100,7 @@ FAULTS = [
     *EXPERTS,
     *SELECTIVE,
     *SERVICE,
+    *SEARCH,
 ]
 
 

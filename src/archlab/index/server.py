@@ -1,0 +1,258 @@
+"""Search on a Qdrant server or cluster, for what one machine does not hold.
+
+Collections are Qdrant's own, of the same names; their specification lies in Qdrant's metadata of the collection, and
+those without one are not ours and are left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import httpx
+import numpy as np
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+
+from archlab.config import Section, build
+from archlab.errors import UserError
+from archlab.index import qdrant
+from archlab.index.filters import Filter
+from archlab.index.protocol import (
+    Collection,
+    CollectionSpec,
+    Hit,
+    IndexUnavailable,
+    Points,
+    checked_name,
+    checked_points,
+    checked_query,
+    taken,
+    unknown,
+)
+from archlab.rules import Count, Named, Positive
+
+API_KEY = "QDRANT_API_KEY"
+"""Environment variable with the server's key, if it asks for one."""
+
+_OURS = "archlab"
+_AT_ONCE = 500  # points in one request: the server refuses bodies above 32 MB
+_DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclidean": models.Distance.EUCLID}
+_KINDS = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "float": models.PayloadSchemaType.FLOAT,
+    "bool": models.PayloadSchemaType.BOOL,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSettings(Section):
+    """How collections that are created on a server are spread over its machines."""
+
+    url: Named
+    shards: Count = 1
+    """Parts that a collection is split into; at least the machines that are to share it."""
+    replicas: Count = 1
+    """Copies of each part. A write is acknowledged by the majority of them."""
+    timeout: Positive = 10.0
+    """Seconds for one request."""
+
+    @property
+    def write_consistency(self) -> int:
+        """Copies that must have a change before the call returns: it survives the loss of the others."""
+        return self.replicas // 2 + 1
+
+
+class ServerIndex:
+    """A `VectorIndex` on a Qdrant server.
+
+    Args:
+        client: instead of one that connects to `settings.url`.
+    """
+
+    def __init__(self, settings: ServerSettings, client: QdrantClient | None = None) -> None:
+        self.settings = settings
+        self._client = client or QdrantClient(
+            url=settings.url,
+            api_key=os.environ.get(API_KEY),
+            timeout=max(1, round(settings.timeout)),
+            check_compatibility=False,  # it would ask the server before the first call, and warn instead of failing
+        )
+        self._collections: dict[str, ServerCollection] = {}
+
+    def create(self, name: str, spec: CollectionSpec) -> Collection:
+        with self._asking():
+            if self._client.collection_exists(checked_name(name)):
+                raise taken(name)
+            self._client.create_collection(
+                name,
+                vectors_config=models.VectorParams(size=spec.width, distance=_DISTANCES[spec.distance]),
+                shard_number=self.settings.shards,
+                replication_factor=self.settings.replicas,
+                write_consistency_factor=self.settings.write_consistency,
+                metadata={_OURS: dataclasses.asdict(spec)},
+            )
+        return self.open(name)
+
+    def open(self, name: str) -> Collection:
+        if name not in self._collections:
+            with self._asking():
+                spec = self._spec(name) if self._client.collection_exists(checked_name(name)) else None
+            if spec is None:
+                raise unknown(name, self.names())
+            self._collections[name] = ServerCollection(name, spec, self)
+        return self._collections[name]
+
+    def names(self) -> list[str]:
+        with self._asking():
+            names = [one.name for one in self._client.get_collections().collections]
+            return sorted(name for name in names if self._spec(name) is not None)
+
+    def drop(self, name: str) -> None:
+        self.open(name)
+        with self._asking():
+            self._client.delete_collection(name)
+        del self._collections[name]
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _spec(self, name: str) -> CollectionSpec | None:
+        raw = (self._client.get_collection(name).config.metadata or {}).get(_OURS)
+        return None if raw is None else build(CollectionSpec, raw)
+
+    @contextmanager
+    def _asking(self) -> Iterator[QdrantClient]:
+        """The client; what goes wrong on the way or on the server becomes one line."""
+        try:
+            yield self._client
+        except (ResponseHandlingException, httpx.HTTPError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise IndexUnavailable(
+                f"Qdrant server {self.settings.url}: cannot be reached ({reason}); start it"
+            ) from None
+        except UnexpectedResponse as error:
+            if error.status_code in (401, 403):
+                raise UserError(
+                    f"Qdrant server {self.settings.url}: refuses the key; set the environment variable {API_KEY}"
+                ) from None
+            reason = " ".join(error.content.decode(errors="replace").split())[:200]
+            raise IndexUnavailable(
+                f"Qdrant server {self.settings.url}: status {error.status_code} ({reason})"
+            ) from None
+        except ApiException as error:
+            raise IndexUnavailable(f"Qdrant server {self.settings.url}: failed ({error})") from None
+
+
+class ServerCollection:
+    """See `Collection`. The server optimises by itself."""
+
+    def __init__(self, name: str, spec: CollectionSpec, index: ServerIndex) -> None:
+        self.name, self.spec = name, spec
+        self._asking = index._asking
+        self._fields: set[str] = set()
+
+    def upsert(self, points: Points) -> None:
+        points = checked_points(points, self.spec)
+        with self._asking() as client:
+            for field, kind in qdrant.field_kinds(points.metadata).items():
+                if field not in self._fields and len(self._fields) < qdrant.MOST_FIELDS:
+                    client.create_payload_index(self.name, qdrant.path(field), _KINDS[kind])
+                    self._fields.add(field)
+            for start in range(0, len(points), _AT_ONCE):
+                rows = range(start, min(start + _AT_ONCE, len(points)))
+                batch = [
+                    models.PointStruct(
+                        id=qdrant.point_id(points.ids[row]),
+                        vector=points.vectors[row].tolist(),
+                        payload=qdrant.payload(points.ids[row], points.metadata[row]),
+                    )
+                    for row in rows
+                ]
+                client.upsert(self.name, batch, wait=True)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        found = set(self.fetch(ids).ids)
+        if found:
+            with self._asking() as client:
+                client.delete(self.name, [qdrant.point_id(name) for name in found], wait=True)
+        return len(found)
+
+    def delete_where(self, where: Filter) -> int:
+        count = self.count(where)
+        if count:
+            with self._asking() as client:
+                client.delete(self.name, models.FilterSelector(filter=qdrant.translate(where, _Words())), wait=True)
+        return count
+
+    def count(self, where: Filter | None = None) -> int:
+        with self._asking() as client:
+            return client.count(self.name, _filter(where), exact=True).count
+
+    def search(self, vector: np.ndarray, k: int = 10, where: Filter | None = None) -> list[Hit]:
+        query = checked_query(vector, k, self.spec).tolist()
+        with self._asking() as client:
+            found = client.query_points(self.name, query, query_filter=_filter(where), limit=k, with_payload=True)
+        return qdrant.ranked(qdrant.hit(one, self.spec) for one in found.points)
+
+    def fetch(self, ids: Sequence[str]) -> Points:
+        asked = [qdrant.point_id(name) for name in ids]
+        with self._asking() as client:
+            found = client.retrieve(self.name, asked, with_payload=True, with_vectors=True)
+        return qdrant.in_order(qdrant.gathered(found, self.spec.width), ids)
+
+    def scan(self, size: int = 256, *, vectors: bool = True) -> Iterator[Points]:
+        offset: Any = None
+        while True:
+            with self._asking() as client:
+                found, offset = client.scroll(
+                    self.name, limit=size, offset=offset, with_payload=True, with_vectors=vectors
+                )
+            if found:
+                yield qdrant.gathered(found, self.spec.width if vectors else 0)
+            if offset is None:
+                return
+
+    def unoptimized(self) -> int:
+        return 0
+
+    def optimize(self) -> None:
+        pass
+
+
+class _Words:
+    """Conditions as the client spells them."""
+
+    def equals(self, path: str, value: str | bool) -> Any:
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+
+    def among(self, path: str, values: list[str]) -> Any:
+        return models.FieldCondition(key=path, match=models.MatchAny(any=values))
+
+    def within(self, path: str, bounds: dict[str, float]) -> Any:
+        return models.FieldCondition(key=path, range=models.Range(**bounds))
+
+    def empty(self, path: str) -> Any:
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+
+    def all_of(self, parts: list[Any]) -> Any:
+        return models.Filter(must=parts)
+
+    def any_of(self, parts: list[Any]) -> Any:
+        return models.Filter(should=parts)
+
+    def none_of(self, parts: list[Any]) -> Any:
+        return models.Filter(must_not=parts)
+
+
+def _filter(where: Filter | None) -> models.Filter | None:
+    return None if where is None else qdrant.translate(where, _Words())
