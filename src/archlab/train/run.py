@@ -35,7 +35,7 @@ from archlab.train.loop import Resume, fit
 from archlab.train.optim import adamw
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
-from archlab.train.start import begin_with
+from archlab.train.start import begin
 from archlab.vl.arms import Arm, SupervisedArm, build_arm
 
 _FINISHED = "metrics.json"
@@ -81,8 +81,8 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         return load_run(folder, setup)
     order = run_order(config, setup)
     classes = len(setup.answers)
-    arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
-    started_from = begin_with(arm, config, setup) if config.start.run else []
+    arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes, setup.tokenizer)
+    started_from = begin(arm, config, setup)
     objective = build_objective(config)
     state = folder / "state.pt"
     history = fit(
@@ -107,6 +107,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         **_inputs(setup),
         "curve": [asdict(point) for point in history.curve],
     }
+    setup.encoder.save(folder)
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
     state.unlink(missing_ok=True)  # the checkpoint is whole: nothing is left to resume
     return Run(config, folder, arm.eval(), metrics)
@@ -115,7 +116,9 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
 def load_run(folder: Path, setup: Setup) -> Run:
     """Open a finished run, against the data and the encoder of `setup`."""
     checkpoint = load_checkpoint(folder, RunConfig)
-    arm = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    arm = build_arm(
+        checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers), setup.tokenizer
+    )
     checkpoint.load_into(arm)
     return Run(checkpoint.config, folder, arm.eval(), checkpoint.metrics)
 
@@ -133,11 +136,13 @@ def build_objective(config: RunConfig) -> nn.Module:
 
 def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the run's arm and of its objective's own parameters."""
+    # Of a pretrained target encoder only the pretrained weights learn more slowly.
+    scaled = "target_encoder.trunk" if config.vljepa.target_weights else "target_encoder"
     return adamw(
         arm,
         objective,
         config=config.optimizer,
-        scales={"target_encoder": config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
+        scales={scaled: config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
         # The decoder's gradient must not change how much of the backbone's is clipped.
         clipped_apart=("decoder",) if config.arm == "vljepa" else (),
     )

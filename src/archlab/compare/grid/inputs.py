@@ -21,13 +21,13 @@ from archlab.config import RunConfig, to_dict
 from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
 from archlab.train.setup import Setup
-from archlab.vl.encoder import FrozenEncoder
+from archlab.vl.x_encoder import open_encoder
 
 
 def make_inputs() -> Inputs:
     """Inputs that are found out once for all runs that share them."""
     setups = remembered(Setup.prepare)
-    encoder = remembered(lambda config: FrozenEncoder.load(config.encoder.weights))
+    encoder = remembered(lambda config: open_encoder(config.encoder))
 
     @remembered
     def digests(config: RunConfig) -> tuple[str, ...]:
