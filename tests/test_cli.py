@@ -72,10 +72,12 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid"))
+    assert all(
+        command in shown for command in ("compare", "train", "evaluate", "generate", "bench", "parity", "grid", "plan")
+    )
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid"])
+@pytest.mark.parametrize("command", ["compare", "train", "evaluate", "generate", "bench", "grid", "plan"])
 def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
