@@ -84,6 +84,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "keys": _keys_parser(commands),
         "index": _index_parser(commands),
         "search": _search_parser(commands),
+        "plan": _plan_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -533,6 +534,43 @@ def _search(arguments: argparse.Namespace) -> None:
         collection=arguments.collection,
         model=arguments.model,
         as_json=arguments.as_json,
+    )
+
+
+def _plan_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "plan", "say what a comparison needs in memory, operations and time, and how to run it")
+    parser.set_defaults(handler=_plan)
+    base = parser.add_mutually_exclusive_group()
+    presets = sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+    base.add_argument("--preset", choices=presets, help="built-in configuration (default: paper)")
+    base.add_argument("--config", type=Path, metavar="FILE", help="configuration of your own, YAML")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="processors (default: 1)")
+    parser.add_argument("--gpu", default="h100", metavar="NAME", help="which; a wrong name lists all (default: h100)")
+    parser.add_argument(
+        "--utilization", type=float, default=0.4, metavar="X", help="share of the peak that is reached (default: 0.4)"
+    )
+    parser.add_argument("--hardware", type=Path, metavar="FILE", help="processors of your own, YAML")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write the plan and the recipes there")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return parser
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from archlab.config import CompareConfig, load
+
+    name = arguments.config.stem if arguments.config else arguments.preset or "paper"
+    config = load(arguments.config or _PRESETS / f"{name}.yaml", CompareConfig, arguments.overrides)
+
+    from archlab.compare.plan.command import plan_command
+
+    plan_command(
+        config,
+        name,
+        gpus=arguments.gpus,
+        gpu=arguments.gpu,
+        utilization=arguments.utilization,
+        hardware=arguments.hardware,
+        out=arguments.out,
     )
 
 

@@ -121,7 +121,13 @@ class EncoderConfig(Section):
     """The frozen X-encoder whose features both arms read."""
 
     weights: Named = "lejepa-v2"
-    """Name of a folder shipped in `archlab/weights`, or a path."""
+    """Name of a folder shipped in `archlab/weights`, the folder of a pretraining run, or a checkpoint of V-JEPA 2,
+    DINOv2, SigLIP, CLIP, ViT or another vision model of `transformers`: its folder, its hub id, or `package:NAME/PATH`,
+    a folder that an installed Python package brings."""
+    tokens: Natural = 0
+    """Visual tokens that a checkpoint's patches are averaged to, a square number; 0 keeps them all."""
+    frames: Natural = 0
+    """How often a still image is repeated for a model of video; 0: as often as it takes for one patch."""
     views: Natural = 0
     """Augmented views cached per training image beside the plain one, the same for both arms."""
 
@@ -230,8 +236,13 @@ class EmbeddingArmConfig(Section):
     """Dimensions of the space shared by predictor and target encoder."""
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     target: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
+    target_weights: str = ""
+    """Pretrained encoder of text in place of `target`, such as MiniLM or EmbeddingGemma, with its own tokenizer and
+    pooling: its folder, its hub id, or `package:NAME/PATH`. Empty trains one from scratch."""
     target_learning_rate_scale: NonNegative = 1.0
-    """Of the target encoder's learning rate; the paper's is 0.05, and 0 freezes it."""
+    """Of the target encoder's learning rate; the paper's is 0.05, and 0 freezes it. Of a pretrained one only its own
+    weights are meant: the head on them is new, and learns at the full rate, or not at all with a distance as objective.
+    """
     objective: Literal["info-nce", "cosine", "l1", "l2", "sigreg", "vicreg"] = "info-nce"
     """What trains prediction and target. Only InfoNCE, SIGReg and VICReg keep a trained target from collapse."""
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
@@ -240,6 +251,11 @@ class EmbeddingArmConfig(Section):
     decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=2))
     decoder_prefix: Count = 4
     """Tokens that the embedding is unfolded into before the decoder reads it."""
+
+    @property
+    def trains_target_head(self) -> bool:
+        """Whether the head of a pretrained target encoder learns."""
+        return self.objective in ("info-nce", "sigreg", "vicreg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +298,17 @@ class StartConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanguageConfig(Section):
+    """A pretrained LLaMA whose last layers are the trunk of both arms (VL-JEPA, section 3.1)."""
+
+    weights: str = ""
+    """Its folder, its hub id or `package:NAME/PATH`; its tokenizer is the run's, its token table is frozen. Empty: the
+    trunk has the size `trunk` and begins at random."""
+    layers: Count = 8
+    """The last so many; the paper takes 8 of the 16 of Llama-3.2-1B."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """One training run of one arm."""
 
@@ -299,6 +326,7 @@ class RunConfig(Section):
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     start: StartConfig = field(default_factory=StartConfig)
     trunk: TransformerConfig = field(default_factory=TransformerConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
     token: TokenArmConfig = field(default_factory=TokenArmConfig)
     vljepa: EmbeddingArmConfig = field(default_factory=EmbeddingArmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -308,6 +336,18 @@ class RunConfig(Section):
         super().__post_init__()
         if self.arm == "hybrid" and not self.start.run:
             raise UserError("start.run='': must be the folder of a finished vljepa run for arm='hybrid'")
+        if self.language.weights:
+            for name, plain in (
+                ("trunk", TransformerConfig()),
+                ("tokenizer.pretrained", ""),
+                ("token.architecture", "decoder-only"),
+                ("vljepa.predictor.kind", "joint"),
+            ):
+                value: Any = self
+                for key in name.split("."):
+                    value = getattr(value, key)
+                if value != plain:
+                    raise UserError(f"{name}={value!r}: language.weights settles it; leave it at {plain!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,6 +161,71 @@ LOSSES = [
         "train/test_run.py::test_the_size_of_the_decoder_changes_nothing_else",
     ),
 ]
+BACKBONES = [
+    Fault(
+        "features of a checkpoint are not whitened",
+        "vl/pretrained_encoder.py",
+        "return tokens if self.whitening is None else self.whitening(tokens)",
+        "return tokens",
+        "vl/test_pretrained_encoder.py::test_fitted_features_are_white_over_the_training_images",
+    ),
+    Fault(
+        "images of another size are scaled by another filter than the checkpoint's",
+        "interop/preprocessing.py",
+        "Image.Resampling(self.resample)",
+        "Image.Resampling.BILINEAR",
+        "interop/test_preprocessing.py::test_the_filter_matters",
+    ),
+    Fault(
+        "the last token is that of the padding",
+        "interop/sentence.py",
+        "(places * mask).argmax(1)",
+        "places.expand_as(mask).argmax(1)",
+        "interop/test_sentence.py::test_texts_of_any_length_get_the_vectors_of_the_reference[bert-lasttoken]",
+    ),
+    Fault(
+        "an adapted model is completed at random",
+        "interop/adapter.py",
+        'if "pooler" not in name',
+        "if not name",
+        "interop/test_sentence.py::test_an_adapted_model_whose_weights_are_incomplete_is_refused",
+    ),
+    Fault(
+        "checkpoints hold the frozen target encoder",
+        "vl/target_encoder.py",
+        "            self.register_state_dict_post_hook(_leave_out)\n",
+        "",
+        "vl/test_pretrained_target.py::test_a_checkpoint_holds_what_is_trained_and_the_digest_of_what_is_not",
+    ),
+    Fault(
+        "a run is loaded over other files of its target encoder",
+        "vl/target_encoder.py",
+        "        self.register_load_state_dict_pre_hook(_check_reference)\n",
+        "",
+        "vl/test_pretrained_target.py::test_weights_that_were_trained_on_other_files_are_refused[0.05]",
+    ),
+    Fault(
+        "the first layers of the language model are taken",
+        "vl/language.py",
+        "language_model.blocks[-depth:]",
+        "language_model.blocks[:depth]",
+        "vl/test_language.py::test_the_last_layers_are_taken",
+    ),
+    Fault(
+        "embedded words of the language model are scaled",
+        "vl/language.py",
+        "        self.scale = 1.0\n",
+        "",
+        "vl/test_language.py::test_all_layers_of_it_are_the_language_model",
+    ),
+    Fault(
+        "planned memory is that of the whole batch on every device",
+        "compare/plan/footprint.py",
+        "samples = -(-shape.samples // devices)",
+        "samples = shape.samples",
+        "compare/plan/test_plan.py::test_devices_share_the_batch_and_if_sharded_the_state",
+    ),
+]
 VARIANTS = [
     Fault(
         "a frozen target encoder asks for a gradient",
@@ -1087,6 +1152,7 @@ FAULTS = [
     *MASKS,
     *LOSSES,
     *VARIANTS,
+    *BACKBONES,
     *GRID,
     *PRETRAINING,
     *MONITORS,

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from archlab.config import PretrainConfig
+from archlab.config import EncoderConfig, PretrainConfig
 from archlab.errors import UserError
 from archlab.objectives.next_token import NextToken
 from archlab.train.setup import Setup
 from archlab.vl.arms import TokenArm, build_arm
 from archlab.vl.encoder import FrozenEncoder, normalise
+from archlab.vl.x_encoder import open_encoder
 
 IMAGES = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -99,8 +100,25 @@ def test_drawing_a_random_encoder_leaves_the_callers_random_numbers_alone(tiny_p
 
 
 def test_a_name_that_is_neither_shipped_nor_a_folder_is_refused() -> None:
-    with pytest.raises(UserError, match=r"encoder.weights='mae-v9': is neither shipped \(.+\) nor a folder$"):
-        FrozenEncoder.load("mae-v9")
+    with pytest.raises(UserError, match=r"='mae-v9': is neither shipped \(.+\) nor a folder nor a hub id"):
+        open_encoder(EncoderConfig(weights="mae-v9"))
+
+
+def test_the_built_in_encoder_is_opened_by_name_or_folder_and_was_fitted_when_it_was_pretrained(
+    tiny_encoder: Path, tiny_setup: Setup, encoder: FrozenEncoder, tmp_path: Path
+) -> None:
+    opened = open_encoder(EncoderConfig(weights=str(tiny_encoder)))
+    assert opened.fitted(tiny_setup.dataset["train"], tmp_path) is opened
+    opened.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert opened.restored(tmp_path).digest == encoder.digest
+    assert isinstance(open_encoder(EncoderConfig()), FrozenEncoder)
+
+
+@pytest.mark.parametrize("option", ["tokens", "frames"])
+def test_the_built_in_encoder_refuses_options_of_others(option: str, tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match=rf"encoder.{option}=4: is for checkpoints of transformers"):
+        open_encoder(EncoderConfig(weights=str(tiny_encoder), **{option: 4}))
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "metrics.json"])

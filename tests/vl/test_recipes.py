@@ -1,4 +1,4 @@
-"""Every committed recipe of an arm: it learns what it should, leaves alone what it should, and runs to its end."""
+"""Every committed recipe of an arm on the scenes: it learns and leaves alone what it should, and runs to its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from archlab.vl.predictors import CrossPredictor
 RECIPES = {
     path.stem: raw
     for path in sorted((Path(__file__).parents[2] / "03-vljepa-impl" / "configs").glob("*.yaml"))
-    if (raw := read_yaml(path))["recipe"] == "arm"
+    if (raw := read_yaml(path))["recipe"] == "arm" and "scenes" in raw["data"]
 }
 EMBEDDING = [name for name, raw in RECIPES.items() if raw["arm"] in ("vljepa", "hybrid")]
 GENERATIVE = [name for name, raw in RECIPES.items() if raw["arm"] == "token"]

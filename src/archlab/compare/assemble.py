@@ -97,6 +97,7 @@ def assemble(
             "order_digest": {str(run.config.seed): run.metrics["order_digest"] for run in finished["token"]},
             "encoder": {
                 "name": config.run.encoder.weights,
+                "implementation": setup.encoder.implementation,
                 "digest": setup.encoder.digest,
                 "probe": setup.encoder.metrics.get("probes", {}),
             },
@@ -111,7 +112,7 @@ def assemble(
         },
         "arms": {
             arm: {
-                "parameters": parameter_counts(finished[arm][0].arm, setup.encoder.vit),
+                "parameters": parameter_counts(finished[arm][0].arm, setup.encoder.model),
                 "training": _training(finished[arm], sizes, shapes) | memory[arm],
                 "sweep": sweep[arm],
                 "curves": curves[arm],

@@ -76,6 +76,14 @@ def apply_budget(name: BudgetName, run: RunConfig, sizes: Sizes, shapes: Sequenc
     if name == "shared":
         rule = "both arms have the same trunk, batches and steps; target encoder and text decoder come on top"
         return Budget(name, token, vljepa, rule, ALWAYS)
+    if name == "paper" and run.language.weights:
+        layers = run.language.layers
+        rule = (
+            f"0.5 : 1: the predictor of vljepa is the last {layers} layers of {run.language.weights}, the token arm's "
+            f"trunk its last {2 * layers}; target encoder and text decoder come on top"
+        )
+        token = replace(token, language=replace(run.language, layers=2 * layers))
+        return Budget(name, token, vljepa, rule, ALWAYS | {"language.layers"})
     if name == "paper":
         trunk = replace(run.trunk, depth=2 * run.trunk.depth)
         rule = (
@@ -83,6 +91,8 @@ def apply_budget(name: BudgetName, run: RunConfig, sizes: Sizes, shapes: Sequenc
             f"{trunk.depth} layers; target encoder and text decoder come on top"
         )
         return Budget(name, replace(token, trunk=trunk), vljepa, rule, ALWAYS | {"trunk.depth"})
+    if name == "equal-params" and run.language.weights:
+        raise UserError("budget 'equal-params': a pretrained trunk cannot be resized; use 'shared' or 'paper'")
     if name == "equal-params":
         goal = _trained_parameters(vljepa, sizes)
         trunk = _enlarge(token, sizes, goal)

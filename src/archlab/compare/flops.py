@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from archlab.compare.dimensions import Dimensions, dimensions_of, target_dimensions, trunk_dimensions
 from archlab.config import EmbeddingArmConfig, RunConfig, TransformerConfig
 from archlab.objectives.regularizers import DIRECTIONS
 
 # A product z = x w has a backward pass of two products of the same cost, one for each factor that needs a gradient.
 _TRAINED = 3
 _TRAINED_AT_INPUT = 2  # the input is frozen features or a detached embedding, and needs no gradient
+_FROZEN = 2  # the weights need no gradient, but what is before them does
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ def counted_flops(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def stack_flops(config: TransformerConfig, tokens: int) -> int:
-    """One sample through a `TransformerStack`, T tokens that attend to each other.
+def stack_flops(config: TransformerConfig | Dimensions, tokens: int) -> int:
+    """One sample through a stack, T tokens that attend to each other.
 
-    Per token and layer 4 W^2 weights of attention and 3 W F of the gated feed-forward, each one multiplication and one
-    addition; per pair of tokens W products for the scores and W for the mixture.
+    Of a `TransformerStack`, per token and layer 4 W^2 weights of attention and 3 W F of the gated feed-forward, each
+    one multiplication and one addition; per pair of tokens W products for the scores and W for the mixture.
     """
-    weights = 4 * config.width**2 + 3 * config.width * config.feed_forward
-    return 2 * config.depth * (weights * tokens + 2 * config.width * tokens**2)
+    size = config if isinstance(config, Dimensions) else dimensions_of(config)
+    return 2 * size.depth * (size.layer_weights * tokens + 2 * size.query * tokens**2)
 
 
 def cross_stack_flops(config: TransformerConfig, tokens: int, memory: int) -> int:
@@ -90,14 +92,19 @@ def cross_stack_flops(config: TransformerConfig, tokens: int, memory: int) -> in
 
 
 def training_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, int]:
-    """One training step of the run's arm, forward and backward, per part; the total is the sum of the values."""
-    samples, answer, trunk = shape.samples, shape.target - 1, run.trunk  # the last token is only predicted
+    """One training step of the run's arm, forward and backward, per part; the total is the sum of the values.
+
+    The targets of a pretrained target encoder are taken to have as many of its own tokens as of the run's.
+    """
+    samples, answer, trunk = shape.samples, shape.target - 1, trunk_dimensions(run)  # the last token is only predicted
     projection = _TRAINED_AT_INPUT * _linear(shape.visual, sizes.feature_width, trunk.width)
     read = shape.visual + shape.query
     if run.arm == "token":
-        parts = {"backbone": projection, "head": _TRAINED * _linear(answer, trunk.width, sizes.vocab_size)}
+        table = _linear(answer, trunk.width, trunk.vocab_size or sizes.vocab_size)
+        # The table of a pretrained language model is frozen: only the states before it need a gradient.
+        parts = {"backbone": projection, "head": (_FROZEN if run.language.weights else _TRAINED) * table}
         if run.token.architecture == "encoder-decoder":
-            writer = replace(trunk, depth=run.token.decoder_depth)
+            writer = replace(run.trunk, depth=run.token.decoder_depth)
             parts["backbone"] += _TRAINED * stack_flops(trunk, read)
             parts["writer"] = _TRAINED * cross_stack_flops(writer, answer, read)
         else:
@@ -118,25 +125,35 @@ def _embedding_flops(run: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[st
     frozen = run.arm == "hybrid"
     trained = 1 if frozen else _TRAINED
     parts = _predictor_flops(run, sizes, shape, trained, 1 if frozen else _TRAINED_AT_INPUT)
-    parts["head"] = trained * _linear(1, run.trunk.width, own.embedding)
+    parts["head"] = trained * _linear(1, trunk_dimensions(run).width, own.embedding)
     if not frozen:
-        target = stack_flops(own.target, shape.target) + _linear(1, own.target.width, own.embedding)
-        parts["target_encoder"] = (_TRAINED if own.target_learning_rate_scale else 1) * target
+        parts["target_encoder"] = _target_flops(own, shape.target)
     parts["decoder"] = unfold + _TRAINED * decoder
     total = {part: samples * flops for part, flops in parts.items()}
     return total if frozen else total | {"loss": _loss_flops(own, samples)}
 
 
+def _target_flops(own: EmbeddingArmConfig, tokens: int) -> int:
+    """The target encoder, for one text."""
+    size, learns = target_dimensions(own), own.target_learning_rate_scale > 0
+    stack, head = stack_flops(size, tokens), _linear(1, size.width, own.embedding)
+    if not own.target_weights:
+        return (_TRAINED if learns else 1) * (stack + head)
+    if own.trains_target_head:
+        return (_TRAINED if learns else 1) * stack + (_TRAINED if learns else _TRAINED_AT_INPUT) * head
+    return (_TRAINED if learns else 1) * stack + (_FROZEN if learns else 1) * head
+
+
 def _predictor_flops(run: RunConfig, sizes: Sizes, shape: BatchShape, trained: int, at_input: int) -> dict[str, int]:
     """Backbone and predictor, for one sample."""
-    trunk, own = run.trunk, run.vljepa.predictor
+    trunk, own = trunk_dimensions(run), run.vljepa.predictor
     projection = at_input * _linear(shape.visual, sizes.feature_width, trunk.width)
     if own.kind == "none":
         return {"backbone": projection}
     if own.kind == "joint":
         read = shape.visual + (shape.query if own.conditioned else 0)
         return {"backbone": projection + trained * stack_flops(trunk, read)}
-    stack, text = replace(trunk, depth=own.depth), shape.query + shape.target
+    stack, text = replace(run.trunk, depth=own.depth), shape.query + shape.target
     parts = {
         "backbone": projection + trained * stack_flops(trunk, shape.query),
         "predictor": trained * cross_stack_flops(stack, shape.visual, shape.query),
@@ -150,7 +167,8 @@ def _predictor_flops(run: RunConfig, sizes: Sizes, shape: BatchShape, trained: i
 
 def _loss_flops(own: EmbeddingArmConfig, samples: int) -> int:
     """What prediction and target are trained by, on a whole batch."""
-    learning = 2 if own.target_learning_rate_scale else 1  # sides that a gradient reaches
+    trained = own.target_learning_rate_scale > 0 or (own.target_weights and own.trains_target_head)
+    learning = 2 if trained else 1  # sides that a gradient reaches
     if own.objective == "info-nce":  # the similarities of every pair
         return (1 + learning) * _linear(samples, own.embedding, samples)
     if own.objective == "sigreg":

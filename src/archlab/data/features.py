@@ -19,7 +19,7 @@ from archlab.data.example import Split
 from archlab.progress import track
 
 if TYPE_CHECKING:
-    from archlab.vl.encoder import FrozenEncoder
+    from archlab.vl.x_encoder import XEncoder
 
 _CHUNK = 256
 
@@ -37,7 +37,7 @@ class FeatureStore:
     digest: str
 
     @classmethod
-    def build(cls, split: Split, encoder: FrozenEncoder, cache: Path, views: int = 0) -> FeatureStore:
+    def build(cls, split: Split, encoder: XEncoder, cache: Path, views: int = 0) -> FeatureStore:
         """Open the cached features of `split`, or compute them in one sequential pass over its images.
 
         Args:
@@ -87,7 +87,7 @@ def augment(images: np.ndarray, first: int, view: int) -> np.ndarray:
     return result
 
 
-def _compute(split: Split, encoder: FrozenEncoder, views: int, path: Path) -> None:
+def _compute(split: Split, encoder: XEncoder, views: int, path: Path) -> None:
     count = len(split.images)
     shape = (1 + views, count, encoder.tokens, encoder.width)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

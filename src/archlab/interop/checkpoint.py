@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from archlab.train.folder import atomic_write
 
 _CONFIG = "config.json"
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_PACKAGE = "package:"
 _INDEX = ".index.json"  # after the name of the weights: which tensor is in which shard
 
 
@@ -93,7 +95,7 @@ def model_type_of(folder: Path) -> str:
     Raises:
         UserError: its configuration is missing, damaged, or names none.
     """
-    model_type = _read_json(folder / _CONFIG).get("model_type")
+    model_type = read_json(folder / _CONFIG).get("model_type")
     if not isinstance(model_type, str):
         raise UserError(f"{_CONFIG} names no model_type; it must be written by transformers")
     return model_type
@@ -107,7 +109,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     """
     find_by_model_type(model_type_of(folder))
     try:
-        return AutoConfig.for_model(**_read_json(folder / _CONFIG))
+        return AutoConfig.for_model(**read_json(folder / _CONFIG))
     except Exception as error:  # validation raises errors of many classes, all about a value in the file
         raise UserError(f"{_CONFIG}: {' '.join(str(error).split())}") from None
 
@@ -143,7 +145,7 @@ def _weights(folder: Path) -> _Weights:
         if (folder / single).exists():
             names = [single]
         elif (folder / (single + _INDEX)).exists():
-            shards = _read_json(folder / (single + _INDEX)).get("weight_map")
+            shards = read_json(folder / (single + _INDEX)).get("weight_map")
             if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
                 raise UserError(f"{single}{_INDEX} is damaged; download it again")
             names = sorted(set(shards.values()))
@@ -175,7 +177,12 @@ def _open(folder: Path, name: str) -> Any:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        UserError: it is missing, damaged or no mapping.
+    """
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -190,11 +197,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 def locate(source: str | Path) -> Path:
     """The folder itself, or the downloaded copy of what the hub has under this id.
 
+    Args:
+        source: folder, hub id, or `package:NAME/PATH`, a folder that an installed Python package brings.
+
     Raises:
         UserError: there is neither.
     """
     if Path(source).is_dir():
         return Path(source)
+    if str(source).startswith(_PACKAGE):
+        return _packaged(str(source))
     if isinstance(source, Path) or len(source.split("/")) > 2 or source.startswith((".", "~", "/")):
         raise UserError(f"checkpoint {source}: no such folder; give a folder with {_CONFIG}, or a hub id")
     from huggingface_hub import snapshot_download
@@ -205,3 +217,15 @@ def locate(source: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {source}: no such folder, and the hub does not give it ({reason})") from None
+
+
+def _packaged(source: str) -> Path:
+    """The folder inside an installed package, which is not imported."""
+    name, _, inside = source.removeprefix(_PACKAGE).partition("/")
+    found = find_spec(name) if name.isidentifier() else None
+    roots = [] if found is None else list(found.submodule_search_locations or ())
+    for root in roots:
+        if (Path(root) / inside).is_dir():
+            return Path(root) / inside
+    problem = f"has no folder {inside!r}" if roots else "is not installed"
+    raise UserError(f"checkpoint {source}: the Python package {name!r} {problem}; give a folder or a hub id")

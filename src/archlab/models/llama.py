@@ -64,7 +64,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(llama_block(config) for _ in range(config.depth))
         self.rotary = RotaryEmbedding(
             config.width // config.heads, base=config.rotary_base, scaling=config.rotary_scaling
         )
@@ -89,7 +89,7 @@ class Llama(nn.Module):
         return F.linear(x, self.token_embedding.weight if self.head is None else self.head.weight)
 
 
-def _block(config: LlamaConfig) -> Block:
+def llama_block(config: LlamaConfig) -> Block:
     """Block of LLaMA (arXiv 2302.13971, section 2.2)."""
     return Block(
         RMSNorm(config.width, eps=config.norm_eps),

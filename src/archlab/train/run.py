@@ -41,7 +41,7 @@ from archlab.train.optim import adamw
 from archlab.train.processes import count, once, own_part
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
-from archlab.train.start import begin_with
+from archlab.train.start import begin
 from archlab.train.together import train_together
 from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
@@ -93,8 +93,8 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         return load_run(folder, setup)
     order = run_order(config, setup)
     classes = len(setup.answers)
-    arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
-    started_from = begin_with(arm, config, setup) if config.start.run else []
+    arm = build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, classes, setup.tokenizer)
+    started_from = begin(arm, config, setup)
     arm = arm.to(setup.device)
     objective = build_objective(config).to(setup.device)
     part = own_part(config.optimizer.batch_size)
@@ -138,6 +138,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     if watched:
         metrics["curve"], metrics["monitor"] = split_curve(metrics["curve"], verdict_of, config.optimizer.steps)
     card = _card(config, setup, metrics)
+    once(lambda: setup.encoder.save(folder))
     once(lambda: save_checkpoint(folder, arm, config, setup.tokenizer, metrics, card))
     once(lambda: state.unlink(missing_ok=True))  # the checkpoint is whole: nothing is left to resume
     return Run(config, folder, arm.eval(), metrics)
@@ -146,7 +147,9 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
 def load_run(folder: Path, setup: Setup) -> Run:
     """Open a finished run, against the data and the encoder of `setup`."""
     checkpoint = load_checkpoint(folder, RunConfig)
-    arm = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
+    arm = build_arm(
+        checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers), setup.tokenizer
+    )
     checkpoint.load_into(arm)
     return Run(checkpoint.config, folder, arm.to(setup.device).eval(), checkpoint.metrics)
 
@@ -170,11 +173,13 @@ def learned_scale(objective: nn.Module) -> dict[str, float]:
 
 def build_optimizer(config: RunConfig, arm: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of the run's arm and of its objective's own parameters."""
+    # Of a pretrained target encoder only the pretrained weights learn more slowly.
+    scaled = "target_encoder.trunk" if config.vljepa.target_weights else "target_encoder"
     return adamw(
         arm,
         objective,
         config=config.optimizer,
-        scales={"target_encoder": config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
+        scales={scaled: config.vljepa.target_learning_rate_scale} if config.arm == "vljepa" else None,
         # The decoder's gradient must not change how much of the backbone's is clipped.
         clipped_apart=("decoder",) if config.arm == "vljepa" else (),
     )

@@ -17,7 +17,7 @@ from archlab.data.order import Order
 from archlab.data.sources import load_dataset
 from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
-from archlab.vl.encoder import FrozenEncoder
+from archlab.vl.x_encoder import XEncoder, open_encoder
 
 _TOKENIZER_EXAMPLES = 4000  # a byte-pair vocabulary is stable long before this many examples
 
@@ -37,7 +37,7 @@ class Setup:
     config: RunConfig
     dataset: Dataset
     tokenizer: TextTokenizer
-    encoder: FrozenEncoder
+    encoder: XEncoder
     meanings: dict[str, int]
 
     @classmethod
@@ -50,7 +50,7 @@ class Setup:
         Raises:
             UserError: the data cannot be read, or have fewer training examples than one batch of a run to train.
         """
-        encoder = FrozenEncoder.load(config.encoder.weights).to(find_device(config.device, "device"))
+        encoder = open_encoder(config.encoder).to(find_device(config.device, "device"))
         dataset = load_dataset(config.data, encoder.image_size)
         train = dataset["train"]
         if tokenizer is None and len(train.examples) < config.optimizer.batch_size:
@@ -60,7 +60,7 @@ class Setup:
             )
         if tokenizer is None:
             tokenizer = _tokenizer(config, dataset)
-        return cls(config, dataset, tokenizer, encoder, meaning_ids(train))
+        return cls(config, dataset, tokenizer, encoder.fitted(train, cache_folder()), meaning_ids(train))
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +136,10 @@ class Setup:
 
 
 def _tokenizer(config: RunConfig, dataset: Dataset) -> TextTokenizer:
+    if config.language.weights:
+        from archlab.interop.checkpoint import locate  # imports transformers, which takes seconds
+
+        return TextTokenizer.load(locate(config.language.weights))
     if config.tokenizer.pretrained:
         return TextTokenizer.load(config.tokenizer.pretrained)
     examples = dataset["train"].examples

@@ -1,4 +1,4 @@
-"""Begin a run with parts of a finished one: a hybrid's frozen VL-JEPA, a language prior, a trained target encoder."""
+"""Begin a run with parts that are trained already: a hybrid's frozen VL-JEPA, a language prior, a target encoder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,34 @@ from torch import nn
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
+from archlab.models.llama import Llama
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.setup import Setup
 from archlab.vl.arms import Arm, build_arm
+from archlab.vl.language import LanguageBackbone
 
 _OF_HYBRID = ("backbone", "head", "predictor", "target_encoder")
+
+
+def begin(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
+    """Give an untrained arm what its configuration says that it begins with.
+
+    Returns:
+        what else the run depends on now: digests of those weights.
+
+    Raises:
+        UserError: see `begin_with`; or the language model cannot be read.
+    """
+    digests = []
+    if isinstance(arm.backbone, LanguageBackbone):
+        from archlab.interop.checkpoint import load_pretrained, locate  # imports transformers, which takes seconds
+        from archlab.interop.reference import digest_of
+
+        language_model = load_pretrained(config.language.weights)
+        assert isinstance(language_model, Llama)
+        arm.backbone.begin(language_model)
+        digests.append(digest_of(locate(config.language.weights)))
+    return digests + (begin_with(arm, config, setup) if config.start.run else [])
 
 
 def begin_with(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
@@ -35,7 +58,7 @@ def begin_with(arm: Arm, config: RunConfig, setup: Setup) -> list[str]:
     if "predictor" in parts and checkpoint.config.vljepa.predictor != config.vljepa.predictor:
         raise UserError(f"{problem}: was trained with another vljepa.predictor; give both runs the same one")
     classes = len(setup.answers)
-    finished = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, classes)
+    finished = build_arm(checkpoint.config, setup.encoder.width, setup.tokenizer.vocab_size, classes, setup.tokenizer)
     checkpoint.load_into(finished)
     for name in parts:
         _copy(finished, arm, name, problem)

@@ -16,7 +16,7 @@ from archlab.errors import UserError
 from archlab.evaluate.readout import EmbeddingReadout, TokenReadout, speaking_readout
 from archlab.train.checkpoint import load_checkpoint
 from archlab.vl.arms import EmbeddingArm, SupervisedArm, build_arm
-from archlab.vl.encoder import FrozenEncoder
+from archlab.vl.x_encoder import XEncoder, open_encoder
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Answerer:
     """
 
     config: RunConfig
-    encoder: FrozenEncoder
+    encoder: XEncoder
     tokenizer: TextTokenizer
     readout: TokenReadout | EmbeddingReadout
     scale: float | None = None
@@ -54,17 +54,17 @@ class Answerer:
             raise UserError(
                 f"run {run}: the {config.arm} arm does not speak; give a run of the token or the vljepa arm"
             )
-        encoder = FrozenEncoder.load(config.encoder.weights)
+        encoder = open_encoder(config.encoder).restored(run)
         if encoder.digest != checkpoint.metrics.get("encoder_digest"):
             raise UserError(
                 f"run {run}: its features came from other weights than encoder.weights={config.encoder.weights!r} has "
                 f"now; restore those, or train the run again"
             )
-        arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0)
+        arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0, tokenizer)
         assert not isinstance(arm, SupervisedArm)
         checkpoint.load_into(arm)
         arm.to(device)
-        encoder.vit.to(device)
+        encoder.to(torch.device(device))
         scale = None
         if isinstance(arm, EmbeddingArm):  # losses without a temperature have learned none
             scale = checkpoint.metrics.get("scale", 1 / config.vljepa.loss.temperature)
@@ -77,7 +77,7 @@ class Answerer:
 
 
 def make_request(
-    encoder: FrozenEncoder, tokenizer: TextTokenizer, max_query: int, images: np.ndarray, queries: Sequence[str]
+    encoder: XEncoder, tokenizer: TextTokenizer, max_query: int, images: np.ndarray, queries: Sequence[str]
 ) -> Batch:
     """Encode images (B, H, W, 3) and B queries, of at most `max_query` tokens, as a batch without target."""
     query, query_mask = tokenizer.encode(queries, max_query)

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
+from archlab.data.tokenizer import TextTokenizer
 from archlab.layers import masks
 from archlab.layers.block import CrossStack
 from archlab.vl.backbone import Backbone, positions_of
 from archlab.vl.decoding import Memory, Prefix, Step, collect, continuation_log_probs, greedy_steps
+from archlab.vl.language import LanguageBackbone
 from archlab.vl.predictors import CrossPredictor, Predictor, build_predictor
-from archlab.vl.target_encoder import TargetEncoder
+from archlab.vl.target_encoder import PretrainedTargetEncoder, TargetEncoder, build_target_encoder
 from archlab.vl.text_decoder import TextDecoder
 
 
@@ -142,7 +144,7 @@ class EmbeddingArm(nn.Module):
         self,
         backbone: Backbone,
         head: nn.Linear,
-        target_encoder: TargetEncoder,
+        target_encoder: TargetEncoder | PretrainedTargetEncoder,
         decoder: TextDecoder,
         predictor: Predictor,
     ) -> None:
@@ -195,7 +197,9 @@ GenerativeArm = TokenArm | EncoderDecoderArm
 Arm = GenerativeArm | EmbeddingArm | SupervisedArm
 
 
-def build_arm(config: RunConfig, feature_width: int, vocab_size: int, meanings: int) -> Arm:
+def build_arm(
+    config: RunConfig, feature_width: int, vocab_size: int, meanings: int, tokenizer: TextTokenizer | None = None
+) -> Arm:
     """The untrained arm of a run.
 
     The backbone is drawn first, from the run's seed alone, and the head from a second stream: arms of one seed and one
@@ -206,28 +210,38 @@ def build_arm(config: RunConfig, feature_width: int, vocab_size: int, meanings: 
         feature_width: D, features per visual token of the frozen encoder.
         vocab_size: size of the tokenizer.
         meanings: classes of the supervised arm.
+        tokenizer: what a pretrained target encoder spells its targets out with; without it, it takes them for its own.
+
+    Raises:
+        UserError: a pretrained part cannot be opened.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbone = Backbone(config.trunk, feature_width, vocab_size)
+        backbone = _backbone(config, feature_width, vocab_size)
         torch.manual_seed(config.seed + 1)
         if config.arm == "token" and config.token.architecture == "encoder-decoder":
             return EncoderDecoderArm(backbone, CrossStack(replace(config.trunk, depth=config.token.decoder_depth)))
         if config.arm == "token":
             return TokenArm(backbone, causal=config.token.attention == "causal")
         if config.arm == "supervised":
-            return SupervisedArm(backbone, nn.Linear(config.trunk.width, meanings))
+            return SupervisedArm(backbone, nn.Linear(backbone.width, meanings))
         own = config.vljepa
         arm = EmbeddingArm(
             backbone,
-            nn.Linear(config.trunk.width, own.embedding),
-            TargetEncoder(own.target, vocab_size, own.embedding),
+            nn.Linear(backbone.width, own.embedding),
+            build_target_encoder(own, vocab_size, tokenizer),
             TextDecoder(own.decoder, vocab_size, own.embedding, own.decoder_prefix),
             build_predictor(own.predictor, config.trunk, feature_width),
         )
-        if own.target_learning_rate_scale == 0:
+        if own.target_learning_rate_scale == 0 and not own.target_weights:
             arm.target_encoder.requires_grad_(False)
         if config.arm == "hybrid":
             arm.requires_grad_(False)
             arm.decoder.requires_grad_(True)
         return arm
+
+
+def _backbone(config: RunConfig, feature_width: int, vocab_size: int) -> Backbone:
+    if config.language.weights:
+        return LanguageBackbone(config.language, feature_width, vocab_size)
+    return Backbone(config.trunk, feature_width, vocab_size)

@@ -1,4 +1,6 @@
-"""The frozen X-encoder: a pretrained ViT whose patch states are merged to a few visual tokens.
+"""The project's own frozen X-encoder: a pretrained ViT whose patch states are merged to a few visual tokens.
+
+Those of others are in `vl.pretrained_encoder`; `vl.x_encoder` opens either.
 
 Shape legend: B images, H x W pixels, N visual tokens, D features per visual token.
 """
@@ -15,11 +17,14 @@ from torch import Tensor, nn
 
 from archlab.config import PretrainConfig
 from archlab.data.device import device_of
-from archlab.errors import UserError
+from archlab.data.example import Split
 from archlab.layers.pooling import merge_patches
 from archlab.models import vjepa
 from archlab.models.vit import ViT, ViTConfig
 from archlab.train.checkpoint import fingerprint, load_checkpoint
+from archlab.vl.whitening import zca
+
+SHIPPED = Path(str(resources.files("archlab"))) / "weights"
 
 PIXEL_CENTRE, PIXEL_SCALE = 127.5, 60.0  # uint8 to roughly unit variance; part of the weights' contract
 
@@ -69,9 +74,7 @@ Whitened = WhitenedViT | WhitenedVideoEncoder
 
 @torch.no_grad()
 def whitened(encoder: ViT | vjepa.Encoder, images: Tensor) -> Whitened:
-    """A copy of `encoder`, in evaluation mode, whose states are whitened over the patches of `images`.
-
-    Whitening is that of the correlations (ZCA-cor, arXiv 1512.00809): each feature stays as close to itself as it can.
+    """A copy of `encoder`, in evaluation mode, whose states are whitened (`vl.whitening`) over the patches of `images`.
 
     Args:
         images: training images as the encoder reads them, (B, C, H, W).
@@ -82,12 +85,10 @@ def whitened(encoder: ViT | vjepa.Encoder, images: Tensor) -> Whitened:
     device = device_of(encoder)
     copy.eval().to(device)
     states = torch.cat([copy.raw(part.to(device)).cpu() for part in images.split(128)]).flatten(0, 1).double()
-    mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
-    values, vectors = torch.linalg.eigh(((states - mean) / deviation).T.cov())
     # Directions without variance, as the one that a LayerNorm takes away, stay small instead of becoming noise.
-    weight = vectors @ torch.diag((values.clamp(min=0) + _SHRINKAGE).rsqrt()) @ vectors.T / deviation
+    weight, bias = zca(states, lambda variances: variances + _SHRINKAGE)
     copy.whitening.weight.copy_(weight)
-    copy.whitening.bias.copy_(-weight @ mean)
+    copy.whitening.bias.copy_(bias)
     return copy
 
 
@@ -114,11 +115,7 @@ class FrozenEncoder:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        shipped = Path(str(resources.files("archlab"))) / "weights"
-        folder = shipped / weights if (shipped / weights).is_dir() else Path(weights)
-        if not folder.is_dir():
-            names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir())) or "none"
-            raise UserError(f"encoder.weights={weights!r}: is neither shipped ({names}) nor a folder")
+        folder = SHIPPED / weights if (SHIPPED / weights).is_dir() else Path(weights)
         checkpoint = load_checkpoint(folder, PretrainConfig)
         vit = _shaped(encoder_config(checkpoint.config))
         checkpoint.load_into(vit)
@@ -137,6 +134,27 @@ class FrozenEncoder:
     def to(self, device: torch.device) -> FrozenEncoder:
         """The encoder, moved to a device; it reads images from anywhere, and its features stay there."""
         self.vit.to(device)
+        return self
+
+    @property
+    def model(self) -> nn.Module:
+        """See `vl.x_encoder.XEncoder`."""
+        return self.vit
+
+    @property
+    def implementation(self) -> str:
+        """See `vl.x_encoder.XEncoder`."""
+        return "archlab"
+
+    def fitted(self, train: Split, cache: Path) -> FrozenEncoder:
+        """See `vl.x_encoder.XEncoder`; it was whitened when it was pretrained."""
+        return self
+
+    def save(self, folder: Path) -> None:
+        """See `vl.x_encoder.XEncoder`; nothing was fitted."""
+
+    def restored(self, folder: Path) -> FrozenEncoder:
+        """See `vl.x_encoder.XEncoder`."""
         return self
 
     @property

@@ -23,13 +23,13 @@ from archlab.config import PretrainConfig, RunConfig, to_dict
 from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
 from archlab.train.setup import Setup
-from archlab.vl.encoder import FrozenEncoder
+from archlab.vl.x_encoder import open_encoder
 
 
 def make_inputs() -> Inputs:
     """Inputs that are found out once for all runs that share them."""
     setups = remembered(Setup.prepare)
-    encoder = remembered(lambda config: FrozenEncoder.load(config.encoder.weights))
+    encoder = remembered(lambda config: open_encoder(config.encoder))
 
     @remembered
     def of_arm(config: RunConfig) -> tuple[str, ...]:

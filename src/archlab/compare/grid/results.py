@@ -46,7 +46,7 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
         "features_digest": run.metrics["features_digest"],
         "encoder_digest": run.metrics["encoder_digest"],
         "order_digest": run.metrics["order_digest"],
-        "parameters": parameter_counts(run.arm, setup.encoder.vit),
+        "parameters": parameter_counts(run.arm, setup.encoder.model),
         "training": {
             "steps": run.metrics["steps"],
             "samples": run.metrics["samples"],

@@ -211,6 +211,7 @@ def provenance(results: Results) -> Section:
         ["digest of the features", str(own.get("features_digest", "unknown"))],
         *([f"digest of the order, seed {seed}", digest] for seed, digest in (own.get("order_digest") or {}).items()),
         ["frozen encoder", str(encoder.get("name", "unknown"))],
+        ["code of the encoder", str(encoder.get("implementation", "archlab"))],
         ["digest of the encoder", str(encoder.get("digest", "unknown"))],
     ]
     rows += [[f"encoder probe, {name}", value] for name, value in _flat(encoder.get("probe") or {})]

@@ -1,0 +1,227 @@
+"""A plan's numbers: parameters of the paper's table, memory as the allocator measures it, operations as counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.checkpoints import WORDS, save_language_model, save_text_encoder, save_vision
+
+from archlab.cli import main
+from archlab.compare.flops import BatchShape, Sizes, counted_flops
+from archlab.compare.memory import peak_allocation
+from archlab.compare.plan.encoder import encoder_needs
+from archlab.compare.plan.footprint import footprint
+from archlab.compare.plan.hardware import GPUS, Gpu, find_gpu
+from archlab.config import (
+    CompareConfig,
+    EmbeddingArmConfig,
+    EncoderConfig,
+    RunConfig,
+    TransformerConfig,
+    load,
+    read_yaml,
+)
+from archlab.data.batch import Batch
+from archlab.errors import UserError
+from archlab.train.loop import fit
+from archlab.train.recipes import load_recipe
+from archlab.train.run import build_objective, build_optimizer
+from archlab.vl.arms import build_arm
+from archlab.vl.x_encoder import open_encoder
+
+PRESETS = Path(__file__).parents[3] / "src" / "archlab" / "compare" / "presets"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+
+
+@pytest.fixture(scope="module")
+def paper() -> dict[str, Any]:
+    """Of the preset `paper`, what `footprint` counts for VL-JEPA, with the encoder, without any file of the models."""
+    run = load(PRESETS / "paper.yaml", CompareConfig).run
+    encoder = encoder_needs(run.encoder)
+    shape = BatchShape(128, encoder.tokens, run.tokenizer.max_query, run.tokenizer.max_target)
+    needs = footprint(replace(run, arm="vljepa"), Sizes(encoder.width, 128256, 1), shape, 8)
+    return {"run": run, "encoder": encoder, "needs": needs}
+
+
+def test_the_parts_of_the_paper_have_the_papers_parameters(paper: dict[str, Any]) -> None:
+    """Section 3.1: V-JEPA 2 ViT-L 304M, predictor 490M trainable, EmbeddingGemma 300M, 1536 dimensions."""
+    parts, table = paper["needs"].parts, 128256 * 2048
+    assert paper["encoder"].parameters == pytest.approx(304e6, rel=0.005)
+    predictor = parts["backbone"] - table + parts["head"]
+    assert predictor == pytest.approx(490e6, rel=0.01)
+    assert parts["target_encoder"] == pytest.approx(300e6, rel=0.02)
+    assert paper["needs"].trainable == predictor + parts["target_encoder"] + parts["decoder"]
+    assert parts["head"] == (2048 + 1) * 1536
+
+
+def test_the_papers_encoder_sees_256_tokens_of_an_image(paper: dict[str, Any]) -> None:
+    encoder = paper["encoder"]
+    assert (encoder.tokens, encoder.width, encoder.cached_bytes) == (256, 1024, 2 * 256 * 1024)
+    weights = 24 * 12 * 1024**2 + 1024 * 3 * 2 * 16 * 16
+    attention = 24 * 4 * 256**2 * 1024
+    assert encoder.flops == 2 * 256 * weights + attention
+
+
+def test_needs_are_those_of_the_encoder_itself(tmp_path: Path) -> None:
+    for name in ("vjepa", "dinov2"):
+        save_vision(name, tmp_path / name)
+        config = EncoderConfig(weights=str(tmp_path / name), tokens=4)
+        encoder, needs = open_encoder(config), encoder_needs(config)
+        assert (needs.tokens, needs.width) == (encoder.tokens, encoder.width)
+        assert needs.parameters == sum(parameter.numel() for parameter in encoder.model.parameters())
+        image = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+        assert needs.flops == counted_flops(lambda encoder=encoder, image=image: encoder.encode(image))
+
+
+SIZE = TransformerConfig(width=64, depth=3, heads=4, feed_forward=176)
+SMALL = RunConfig(trunk=SIZE, vljepa=EmbeddingArmConfig(embedding=64, target=SIZE, decoder=SIZE))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arm", ["token", "vljepa"])
+def test_planned_memory_is_what_training_takes(arm: Any, precision: Any) -> None:
+    """Measured by the allocator, beyond the weights, over two steps; kernels and the loop take a little themselves."""
+    run = replace(SMALL, arm=arm, optimizer=replace(SMALL.optimizer, precision=precision))
+    shape, sizes = BatchShape(32, 16, 24, 32), Sizes(48, 500, 1)
+    model, objective = build_arm(run, 48, 500, 1), build_objective(run)
+    query, target = (torch.zeros(32, length, dtype=torch.long) for length in (24, 32))
+    ids = torch.arange(32)
+    batch = Batch(
+        torch.zeros(32, 16, 48),
+        query,
+        torch.ones_like(query).bool(),
+        target,
+        torch.ones_like(target).bool(),
+        ids,
+        ids,
+        [],
+    )
+
+    def train() -> None:
+        fit(
+            model,
+            objective,
+            lambda _: batch,
+            build_optimizer(run, model, objective),
+            steps=2,
+            schedule=lambda _: 1e-3,
+            precision=precision,
+        )
+
+    measured = peak_allocation(train, torch.device("cpu"))
+    planned = footprint(run, sizes, shape, 1).bytes_on_each(1, sharded=False)
+    del planned["weights"]  # there before
+    assert measured == pytest.approx(sum(planned.values()), rel=0.3)
+    assert planned["activations"] > 0.5 * measured
+
+
+def test_devices_share_the_batch_and_if_sharded_the_state() -> None:
+    shape, sizes = BatchShape(32, 16, 24, 32), Sizes(48, 500, 1)
+    alone, four = (footprint(SMALL, sizes, shape, devices) for devices in (1, 4))
+    assert four.flops == alone.flops
+    assert four.saved == pytest.approx(alone.saved / 4, rel=0.05)
+    whole, split = (four.bytes_on_each(4, sharded=sharded) for sharded in (False, True))
+    assert whole["optimiser"] == 2 * whole["gradients"] == 8 * four.trainable == 4 * split["optimiser"]
+    assert split["weights"] == four.parameters + 8 * four.largest_layer
+    assert four.largest_layer == 4 * 64**2 + 3 * 64 * 176 + 2 * 64
+
+
+def test_pretrained_parts_in_folders_are_planned(tmp_path: Path) -> None:
+    save_language_model(tmp_path / "llama", WORDS)
+    save_text_encoder("bert", tmp_path / "text")
+    own = replace(SMALL.vljepa, target_weights=str(tmp_path / "text"))
+    language = replace(SMALL.language, weights=str(tmp_path / "llama"), layers=2)
+    run = replace(SMALL, trunk=TransformerConfig(), language=language, vljepa=own)
+    needs = footprint(run, Sizes(48, 280, 1), BatchShape(8, 4, 6, 8), 1)
+    model = build_arm(run, 48, 280, 1)
+    assert needs.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert needs.trainable == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("preset", [path.stem for path in sorted(PRESETS.glob("*.yaml"))])
+def test_every_preset_can_be_planned(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--preset", preset, "--gpus", "16", "--gpu", "H200", "--out", str(tmp_path)]
+    assert main([*arguments, "run.tokenizer.max_query=20", "run.tokenizer.max_target=20"]) == 0
+    shown = capsys.readouterr().out
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    hardware = {"gpus": 16, "utilization": 0.4}
+    assert hardware.items() <= plan["hardware"].items()
+    for arm, needs in plan["arms"].items():
+        assert needs["seconds"] == pytest.approx(needs["flops"] * needs["steps"] / _rate(preset, 16))
+        recipe, run = load_recipe(tmp_path / f"{arm}.yaml")
+        assert (recipe.function, run.arm) == ("_train_arm", arm)
+        command = (
+            "torchrun --nproc-per-node 8 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m archlab train"
+        )
+        assert f"{command} {tmp_path / arm}.yaml --out runs/{preset}/{arm}-0 seed=0" in shown
+    assert (tmp_path / "plan.md").read_text().endswith(shown)
+
+
+def _rate(preset: str, gpus: int) -> float:
+    precision = load(PRESETS / f"{preset}.yaml", CompareConfig).run.optimizer.precision
+    return gpus * 0.4 * find_gpu("h200").peak(precision)
+
+
+def test_one_device_needs_no_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--preset", "quick", "seeds=[3]"]) == 0
+    shown = capsys.readouterr().out
+    assert "archlab train plans/quick/token.yaml --out runs/quick/token-3 seed=3" in shown
+    assert "torchrun" not in shown
+
+
+def test_what_does_not_fit_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gpus.yaml").write_text("tiny: {name: Tiny, memory: 0.01, bfloat16: 1, float32: 1}\n")
+    asked = ["plan", "--preset", "quick", "--hardware", str(tmp_path / "gpus.yaml"), "--gpu", "tiny"]
+    assert main(asked) == 0
+    assert "| fits, 10% left free | no | no |" in capsys.readouterr().out
+
+
+def test_every_processor_in_the_file_is_valid() -> None:
+    for name in read_yaml(GPUS):
+        assert isinstance(find_gpu(name), Gpu)
+    assert find_gpu("H100").peak("bfloat16") == 989e12
+    assert find_gpu("H100").peak("float32") == 67e12
+    assert "2026-" in GPUS.read_text()  # when it was read
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("h100: {name: X, memory: -1, bfloat16: 1, float32: 1}", "memory=-1.0: must be positive"),
+        ("h100: {name: X, memory: 1, bfloat: 1, float32: 1}", "did you mean 'bfloat16'"),
+        ("h100: {name: X}", 'h100: missing value for field "memory"'),
+        ("h100: fast", "must be a mapping"),
+        ("h200: {name: X, memory: 1, bfloat16: 1, float32: 1}", "--gpu 'h100': is unknown; did you mean 'h200'"),
+        ("{}", "--gpu 'h100': is unknown"),
+    ],
+)
+def test_a_file_of_processors_has_its_rules(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "gpus.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        find_gpu("h100", path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "--gpus 0: must be at least 1"),
+        (["--utilization", "0"], "--utilization 0.0: must be more than 0"),
+        (["--utilization", "nan"], "--utilization nan"),
+        (["--gpu", "h10"], "did you mean 'h100'?"),
+        (["--preset", "papers"], "'paper', 'quick', 'standard'"),
+    ],
+)
+def test_options_have_their_rules(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err
