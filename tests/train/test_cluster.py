@@ -39,9 +39,7 @@ def asked(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
         ),
     ],
 )
-def test_it_starts_torchrun_for_the_machines_there_are(
-    tmp_path: Path, variables: dict[str, str], wanted: str
-) -> None:
+def test_it_starts_torchrun_for_the_machines_there_are(tmp_path: Path, variables: dict[str, str], wanted: str) -> None:
     done = asked(tmp_path, "run.yaml", "--out", "runs/one", "parallel=fsdp", **variables)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{wanted} -m archlab train run.yaml --out runs/one parallel=fsdp\n"
