@@ -1,11 +1,10 @@
 """Losses and gradients of every objective on one batch, in one process or spread over several.
 
-python spread_cases.py FOLDER     as one of the processes of a job, writes what the first finds to FOLDER/found.pt
+`main`, called in every process of a job (`tests.train.many`), writes what the first finds to FOLDER/found.pt.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -172,7 +171,3 @@ def main(folder: Path) -> None:
             found |= {f"{name}, cut": find(CASES[name]) for name in INFO_NCE}
         if rank() == 0:
             torch.save({name: asdict(one) for name, one in found.items()}, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.objectives import spread_cases
 from tests.objectives.spread_cases import CASES, INFO_NCE, SHARDED, Found, find
-from tests.train.many import found_by
+from tests.train.many import run_many
 from torch import Tensor
 
 from archlab.objectives.global_batch import counts, gather, mean, own_rows_of, place, same, share
@@ -21,8 +21,8 @@ Spread = dict[str, Found]
 def spread(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Spread:
     """What so many processes found together, case by case."""
     folder = tmp_path_factory.mktemp("spread")
-    found = found_by(request.param, Path(spread_cases.__file__), folder)
-    return {name: Found(**one) for name, one in found.items()}
+    run_many(request.param, Path(spread_cases.__file__), folder)
+    return {name: Found(**one) for name, one in torch.load(folder / "found.pt", weights_only=True).items()}
 
 
 @cache

@@ -1,7 +1,7 @@
 """Runs as one of the processes of a job.
 
-python many_runs.py FOLDER CONFIG PRETRAINING CHARACTERS     three configurations; FOLDER/single-ddp and
-                                                             FOLDER/single-fsdp hold runs that one process began
+`main` is called in every one (`tests.train.many`), with a folder and three configurations: of an arm, of pretraining
+and of a model of characters. FOLDER/single-ddp and FOLDER/single-fsdp hold runs that one process began.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from archlab.data.batch import Batch
 from archlab.errors import UserError
 from archlab.evaluate import encoder_probes
 from archlab.train import run
+from archlab.train.distributed import _RandomNumbersOfAll
 from archlab.train.pretrain import pretrain
 from archlab.train.processes import count, everyone, first_on_each_machine, joined, once, rank
 from archlab.train.setup import Setup
@@ -68,6 +69,18 @@ def arms(folder: Path, config: RunConfig, setup: Setup, ids: list[list[str]]) ->
         run.train_run(own, setup, folder / f"single-{parallel}", parallel)
 
 
+def random_numbers() -> dict[str, list[list[float]]]:
+    """Of each process: from one state, again from that state, and from the state of a single process."""
+    numbers = _RandomNumbersOfAll()
+    state = numbers.state_dict()
+    drawn = {"first": torch.rand(3).tolist()}
+    numbers.load_state_dict(state)
+    drawn["again"] = torch.rand(3).tolist()
+    numbers.load_state_dict({name: state[name] for name in ("cpu", "cuda")})
+    drawn["of one"] = torch.rand(3).tolist()
+    return {name: everyone(values) for name, values in drawn.items()}
+
+
 def refusals(folder: Path, config: RunConfig, setup: Setup) -> list[str]:
     """What is said of a batch that is too small, and of a state that not all processes see."""
     said = []
@@ -106,11 +119,7 @@ def main(folder: Path, *configs: str) -> None:
         with patch.object(encoder_probes, "_COUNTS", {"train": 120, "fit": 40, "validation": 40}):
             pretrain(load(configs[1], PretrainConfig), folder / "encoder")
         train_characters(load(configs[2], CharactersConfig), folder / "characters")
-        said = refusals(folder, config, setup)
-        found = {"ids": everyone(ids), "written": everyone(len(written)), "said": everyone(said)}
+        drawn, said = random_numbers(), refusals(folder, config, setup)
+        found = {"ids": everyone(ids), "written": everyone(len(written)), "said": everyone(said), "drawn": drawn}
         if rank() == 0:
             torch.save(found, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tests.train import many_runs
-from tests.train.many import Ended, ends, started
+from tests.train.many import Ended, ends, run_many, started
 from torch import Tensor
 
 from archlab.config import PretrainConfig, RunConfig, load, to_yaml
@@ -102,9 +102,7 @@ def job(
         configs.append(folder / f"{number}.yaml")
         configs[-1].write_text(to_yaml(config))
     tiny_setup.read_images()
-    with started(COUNT, [many_runs.__file__, folder, *configs]) as running:
-        ended = ends(running)
-    assert [one.code for one in ended] == [0] * COUNT, ended
+    ended = run_many(COUNT, Path(many_runs.__file__), folder, *configs)
     return Job(folder, uneven, torch.load(folder / "found.pt", weights_only=True), ended, characters)
 
 
@@ -199,6 +197,15 @@ def test_a_model_of_text_trained_by_many_is_the_one_that_one_trains(job: Job, tm
     assert ours["table"][-1]["parameters"] == theirs["table"][-1]["parameters"]
 
 
+def test_each_process_draws_its_own_random_numbers_and_resumes_them(job: Job) -> None:
+    """Dropout, say. The first draws what a single process would, and goes on so from the state of a single one."""
+    drawn = job.found["drawn"]
+    assert drawn["again"] == drawn["first"]
+    assert drawn["first"][0] != drawn["first"][1]
+    assert drawn["of one"][0] == drawn["first"][0]
+    assert drawn["of one"][1] not in drawn["first"]
+
+
 def test_a_batch_with_fewer_samples_than_processes_is_refused_in_one_line(job: Job) -> None:
     for said in job.found["said"]:
         assert said[0] == "optimizer.batch_size=1: must be at least the number of processes, 2"
@@ -239,6 +246,7 @@ def saved_step(folder: Path, after: int = 0) -> int:
     raise AssertionError(f"no state beyond step {after}")
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_with_one_line_and_the_same_command_resumes_it(
     uneven: RunConfig, tiny_setup: Setup, tmp_path: Path
 ) -> None:

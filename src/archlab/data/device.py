@@ -28,8 +28,9 @@ def find_device(name: DeviceName, key: str) -> torch.device:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the weights of a module are."""
-    return next(module.parameters()).device
+    """Where the weights of a module are; without any it is at home everywhere."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def to_device(batch: Moved, device: torch.device) -> Moved:
