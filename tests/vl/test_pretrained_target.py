@@ -11,11 +11,17 @@ import pytest
 import torch
 from tests.checkpoints import WORDS, save_text_encoder, save_vision
 from torch.nn import functional as F
+from transformers import DistilBertConfig, DistilBertModel
 
-from archlab.config import EmbeddingArmConfig
+from archlab.compare.dimensions import Dimensions, target_dimensions
+from archlab.compare.flops import BatchShape, Sizes, counted_flops, training_flops
+from archlab.config import EmbeddingArmConfig, RunConfig, TransformerConfig
+from archlab.data.batch import Batch
 from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
 from archlab.interop.sentence import load_sentence_encoder
+from archlab.train.run import build_objective
+from archlab.vl.arms import build_arm
 from archlab.vl.target_encoder import PretrainedTargetEncoder, build_target_encoder
 
 
@@ -131,3 +137,33 @@ def test_a_vision_model_is_refused(tmp_path: Path) -> None:
     save_vision("vit", tmp_path)
     with pytest.raises(UserError, match=r"tokenizer.json is missing"):
         build_target_encoder(replace(EmbeddingArmConfig(), target_weights=str(tmp_path)), 100, None)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.05])
+@pytest.mark.parametrize("objective", ["info-nce", "cosine", "vicreg"])
+@pytest.mark.parametrize("name", ["bert", "gemma"])
+def test_a_training_step_costs_what_the_formula_says(name: str, objective: Any, scale: float, tmp_path: Path) -> None:
+    """Of targets in its own tokens; otherwise their number is the run's."""
+    save_text_encoder(name, tmp_path)
+    size = TransformerConfig(width=16, depth=2, heads=2, feed_forward=32)
+    own = EmbeddingArmConfig(
+        embedding=12,
+        target=size,
+        decoder=size,
+        target_weights=str(tmp_path),
+        target_learning_rate_scale=scale,
+        objective=objective,
+    )
+    run = RunConfig(trunk=size, vljepa=own)
+    arm, objective_ = build_arm(run, 10, 40, 5), build_objective(run)
+    ids, real = torch.randint(4, 40, (4, 6)), torch.ones(4, 6, dtype=torch.bool)
+    batch = Batch(torch.randn(4, 2, 10), ids, real, ids, real, torch.arange(4), torch.arange(4), list("abcd"))
+    counted = counted_flops(lambda: objective_(arm, batch).loss.backward())
+    assert counted == sum(training_flops(run, Sizes(10, 40, 5), BatchShape(4, 2, 6, 6)).values())
+
+
+def test_the_size_of_an_adapted_one_is_known_by_the_usual_names(tmp_path: Path) -> None:
+    config = DistilBertConfig(vocab_size=61, dim=24, n_layers=2, n_heads=2, hidden_dim=96)
+    DistilBertModel(config).save_pretrained(tmp_path)
+    found = target_dimensions(EmbeddingArmConfig(target_weights=str(tmp_path)))
+    assert found == Dimensions(24, 2, 24, 24, 96, 2, 61)
