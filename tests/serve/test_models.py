@@ -189,6 +189,23 @@ def test_readiness_begins_with_the_last_model_of_the_start_and_ends_with_drainin
     run(main)
 
 
+def test_a_model_that_is_loaded_too_late_is_let_go(
+    talkative_run: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        models, release, plain = await loaded(talkative_run, "token"), threading.Event(), module.open_engine
+        monkeypatch.setattr(module, "open_engine", lambda *given: release.wait(60) and plain(*given))
+        late = asyncio.create_task(models.load("late", talkative_run("token"), backend="torch"))
+        await settle()
+        await models.close()
+        release.set()
+        with pytest.raises(NotReady):
+            await late
+        assert models.list() == []
+
+    run(main)
+
+
 def test_one_broken_engine_turns_all_red(talkative_run: Runs, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
         models = await loaded(talkative_run, "token", "vljepa")

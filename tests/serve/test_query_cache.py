@@ -35,7 +35,11 @@ def test_a_cache_of_size_zero_keeps_nothing() -> None:
 
 def test_nobody_can_change_what_is_kept() -> None:
     cache = QueryCache(1)
-    mine = vector(1)
-    cache.keep({"a": mine})
+    mine = np.ones((3, 2), np.float32)
+    cache.keep({"a": mine[1]})
+    mine += 1
+    (kept,) = cache.look_up(["a"]).values()
+    assert kept.tolist() == [1, 1]
+    assert kept.base is None  # the batch that it was a row of is not kept with it
     with pytest.raises(ValueError, match="read-only"):
-        mine += 1
+        kept += 1

@@ -15,7 +15,6 @@ import torch
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
-from archlab.evaluate.readout import EmbeddingReadout
 from archlab.export.graphs import Graph, graphs_of
 from archlab.export.manifest import NAME, Manifest, digest_of
 from archlab.export.opening import COPIED, graph_file, open_export
@@ -112,16 +111,16 @@ def _quantize(path: Path, to: Path, *, spare_last: bool) -> None:
 
 def _manifest(run: Path, answerer: Answerer, folder: Path, parity: dict[str, float]) -> Manifest:
     checkpoint = load_checkpoint(run, RunConfig)
-    vljepa, encoder = isinstance(answerer.readout, EmbeddingReadout), answerer.encoder
+    encoder = answerer.encoder
     return Manifest(
         run=run.resolve().name,
         run_digest=checkpoint.digest(),
         encoder_digest=encoder.digest,
-        arm="vljepa" if vljepa else "token",
+        arm=answerer.arm,
         image_size=encoder.image_size,
         visual_tokens=encoder.tokens,
         feature_width=encoder.width,
-        width=answerer.config.vljepa.embedding if vljepa else answerer.config.trunk.width,
+        width=answerer.readout.text_vectors([""]).shape[1],
         scale=answerer.scale,
         files={path.name: digest_of(path) for path in sorted(folder.iterdir()) if path.name != NAME},
         parity=parity,

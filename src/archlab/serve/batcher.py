@@ -191,6 +191,7 @@ class Batcher:
             raise
         finally:
             timer.cancel()
+            call.entries.clear()  # no cycle is left for the garbage collector, which would stop everything
 
     def retry_after(self, items: int = 0) -> float:
         """Seconds until the queue of now and so many items more are done, at the measured pace."""

@@ -15,6 +15,7 @@ from archlab.serve.model import Model, ModelLimits
 from archlab.serve.opening import Choice, open_engine
 
 _PREFERRED = ("vljepa", "token")  # which arm answers where neither model nor arm is named
+_LEAVING = "the service is shutting down; ask another instance"
 
 
 class Models:
@@ -73,7 +74,7 @@ class Models:
             NotReady: the service is draining.
         """
         if self._draining:
-            raise NotReady("the service is shutting down; ask another instance")
+            raise NotReady(_LEAVING)
         if name in self._loading:
             raise UserError(f"model {name!r}: is being loaded already; wait, or take another name")
         self._loading.add(name)
@@ -84,6 +85,9 @@ class Models:
             await asyncio.to_thread(_settle_memory)
         finally:
             self._loading.discard(name)
+        if self._draining:  # meanwhile
+            await model.close()
+            raise NotReady(_LEAVING)
         replaced = self._models.get(name)
         self._models[name] = model
         self._choose_defaults()

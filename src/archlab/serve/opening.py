@@ -16,7 +16,6 @@ import torch
 from archlab.config import RunConfig, read_yaml
 from archlab.data.features import cache_folder
 from archlab.errors import UserError
-from archlab.evaluate.readout import EmbeddingReadout
 from archlab.export.manifest import NAME, Manifest
 from archlab.serve.engine import About, Backend, Engine
 from archlab.serve.text_engine import SentimentEngine, TranslationEngine
@@ -69,14 +68,13 @@ def open_engine(folder: Path, backend: Choice = "auto") -> Engine:
 
 def _in_torch(checkpoint: Checkpoint[RunConfig], device: str) -> VisionEngine:
     answerer = Answerer.open(checkpoint.folder, device)
-    vljepa, config = isinstance(answerer.readout, EmbeddingReadout), checkpoint.config
     about = About(
-        arm="vljepa" if vljepa else "token",
+        arm=answerer.arm,
         card=checkpoint.card(),
         digest=checkpoint.digest(),
         backend="torch",
         image_size=answerer.encoder.image_size,
-        width=config.vljepa.embedding if vljepa else config.trunk.width,
+        width=answerer.readout.text_vectors([""]).shape[1],
         scale=answerer.scale,
     )
     return VisionEngine(answerer, about, lambda: answerer)

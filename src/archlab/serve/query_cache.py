@@ -33,8 +33,8 @@ class QueryCache:
         return found
 
     def keep(self, vectors: Mapping[str, np.ndarray]) -> None:
-        """Keep vectors; nobody may write to them any more."""
+        """Keep copies of vectors: a row of a batch would keep the whole batch in memory."""
         if self._kept.maxsize:
             for text, vector in vectors.items():
-                vector.setflags(write=False)
-                self._kept[text] = vector
+                self._kept[text] = vector.copy()
+                self._kept[text].setflags(write=False)

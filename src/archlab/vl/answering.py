@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -70,6 +71,11 @@ class Answerer:
             scale = checkpoint.metrics.get("scale", 1 / config.vljepa.loss.temperature)
         readout = speaking_readout(arm, tokenizer, config.tokenizer.max_target)
         return cls(config, encoder, tokenizer, readout, scale)
+
+    @property
+    def arm(self) -> Literal["token", "vljepa"]:
+        """Which of the two it answers as; a hybrid is a VL-JEPA."""
+        return "vljepa" if isinstance(self.readout, EmbeddingReadout) else "token"
 
     def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
         """What the read-out is asked with: uint8 RGB images (B, H, W, 3) of the encoder's size, and B queries."""
