@@ -132,7 +132,7 @@ def talkative_run(tiny_run: Callable[[str], Run], tmp_path_factory: pytest.TempP
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if ".trunk." in f".{name}":
-                    parameter.mul_(3)
+                    parameter.mul_(2)
         folder = tmp_path_factory.mktemp("talkative") / arm
         metrics, card = checkpoint.metrics, checkpoint.card()
         save_checkpoint(folder, model, checkpoint.config, checkpoint.tokenizer, metrics, card)

@@ -660,7 +660,7 @@ TEXT = [
     ),
 ]
 
-SERVICE = [
+HTTP = [
     Fault(
         "an API key is found by its id alone",
         "serve/auth.py",
@@ -704,7 +704,78 @@ SERVICE = [
         "serve/test_stress.py::test_a_client_that_leaves_frees_its_place_and_nothing_is_computed_for_it",
     ),
 ]
+
+SERVING = [
+    Fault(
+        "a caller with many items fills the batches",
+        "serve/batcher.py",
+        "                turns.append(caller)",
+        "                turns.appendleft(caller)",
+        "serve/test_batcher.py::test_callers_take_turns",
+    ),
+    Fault(
+        "the queue has no bound",
+        "serve/batcher.py",
+        "if self.stats.queued + len(work) > self.limits.queue:",
+        "if False:",
+        "serve/test_batcher.py::test_a_full_queue_refuses_the_whole_call_counts_its_items_and_says_when_to_come_back",
+    ),
+    Fault(
+        "what nobody waits for any more is computed",
+        "serve/batcher.py",
+        'self._withdraw(call, "cancelled")',
+        "pass",
+        "serve/test_batcher.py::test_items_of_a_caller_that_left_are_never_computed_and_free_their_place_at_once",
+    ),
+    Fault(
+        "what has expired is computed",
+        "serve/batcher.py",
+        'self._withdraw(call, "expired")',
+        "pass",
+        "serve/test_batcher.py"
+        "::test_an_item_whose_time_is_up_is_dropped_before_it_is_computed_and_its_caller_told_at_once",
+    ),
+    Fault(
+        "one item that fails takes its whole batch with it",
+        "serve/batcher.py",
+        "if all(entry.call is entries[0].call for entry in entries):",
+        "if entries:",
+        "serve/test_batcher.py::test_one_callers_poison_fails_nobody_else",
+    ),
+    Fault(
+        "a model is closed under those who use it",
+        "serve/model.py",
+        "        await self._unused.wait()\n",
+        "",
+        "serve/test_models.py::test_unloading_waits_for_requests_that_have_begun_and_takes_no_new_ones",
+    ),
+    Fault(
+        "a failed engine stays ready",
+        "serve/model.py",
+        "self._health.failed()",
+        "pass",
+        "serve/test_model.py"
+        "::test_a_failure_reaches_its_caller_without_its_reason_and_turns_readiness_red_until_a_probe_works",
+    ),
+    Fault(
+        "int8 is served where it is worse",
+        "export/manifest.py",
+        "score.lost <= MOST_LOST",
+        "True",
+        "export/test_accuracy.py"
+        "::test_int8_is_served_unasked_only_where_enough_items_tell_that_no_metric_loses_half_a_point",
+    ),
+    Fault(
+        "an export is not compared with PyTorch",
+        "export/parity.py",
+        "if not difference <= allowed:",
+        "if False:",
+        "export/test_onnx.py::test_an_export_that_is_not_equal_is_not_left_behind",
+    ),
+]
+
 FAULTS = [
+    *SERVING,
     *MASKS,
     *LOSSES,
     *VARIANTS,
@@ -717,7 +788,7 @@ FAULTS = [
     *METRICS,
     *STATISTICS,
     *EXPERTS,
-    *SERVICE,
+    *HTTP,
 ]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
+
 from archlab.serve.app import create_app
 from archlab.serve.settings import Settings
-from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
 IMAGE = base64_of(picture())
 ASK = {"image": IMAGE, "question": "what is this"}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.serve.live import serving
 
 from archlab.serve.app import create_app
 from archlab.serve.auth import create_key
 from archlab.serve.settings import Settings
-from tests.serve.live import serving
 
 CHROMIUM = shutil.which("chromium")
 
@@ -52,7 +52,13 @@ def test_the_files_are_those_of_swagger_ui_5_which_reads_openapi_3_1() -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_draws_every_operation_under_the_content_security_policy() -> None:
     with serving(ready=False) as live:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=15000", "--enable-logging=stderr"]
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=15000",
+            "--enable-logging=stderr",
+        ]
         done = subprocess.run(
             [str(CHROMIUM), *options, "--dump-dom", f"{live.url}/docs"], capture_output=True, text=True, check=True
         )
