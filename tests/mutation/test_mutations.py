@@ -952,6 +952,51 @@ SELECTIVE = [
     ),
 ]
 
+HTTP = [
+    Fault(
+        "an API key is found by its id alone",
+        "serve/auth.py",
+        "key if matches and prefix == _PREFIX",
+        "key if prefix == _PREFIX",
+        "serve/test_auth.py::test_a_key_is_found_by_what_was_shown_and_by_nothing_else",
+    ),
+    Fault(
+        "scopes are not asked for",
+        "serve/calls.py",
+        "if scope not in key.scopes:",
+        "if not key.scopes:",
+        "serve/test_auth.py::test_a_scope_opens_what_it_says_and_no_more",
+    ),
+    Fault(
+        "a body that does not say its size is read without end",
+        "serve/bodies.py",
+        "size += len(chunk)",
+        "size = len(chunk)",
+        "serve/test_bodies.py::test_a_body_that_does_not_say_its_size_is_cut_where_it_is_too_large",
+    ),
+    Fault(
+        "room that a request took is not given back",
+        "serve/limits.py",
+        "self.requests - 1, self.size - size",
+        "self.requests, self.size",
+        "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
+    ),
+    Fault(
+        "pages of other sites reach a service without keys",
+        "serve/middleware/loopback.py",
+        'for name in ("host", "origin"):',
+        'for name in ("host",):',
+        "serve/test_loopback.py::test_pages_of_other_sites_do_not_reach_it_through_a_browser",
+    ),
+    Fault(
+        "what a client asked that has left is computed all the same",
+        "serve/middleware/patience.py",
+        "            self._handler.cancel()",
+        "            pass",
+        "serve/test_stress.py::test_a_client_that_leaves_frees_its_place_and_nothing_is_computed_for_it",
+    ),
+]
+
 SERVING = [
     Fault(
         "a caller with many items fills the batches",
@@ -1018,51 +1063,6 @@ SERVING = [
         "if not difference <= allowed:",
         "if False:",
         "export/test_onnx.py::test_an_export_that_is_not_equal_is_not_left_behind",
-    ),
-]
-
-SERVICE = [
-    Fault(
-        "an API key is found by its id alone",
-        "serve/auth.py",
-        "key if matches and prefix == _PREFIX",
-        "key if prefix == _PREFIX",
-        "serve/test_auth.py::test_a_key_is_found_by_what_was_shown_and_by_nothing_else",
-    ),
-    Fault(
-        "scopes are not asked for",
-        "serve/calls.py",
-        "if scope not in key.scopes:",
-        "if not key.scopes:",
-        "serve/test_auth.py::test_a_scope_opens_what_it_says_and_no_more",
-    ),
-    Fault(
-        "a body that does not say its size is read without end",
-        "serve/bodies.py",
-        "size += len(chunk)",
-        "size = len(chunk)",
-        "serve/test_bodies.py::test_a_body_that_does_not_say_its_size_is_cut_where_it_is_too_large",
-    ),
-    Fault(
-        "room that a request took is not given back",
-        "serve/limits.py",
-        "self.requests - 1, self.size - size",
-        "self.requests, self.size",
-        "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
-    ),
-    Fault(
-        "pages of other sites reach a service without keys",
-        "serve/middleware/loopback.py",
-        'for name in ("host", "origin"):',
-        'for name in ("host",):',
-        "serve/test_loopback.py::test_pages_of_other_sites_do_not_reach_it_through_a_browser",
-    ),
-    Fault(
-        "what a client asked that has left is computed all the same",
-        "serve/middleware/patience.py",
-        "            self._handler.cancel()",
-        "            pass",
-        "serve/test_stress.py::test_a_client_that_leaves_frees_its_place_and_nothing_is_computed_for_it",
     ),
 ]
 
@@ -1165,7 +1165,7 @@ FAULTS = [
     *STATISTICS,
     *EXPERTS,
     *SELECTIVE,
-    *SERVICE,
+    *HTTP,
     *SEARCH,
 ]
 
