@@ -65,7 +65,7 @@ class LanguageBackbone(Backbone):
                 f"language.weights={config.weights!r}: the tokenizer has {vocab_size} tokens, its table "
                 f"{shape.vocab_size}; leave tokenizer.pretrained empty, to take its own"
             )
-        self.width = shape.width
+        self.width, self.feature_width = shape.width, feature_width
         self.visual_projection = nn.Linear(feature_width, shape.width)
         self.token_embedding = LanguageEmbedding(shape.vocab_size, shape.width)
         self.token_embedding.requires_grad_(False)
