@@ -141,6 +141,8 @@ _LITERALS = {
     "start.parts": ["head"],
     "optimizer.schedule": "constant",
     "optimizer.precision": "bfloat16",
+    "device": "cpu",
+    "parallel": "fsdp",
     "data.scenes.paraphrases": 8,
     "data.pairs.columns": {"image": "x"},
 }

@@ -454,8 +454,8 @@ MONITORS = [
     Fault(
         "an encoder is watched behind its whitening",
         "evaluate/monitor.py",
-        "encoder.raw(images), encoder.raw(images + noise)",
-        "encoder(images), encoder(images + noise)",
+        "encoder.raw(images.to(device))",
+        "encoder(images.to(device))",
         "train/test_collapse.py::test_the_alarm_rings_for_a_jepa_whose_targets_are_trained_and_for_no_other[ijepa]",
     ),
     Fault(
@@ -609,7 +609,7 @@ DECODING = [
     Fault(
         "every token of an answer stands at the same place",
         "vl/decoding.py",
-        "        position = position + 1\n",
+        "            position = position + 1\n",
         "",
         "vl/test_decoding.py::test_cached_decoding_equals_reading_everything_again_for_every_token",
     ),

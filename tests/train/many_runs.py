@@ -23,7 +23,7 @@ from archlab.data.batch import Batch
 from archlab.errors import UserError
 from archlab.evaluate import encoder_probes
 from archlab.train import run
-from archlab.train.distributed import _RandomNumbersOfAll
+from archlab.train.distributed import _draw_apart, _RandomNumbersOfAll
 from archlab.train.pretrain import pretrain
 from archlab.train.processes import count, everyone, first_on_each_machine, joined, once, rank
 from archlab.train.setup import Setup
@@ -70,7 +70,9 @@ def arms(folder: Path, config: RunConfig, setup: Setup, ids: list[list[str]]) ->
 
 
 def random_numbers() -> dict[str, list[list[float]]]:
-    """Of each process: from one state, again from that state, and from the state of a single process."""
+    """Of each process in a run: from one state, again from that state, and from the state of a single process."""
+    _draw_apart()
+    torch.rand(1)  # something was drawn since the run began
     numbers = _RandomNumbersOfAll()
     state = numbers.state_dict()
     drawn = {"first": torch.rand(3).tolist()}
