@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
+from archlab.layers import masks
 from archlab.layers.attention import Attention, set_implementation
 from archlab.layers.cache import KVCache
 from archlab.layers.norms import RMSNorm
@@ -163,6 +164,33 @@ def test_a_query_that_may_attend_nowhere_gives_zeros_and_finite_gradients(implem
     assert x.grad.isfinite().all()
     assert (x.grad[1] == 0).all()
     assert all(parameter.grad.isfinite().all() for parameter in attention.parameters())
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 64])
+@pytest.mark.parametrize("key_value_heads", [6, 2])
+def test_a_marked_mask_gives_what_its_entries_say_without_reading_them(tokens, key_value_heads, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = Attention(WIDTH, HEADS, key_value_heads=key_value_heads), torch.randn(3, tokens, WIDTH)
+    marked, upstream = masks.lower_triangle(tokens), torch.randn(3, tokens, WIDTH)
+    given = []
+    called = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*tensors, **how):
+        given.append((tensors[3], how["is_causal"]))
+        return called(*tensors, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    results = []
+    for mask in (marked, marked.as_subclass(torch.Tensor)):
+        layer.zero_grad()
+        out = layer(x, mask=mask)
+        out.backward(upstream)
+        results.append([out, *(parameter.grad.clone() for parameter in layer.parameters())])
+    assert given[0] == (None, True)
+    assert given[1][1] is False
+    torch.testing.assert_close(*results)
+    everywhere = layer(x)
+    assert torch.equal(everywhere, out) == (tokens == 1)  # the negative control: without a mask it is another layer
 
 
 def test_readable_weights_are_distributions_over_the_allowed_keys():

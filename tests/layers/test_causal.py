@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from archlab.layers.cache import KVCache
 from archlab.layers.causal import causal_context
+from archlab.layers.masks import LowerTriangle
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 7))
@@ -47,3 +48,16 @@ def test_without_padding_positions_follow_the_cache():
     at = causal_context(torch.zeros(2, 2), mask=None, cache=[cache], limit=8)
     assert at.positions.tolist() == [[3, 4]]
     assert at.key_positions.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_the_mask_is_marked_only_where_there_is_neither_padding_nor_a_cache():
+    cache = KVCache()
+    cache.append(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2))
+    tokens = torch.zeros(2, 4)
+    marked = causal_context(tokens, mask=None, cache=None, limit=8).mask
+    assert isinstance(marked, LowerTriangle)
+    assert marked[0, 0].tolist() == torch.ones(4, 4).tril().bool().tolist()
+    assert not isinstance(causal_context(tokens, mask=None, cache=[cache], limit=8).mask, LowerTriangle)
+    real = torch.ones(2, 4, dtype=torch.bool)
+    assert not isinstance(causal_context(tokens, mask=real, cache=None, limit=8).mask, LowerTriangle)
+    assert not isinstance(causal_context(tokens, mask=None, cache=None, limit=8).within(2, 0), LowerTriangle)

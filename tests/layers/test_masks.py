@@ -53,3 +53,16 @@ def test_combine_broadcasts_and_needs_every_consent():
     assert mask.shape == (2, 1, 3, 3)
     assert mask[0, 0].tolist() == [[True, False, False], [True, True, False], [True, True, False]]
     assert mask[1, 0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
+
+
+def test_the_mark_of_a_lower_triangle_is_lost_with_any_operation():
+    mask = masks.lower_triangle(3)
+    for changed in (
+        ~mask,
+        mask[..., 1:],
+        mask.expand(2, 1, 3, 3),
+        mask & mask,
+        masks.combine(mask, mask),
+        mask.clone(),
+    ):
+        assert type(changed) is torch.Tensor

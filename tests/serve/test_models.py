@@ -189,9 +189,7 @@ def test_readiness_begins_with_the_last_model_of_the_start_and_ends_with_drainin
     run(main)
 
 
-def test_a_model_that_is_loaded_too_late_is_let_go(
-    talkative_run: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_loaded_too_late_is_let_go(talkative_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         models, release, plain = await loaded(talkative_run, "token"), threading.Event(), module.open_engine
         monkeypatch.setattr(module, "open_engine", lambda *given: release.wait(60) and plain(*given))

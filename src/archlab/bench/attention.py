@@ -116,24 +116,23 @@ def bench_attention(
 def contenders(shape: Shape, causal: bool, device: torch.device, seed: int = 0) -> dict[str, Contender]:
     """The same layer in several ways, with the same weights.
 
-    The peer is told by a flag that a token sees only those before it, its fastest way. Ours reads that from a mask, as
-    in every model, which makes it once for all layers; so does a further call of PyTorch's function.
+    The peer is told by a flag that a token sees only those before it, its fastest way. Ours reads that from the mark of
+    the mask, which every model makes once for all layers; a further call of PyTorch's function reads the mask itself.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fused = Attention(shape.width, shape.heads).to(device)
     readable = copy.deepcopy(fused)
     set_implementation(readable, "readable")
-    positions = torch.arange(shape.tokens, device=device)[None]  # (1, T)
-    mask = masks.causal(positions, positions) if causal else None  # (1, 1, T, T)
+    mask = masks.lower_triangle(shape.tokens, device) if causal else None  # (1, 1, T, T)
     own = tuple(fused.parameters())
     found = {
         OURS: Contender(partial(fused, mask=mask), own),
         READABLE: Contender(partial(readable, mask=mask), tuple(readable.parameters())),
         PEER: Contender(partial(direct, fused, is_causal=causal), own),
     }
-    if causal:
-        found[MASKED] = Contender(partial(direct, fused, attn_mask=mask), own)
+    if mask is not None:
+        found[MASKED] = Contender(partial(direct, fused, attn_mask=mask.as_subclass(Tensor)), own)
     return found
 
 

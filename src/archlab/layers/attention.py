@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from archlab.errors import UserError
 from archlab.layers.cache import KVCache
+from archlab.layers.masks import LowerTriangle
 from archlab.layers.positions import Rotation
 from archlab.layers.shared_input import SharedInput
 
@@ -164,10 +165,7 @@ class Attention(Switchable, SharedInput):
 
         dropout = self.dropout if self.training else 0.0
         if self.implementation == "fused":
-            added = mask if bias is None else _masked(bias.to(queries.dtype), mask)
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, added, dropout, scale=self.scale, enable_gqa=self.group > 1
-            )
+            mixed = fused_attention(queries, keys, values, mask, bias=bias, scale=self.scale, dropout=dropout)
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
         mixed, weights = readable_attention(queries, keys, values, mask, bias=bias, scale=self.scale, dropout=dropout)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
@@ -179,6 +177,29 @@ class Attention(Switchable, SharedInput):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, T, H * D) -> (B, H, T, D)
+
+
+def fused_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """`readable_attention` in one call of PyTorch, without the weights; arguments and mixed values are the same."""
+    # Of a marked mask the function needs no entry, and it computes nothing above the diagonal.
+    causal = bias is None and isinstance(mask, LowerTriangle)
+    added = None if causal else mask
+    if bias is not None:
+        bias = bias.to(queries.dtype)
+        added = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+    grouped = queries.shape[1] > keys.shape[1]
+    return F.scaled_dot_product_attention(
+        queries, keys, values, added, dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def readable_attention(
@@ -219,10 +240,6 @@ def readable_attention(
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(values.dtype) @ values, weights
-
-
-def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
-    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
 
 @contextmanager

@@ -73,9 +73,12 @@ def causal_context(
     positions = key_positions[:, length - new :]
     if mask is None and new == 1:
         return CausalContext(positions, key_positions, None)
-    may_attend = masks.causal(positions, key_positions)
     if mask is not None:
-        may_attend = masks.combine(may_attend, masks.padding(mask))
+        may_attend = masks.combine(masks.causal(positions, key_positions), masks.padding(mask))
+    elif new == length:
+        may_attend = masks.lower_triangle(new, tokens.device)
+    else:
+        may_attend = masks.causal(positions, key_positions)
     return CausalContext(positions, key_positions, may_attend)
 
 

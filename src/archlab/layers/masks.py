@@ -1,7 +1,8 @@
 """The one place where attention masks are built: boolean, True = may attend, (B, 1, Tq, Tk) or broadcasting to it.
 
 Causality comes from absolute positions and never from indices, so that one rule holds for padded, packed and cached
-sequences alike (an index-based `is_causal` is wrong as soon as there are more keys than queries).
+sequences alike (an index-based `is_causal` is wrong as soon as there are more keys than queries). Where positions and
+indices are the same, `LowerTriangle` says so: fused attention then skips what lies above the diagonal.
 
 Shape legend: B samples, T tokens, Tq queries, Tk keys. A batch axis of 1 stands for every sample.
 """
@@ -12,6 +13,25 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+
+
+class LowerTriangle(Tensor):
+    """The causal mask (1, 1, T, T) of a sequence without padding or cache, marked as such by its type.
+
+    Whatever is done with it gives a plain tensor: the mark never outlives what it says.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def lower_triangle(tokens: int, device: torch.device | None = None) -> LowerTriangle:
+    """`causal` of the positions 0 to `tokens` - 1, marked.
+
+    Returns:
+        (1, 1, T, T).
+    """
+    positions = torch.arange(tokens, device=device)[None]  # (1, T)
+    return causal(positions, positions).as_subclass(LowerTriangle)
 
 
 def padding(mask: Tensor) -> Tensor:

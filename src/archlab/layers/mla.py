@@ -12,7 +12,7 @@ from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
 from archlab.errors import UserError
-from archlab.layers.attention import Switchable, readable_attention
+from archlab.layers.attention import Switchable, fused_attention, readable_attention
 from archlab.layers.cache import KVCache
 from archlab.layers.norms import RMSNorm
 from archlab.layers.positions import Rotation
@@ -136,7 +136,7 @@ class LatentAttention(Switchable):
         queries = cat([content, turned], -1)  # (B, H, Tq, D + P)
         keys, values = self.expand(latent, shared_key)
         if self.implementation == "fused":
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, scale=self.scale)
+            mixed = fused_attention(queries, keys, values, mask, scale=self.scale)
             return self.out_proj(mixed.transpose(1, 2).flatten(2))
         mixed, weights = readable_attention(queries, keys, values, mask, scale=self.scale)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
