@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,10 +89,12 @@ def test_a_model_is_replaced_under_its_name_without_a_failed_request(own: Live, 
 
 
 def test_loading_and_unloading_go_on_when_nobody_waits_for_them(own: Live, runs: dict[str, Path]) -> None:
-    soon = {"X-Deadline-Ms": "1"}
+    body = json.dumps({"name": "third", "folder": str(runs["scenes-token"]), "backend": "torch"})
+    head = "POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", own.port)) as connection:
+        connection.sendall((head.format(len(body)) + body).encode())
+        wait_for(lambda: "third" in own.service.models.loading)
     with own.client() as client:
-        body = {"name": "third", "folder": str(runs["scenes-token"]), "backend": "torch"}
-        problem(client.post("/v1/models", json=body, headers=soon), "expired")
         wait_for(lambda: "third" in [model.name for model in own.service.models.list()])
         with own.busy("third") as model:
             problem(client.delete("/v1/models/third", headers={"X-Deadline-Ms": "50"}), "expired")
