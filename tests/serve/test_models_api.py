@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.serve.live import Live, base64_of, picture, problem, serving
+from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
 ASK = {"image": base64_of(picture()), "question": "what is this"}
 
@@ -84,6 +86,20 @@ def test_a_model_is_replaced_under_its_name_without_a_failed_request(own: Live, 
         assert statuses == []
     asked.join()
     assert statuses == [200]
+
+
+def test_loading_and_unloading_go_on_when_nobody_waits_for_them(own: Live, runs: dict[str, Path]) -> None:
+    body = json.dumps({"name": "third", "folder": str(runs["scenes-token"]), "backend": "torch"})
+    head = "POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", own.port)) as connection:
+        connection.sendall((head.format(len(body)) + body).encode())
+        wait_for(lambda: "third" in own.service.models.loading)
+    with own.client() as client:
+        wait_for(lambda: "third" in [model.name for model in own.service.models.list()])
+        with own.busy("third") as model:
+            problem(client.delete("/v1/models/third", headers={"X-Deadline-Ms": "50"}), "expired")
+            problem(client.get("/v1/models/third"), "not-found")
+        wait_for(lambda: model._engine is None)
 
 
 def test_the_number_of_models_is_bounded(own: Live, runs: dict[str, Path]) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 
@@ -22,6 +23,7 @@ from archlab.serve.problems import Problem, invalid
 from archlab.serve.settings import WEIGHTS, Settings
 from archlab.serve.uploads import ImageReader
 
+Result = TypeVar("Result")
 _RETRY_LOADING = 5.0  # seconds
 
 
@@ -33,7 +35,7 @@ class Service:
 
     Attributes:
         keys: API keys; None: only this machine is served.
-        failure: why the models of the start could not be loaded; empty if they could.
+        failure: that the models of the start could not be loaded; empty if they could.
         draining: whether the service is about to end.
 
     Raises:
@@ -62,6 +64,7 @@ class Service:
         self.failure = ""
         self.draining = False
         self._starting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def not_ready(self) -> str:
         """Why no requests should come here; empty if they should."""
@@ -101,10 +104,23 @@ class Service:
         self.draining = True
         self.models.drain()
 
+    async def unload(self, name: str) -> None:
+        """Unload a model and forget its series, unless another one has its name by then; see `Models.unload`."""
+        await self.models.unload(name)
+        if name not in (model.name for model in self.models.list()):
+            self.metrics.forget(name)
+
+    async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do work to its end even if the request that asked for it is given up."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
     async def close(self) -> None:
         """Finish what is in progress and let everything go."""
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
+        if tasks := {*self._tasks, *([self._starting] if self._starting else ())}:
+            await asyncio.wait(tasks)
         await self.models.close()
         self.images.close()
         self.audit.close()
@@ -155,7 +171,7 @@ class Service:
         if self.starting:
             return self._loading()
         if self.failure:
-            return Problem(problems.NOT_READY, f"The models could not be loaded: {self.failure}.")
+            return Problem(problems.NOT_READY, f"{self.failure.capitalize()}.")
         return Problem(problems.NOT_FOUND, detail)
 
     def _loading(self) -> Problem:
@@ -166,8 +182,8 @@ class Service:
         try:
             await self.models.start(self.folders, backend=self.settings.backend)
         except Exception as error:
-            self.failure = str(error) if isinstance(error, UserError) else "a model could not be loaded; see the log"
-            log.error("not started", reason=self.failure, exc_info=not isinstance(error, UserError))
+            self.failure = "the models could not be loaded; the log says why"
+            log.error("not started", reason=str(error), exc_info=not isinstance(error, UserError))
             return
         for model in self.models.list():
             log.info("model loaded", model=model.name, arm=model.arm, backend=model.backend)

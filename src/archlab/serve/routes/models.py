@@ -77,7 +77,10 @@ async def get_card(name: str, request: Request, _: Reader) -> Response:
 
 @router.post("", **operation(ModelInfo, body=LoadRequest, also=(problems.CONFLICT,), status=201))
 async def load_model(call: Annotated[Call[LoadRequest], Depends(accepts(LoadRequest, scope="admin"))]) -> Response:
-    """Load a checkpoint while the others serve; one of the same name is replaced without a failed request."""
+    """Load a checkpoint while the others serve; one of the same name is replaced without a failed request.
+
+    It goes on if you stop waiting; the list of models shows when it is done.
+    """
     body, service = call.body, call.service
     names = {model.name for model in service.models.list()} | set(service.models.loading)
     if body.name in service.models.loading:
@@ -87,7 +90,7 @@ async def load_model(call: Annotated[Call[LoadRequest], Depends(accepts(LoadRequ
     folder = _inside(Path(body.folder), service.settings.model_roots)
     call.context.model = body.name
     try:
-        model = await service.models.load(body.name, folder, backend=body.backend)
+        model = await service.finish(service.models.load(body.name, folder, backend=body.backend))
     except UserError as error:
         raise invalid("folder", str(error)) from None
     return reply(_info(service, model), 201)
@@ -98,8 +101,7 @@ async def unload_model(name: str, request: Request, _: Admin) -> Response:
     """Unload a model, once the requests that it has are done."""
     service = service_of(request)
     service.named(name)
-    await service.models.unload(name)
-    service.metrics.forget(name)
+    await service.finish(service.unload(name))
     return Response(status_code=204)
 
 
