@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,43 @@ def tiny_setup(tiny_config: RunConfig) -> Setup:
     from archlab.train.setup import Setup
 
     return Setup.prepare(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def talkative_run(tiny_run: Callable[[str], Run], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`talkative_run(arm)`: folder of a copy of `tiny_run(arm)` with louder trunks, which says something else of each
+    image; after six steps an arm says the same of all. The folder is shared: copy it to change it.
+    """
+    from archlab.train.checkpoint import load_checkpoint, save_checkpoint
+
+    @cache
+    def louder(arm: str) -> Path:
+        run = tiny_run(arm)
+        checkpoint, model = load_checkpoint(run.folder, RunConfig), deepcopy(run.arm)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".trunk." in f".{name}":
+                    parameter.mul_(2)
+        folder = tmp_path_factory.mktemp("talkative") / arm
+        metrics, card = checkpoint.metrics, checkpoint.card()
+        save_checkpoint(folder, model, checkpoint.config, checkpoint.tokenizer, metrics, card)
+        return folder
+
+    return louder
+
+
+@pytest.fixture(scope="session")
+def exported(talkative_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`exported(arm)`: folder of the ONNX export of `talkative_run(arm)`, int8 included. It is shared."""
+    from archlab.export.onnx import export_onnx
+
+    @cache
+    def export(arm: str) -> Path:
+        folder = tmp_path_factory.mktemp("exports") / arm
+        export_onnx(talkative_run(arm), folder, int8=True)
+        return folder
+
+    return export
 
 
 @pytest.fixture(scope="session")

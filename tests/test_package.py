@@ -15,10 +15,14 @@ import archlab
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[<>=\[;! ]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+SERVE = names(EXTRAS["serve"])
 
 
 def pinned() -> dict[str, str]:
@@ -28,7 +32,7 @@ def pinned() -> dict[str, str]:
 
 
 def test_every_dependency_is_pinned_by_the_constraints() -> None:
-    asked = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"])
+    asked = names(PROJECT["dependencies"] + [one for extra in EXTRAS.values() for one in extra]) - {"archlab"}
     assert asked - pinned().keys() == set()
 
 
@@ -44,18 +48,31 @@ def imported() -> set[str]:
 
 
 # Import names that differ from the names on the package index.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "opentelemetry": "opentelemetry-api", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def test_what_the_package_imports_is_declared() -> None:
-    core = names(PROJECT["dependencies"])
-    undeclared = {DISTRIBUTIONS.get(module, module).lower().replace("_", "-") for module in imported()} - core
+    declared = names(PROJECT["dependencies"]) | SERVE
+    undeclared = {DISTRIBUTIONS.get(module, module).lower().replace("_", "-") for module in imported()} - declared
     assert undeclared == set()
+
+
+def test_only_the_service_imports_what_comes_with_its_extra() -> None:
+    """What trains, compares and reports runs without it."""
+    extra = SERVE - names(PROJECT["dependencies"])
+    for path in (ROOT / "src" / "archlab").rglob("*.py"):
+        if path.relative_to(ROOT / "src" / "archlab").parts[0] not in ("serve", "export"):
+            code = path.read_text(encoding="utf-8")
+            used = {
+                name.lower().replace("_", "-") for name in re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)
+            }
+            assert used & extra == set(), path
 
 
 def test_every_declared_dependency_is_imported() -> None:
     used = {DISTRIBUTIONS.get(module, module).lower().replace("_", "-") for module in imported()}
-    assert names(PROJECT["dependencies"]) - used == set()
+    unseen = {"onnxscript", "python-multipart"}  # torch.onnx and starlette import them
+    assert (names(PROJECT["dependencies"]) | SERVE) - used == unseen
 
 
 def test_the_training_path_imports_neither_datasets_nor_pydantic() -> None:

@@ -78,6 +78,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "parity": _parity_parser(commands),
         "index": _index_parser(commands),
         "search": _search_parser(commands),
+        "export": _export_parser(commands),
+        "serve": _serve_parser(commands),
+        "keys": _keys_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -420,6 +423,89 @@ def _search(arguments: argparse.Namespace) -> None:
         model=arguments.model,
         as_json=arguments.as_json,
     )
+
+
+def _export_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "export", "write a trained run for another runtime, checked against PyTorch")
+    parser.set_defaults(handler=_export)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run of the token or vljepa arm")
+    parser.add_argument("--to", choices=["onnx"], required=True, help="onnx: graphs for ONNX Runtime")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: RUN/onnx)")
+    parser.add_argument("--int8", action="store_true", help="also write int8: a quarter of the size, and faster")
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="measure what int8 costs on the validation split; within half a point the service prefers it",
+    )
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    if arguments.evaluate and not arguments.int8:
+        raise UserError("--evaluate: measures what int8 costs; add --int8, or leave it out")
+
+    from archlab.export.command import export_run
+
+    out = arguments.out or arguments.run / "onnx"
+    export_run(arguments.run, out, int8=arguments.int8, evaluate=arguments.evaluate)
+    print(f"export: {out}")
+
+
+def _serve_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "serve", "answer over HTTP with trained runs; the documentation is at /docs")
+    parser.set_defaults(handler=_serve)
+    parser.add_argument(
+        "models", nargs="*", metavar="[NAME=]RUN", help="folders of runs (default: ARCHLAB_MODELS, else those shipped)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, made by 'archlab keys create'")
+    parser.add_argument("--index", metavar="DIR", help=f"folder or URL of the vector index (default: {_INDEX})")
+    parser.add_argument("--backend", choices=["auto", "torch", "onnx", "onnx-int8"], help="what runs the models")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="X", help="of this machine, for the cost in /v1/compare"
+    )
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from archlab.serve.command import serve
+
+    serve(
+        arguments.host,
+        arguments.port,
+        models=tuple(arguments.models) or None,
+        api_keys=arguments.keys,
+        index=arguments.index,
+        backend=arguments.backend,
+        price_per_hour=arguments.price_per_hour,
+        log_format="text" if sys.stdout.isatty() else None,
+    )
+
+
+def _keys_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "keys", "create, list or revoke the API keys of the service")
+    parser.set_defaults(handler=_keys)
+    parser.add_argument("action", choices=["create", "list", "revoke"])
+    parser.add_argument("name", nargs="?", help="of the key: letters, digits and '-'")
+    parser.add_argument("--file", type=Path, default=Path("keys.json"), help="of the keys (default: keys.json)")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=["read", "write", "admin"],
+        help="read (ask models and search; the default), write (change collections), admin (load models); repeatable",
+    )
+    parser.add_argument("--rate", type=float, metavar="X", help="items a second, instead of the service's default")
+    return parser
+
+
+def _keys(arguments: argparse.Namespace) -> None:
+    if arguments.rate is not None and not arguments.rate > 0:
+        raise UserError(f"--rate {arguments.rate}: must be positive")
+
+    from archlab.serve.command import keys
+
+    keys(arguments.action, arguments.name, arguments.file, arguments.scope or ["read"], arguments.rate)
 
 
 def _fail(message: str) -> int:

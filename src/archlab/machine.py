@@ -21,7 +21,7 @@ def describe() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GiB, versions, and the graphics processor or None."""
     return {
         "cpu": _cpu_model(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / _GIB, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -116,7 +116,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may run on; a container often has fewer than the machine."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # not on macOS

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from archlab.data import images
-from archlab.data.images import FileImage, LazyImages, check, decode
+from archlab.data.images import FileImage, LazyImages, TooManyPixels, UnknownFormat, check, decode
 from archlab.errors import UserError
 
 LIMIT = 1_000_000
@@ -149,7 +149,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch: pytest.Monke
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     monkeypatch.setattr(images, "_square", lambda *_: pytest.fail("pixels were decoded"))
     for refuse in (lambda: decode(bomb, 8, max_pixels=LIMIT, name="b.png"), lambda: check(bomb, max_pixels=LIMIT)):
-        with pytest.raises(UserError, match=r"9000 x 9000 = 81000000 pixels, data.pairs.max_pixels allows 1000000"):
+        with pytest.raises(UserError, match=r"81000000 pixels, at most 1000000 are .* raise data.pairs.max_pixels"):
             refuse()
 
 
@@ -184,6 +184,16 @@ def test_what_is_no_usable_image_names_file_rule_and_remedy(data: bytes, rule: s
     assert message.startswith("image cat.png: ")
     assert "data.pairs.on_error=skip" in message
     assert "\n" not in message
+
+
+def test_what_is_wrong_stands_apart_from_the_remedy_for_data_sets() -> None:
+    """The service tells the same problem to callers who have no configuration to change."""
+    with pytest.raises(TooManyPixels) as large:
+        decode(encode(Image.new("RGB", (10, 10))), 4, max_pixels=99, name="cat")
+    assert large.value.problem == "image cat: 10 x 10 = 100 pixels, at most 99 are allowed"
+    with pytest.raises(UnknownFormat) as unread:
+        decode(encode(Image.new("RGB", (10, 10)), "BMP"), 4, max_pixels=LIMIT, name="cat", formats=("PNG", "GIF"))
+    assert unread.value.problem == "image cat: is none of PNG, GIF"
 
 
 def test_a_missing_file_names_itself(tmp_path: Path) -> None:

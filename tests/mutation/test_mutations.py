@@ -371,8 +371,8 @@ DECODING = [
     Fault(
         "an answer stays in the cache of its prefix",
         "vl/decoding.py",
-        "    for cache in prefix.caches:\n        cache.crop(start)\n    return",
-        "    return",
+        "            cache.crop(start)\n\n\ndef collect",
+        "            pass\n\n\ndef collect",
         "vl/test_decoding.py::test_one_reading_of_the_prefix_serves_any_number_of_answers",
     ),
     Fault(
@@ -738,10 +738,122 @@ SEARCH = [
         "_different(old.fetch(sample), new.fetch(sample)).ids",
         "[]",
         "index/test_migrate.py::test_a_target_that_keeps_something_else_is_noticed",
+HTTP = [
+    Fault(
+        "an API key is found by its id alone",
+        "serve/auth.py",
+        "key if matches and prefix == _PREFIX",
+        "key if prefix == _PREFIX",
+        "serve/test_auth.py::test_a_key_is_found_by_what_was_shown_and_by_nothing_else",
+    ),
+    Fault(
+        "scopes are not asked for",
+        "serve/calls.py",
+        "if scope not in key.scopes:",
+        "if not key.scopes:",
+        "serve/test_auth.py::test_a_scope_opens_what_it_says_and_no_more",
+    ),
+    Fault(
+        "a body that does not say its size is read without end",
+        "serve/bodies.py",
+        "size += len(chunk)",
+        "size = len(chunk)",
+        "serve/test_bodies.py::test_a_body_that_does_not_say_its_size_is_cut_where_it_is_too_large",
+    ),
+    Fault(
+        "room that a request took is not given back",
+        "serve/limits.py",
+        "self.requests - 1, self.size - size",
+        "self.requests, self.size",
+        "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
+    ),
+    Fault(
+        "pages of other sites reach a service without keys",
+        "serve/middleware/loopback.py",
+        'for name in ("host", "origin"):',
+        'for name in ("host",):',
+        "serve/test_loopback.py::test_pages_of_other_sites_do_not_reach_it_through_a_browser",
+    ),
+    Fault(
+        "what a client asked that has left is computed all the same",
+        "serve/middleware/patience.py",
+        "            self._handler.cancel()",
+        "            pass",
+        "serve/test_stress.py::test_a_client_that_leaves_frees_its_place_and_nothing_is_computed_for_it",
+    ),
+]
+
+SERVING = [
+    Fault(
+        "a caller with many items fills the batches",
+        "serve/batcher.py",
+        "                turns.append(caller)",
+        "                turns.appendleft(caller)",
+        "serve/test_batcher.py::test_callers_take_turns",
+    ),
+    Fault(
+        "the queue has no bound",
+        "serve/batcher.py",
+        "if self.stats.queued + len(work) > self.limits.queue:",
+        "if False:",
+        "serve/test_batcher.py::test_a_full_queue_refuses_the_whole_call_counts_its_items_and_says_when_to_come_back",
+    ),
+    Fault(
+        "what nobody waits for any more is computed",
+        "serve/batcher.py",
+        'self._withdraw(call, "cancelled")',
+        "pass",
+        "serve/test_batcher.py::test_items_of_a_caller_that_left_are_never_computed_and_free_their_place_at_once",
+    ),
+    Fault(
+        "what has expired is computed",
+        "serve/batcher.py",
+        'self._withdraw(call, "expired")',
+        "pass",
+        "serve/test_batcher.py"
+        "::test_an_item_whose_time_is_up_is_dropped_before_it_is_computed_and_its_caller_told_at_once",
+    ),
+    Fault(
+        "one item that fails takes its whole batch with it",
+        "serve/batcher.py",
+        "if all(entry.call is entries[0].call for entry in entries):",
+        "if entries:",
+        "serve/test_batcher.py::test_one_callers_poison_fails_nobody_else",
+    ),
+    Fault(
+        "a model is closed under those who use it",
+        "serve/model.py",
+        "        await self._unused.wait()\n",
+        "",
+        "serve/test_models.py::test_unloading_waits_for_requests_that_have_begun_and_takes_no_new_ones",
+    ),
+    Fault(
+        "a failed engine stays ready",
+        "serve/model.py",
+        "self._health.failed()",
+        "pass",
+        "serve/test_model.py"
+        "::test_a_failure_reaches_its_caller_without_its_reason_and_turns_readiness_red_until_a_probe_works",
+    ),
+    Fault(
+        "int8 is served where it is worse",
+        "export/manifest.py",
+        "score.lost <= MOST_LOST",
+        "True",
+        "export/test_accuracy.py"
+        "::test_int8_is_served_unasked_only_where_enough_items_tell_that_no_metric_loses_half_a_point",
+    ),
+    Fault(
+        "an export is not compared with PyTorch",
+        "export/parity.py",
+        "if not difference <= allowed:",
+        "if False:",
+        "export/test_onnx.py::test_an_export_that_is_not_equal_is_not_left_behind",
     ),
 ]
 
 FAULTS = [
+    *SERVING,
     *MASKS,
     *LOSSES,
     *VARIANTS,
@@ -755,6 +867,7 @@ FAULTS = [
     *STATISTICS,
     *EXPERTS,
     *SEARCH,
+    *HTTP,
 ]
 
 

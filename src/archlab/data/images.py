@@ -24,7 +24,7 @@ DECODING = "fit-white-bicubic-1"
 
 _SKIP = "or leave such rows out with data.pairs.on_error=skip"
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # no EPS: Pillow would start Ghostscript
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")  # no EPS: Pillow would start Ghostscript
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 _EXIF_ORIENTATION = 0x0112
@@ -53,6 +53,14 @@ class BrokenInput(UserError):
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}, {_SKIP}")
         self.problem = problem
+
+
+class TooManyPixels(BrokenInput):
+    """An image that its header says is larger than allowed."""
+
+
+class UnknownFormat(BrokenInput):
+    """Bytes that are an image of no format that is read."""
 
 
 class Encoded(Hashable, Protocol):
@@ -118,7 +126,14 @@ class LazyImages:
         return result
 
 
-def decode(source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int, name: str = "") -> np.ndarray:
+def decode(
+    source: bytes | str | os.PathLike[str],
+    size: int,
+    *,
+    max_pixels: int,
+    name: str = "",
+    formats: Sequence[str] = FORMATS,
+) -> np.ndarray:
     """Decode one image: upright by its EXIF orientation, first frame, 16 bits to 8, RGB over white.
 
     Args:
@@ -126,26 +141,29 @@ def decode(source: bytes | str | os.PathLike[str], size: int, *, max_pixels: int
         size: side of the result.
         max_pixels: larger images are refused by their header, before their pixels are decoded.
         name: how messages call the image; a path needs none.
+        formats: those to read, of `FORMATS`.
 
     Returns:
         uint8 (size, size, 3); the whole image, centred, its longest side `size`.
 
     Raises:
-        UserError: missing, empty, truncated, too large or no image.
+        BrokenInput: missing, empty, truncated, too large or no image.
     """
-    with _opened(source, max_pixels, name) as image:
+    with _opened(source, max_pixels, name, formats) as image:
         return np.asarray(_square(image, size))
 
 
 def check(source: bytes | str | os.PathLike[str], *, max_pixels: int, name: str = "") -> None:
     """Read the header only: what is no image or too large raises `UserError`, a truncated image does not yet."""
-    with _opened(source, max_pixels, name):
+    with _opened(source, max_pixels, name, FORMATS):
         pass
 
 
 @contextmanager
-def _opened(source: bytes | str | os.PathLike[str], max_pixels: int, name: str) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked; whatever goes wrong inside becomes one `UserError`."""
+def _opened(
+    source: bytes | str | os.PathLike[str], max_pixels: int, name: str, formats: Sequence[str]
+) -> Iterator[Image.Image]:
+    """The image with its header read and its size checked; whatever goes wrong inside becomes one `BrokenInput`."""
     if not isinstance(source, bytes):
         name = name or str(source)
         source = FileImage(Path(source)).read()
@@ -153,22 +171,20 @@ def _opened(source: bytes | str | os.PathLike[str], max_pixels: int, name: str) 
     if not source:
         raise BrokenInput(f"{name}: is empty", "replace it")
     try:
-        with Image.open(BytesIO(source), formats=_FORMATS) as image:
+        with Image.open(BytesIO(source), formats=tuple(formats)) as image:
             if (pixels := image.width * image.height) > max_pixels:
-                raise BrokenInput(
-                    f"{name}: {image.width} x {image.height} = {pixels} pixels, data.pairs.max_pixels allows "
-                    f"{max_pixels}",
-                    "shrink the image, raise the limit",
+                raise TooManyPixels(
+                    f"{name}: {image.width} x {image.height} = {pixels} pixels, at most {max_pixels} are allowed",
+                    "shrink the image, raise data.pairs.max_pixels",
                 )
             yield image
     except UserError:
         raise
     except Image.DecompressionBombError:  # raised before our own check could see the size
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise BrokenInput(f"{name}: more than the {limit} pixels that Pillow reads", "shrink it") from None
+        raise TooManyPixels(f"{name}: more than the {limit} pixels that Pillow reads", "shrink it") from None
     except UnidentifiedImageError:
-        formats = ", ".join(_FORMATS)
-        raise BrokenInput(f"{name}: is none of {formats}", "convert or replace it") from None
+        raise UnknownFormat(f"{name}: is none of {', '.join(formats)}", "convert or replace it") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenInput(f"{name}: truncated or damaged ({reason})", "replace it") from None

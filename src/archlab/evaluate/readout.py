@@ -5,19 +5,19 @@ The two arms are asked the same questions through `Readout`; nothing else in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.data.batch import Batch
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.vqa import length_normalised
 from archlab.vl.arms import EmbeddingArm, GenerativeArm, SupervisedArm
-from archlab.vl.decoding import Prefix
+from archlab.vl.decoding import Prefix, Step, collect
 
 _TEXTS_AT_ONCE = 256
 
@@ -60,21 +60,24 @@ class TokenReadout:
 
     @torch.no_grad()
     def speak(self, batch: Batch) -> list[str]:
-        tokenizer = self.tokenizer
-        ids = self.arm.generate(self.read(batch), self.max_target, tokenizer.bos_id, tokenizer.eos_id)
-        return [tokenizer.decode(row) for row in ids.tolist()]
+        return [self.tokenizer.decode(row) for row in collect(self.steps(batch)).tolist()]
+
+    @torch.no_grad()
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """`speak` token by token."""
+        return self.arm.steps(self.read(batch), self.max_target, self.tokenizer.bos_id, self.tokenizer.eos_id)
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return self.arm.pooled(batch.features, batch.query, batch.query_mask).numpy()
+        return self.arm.pooled(batch.features, batch.query, batch.query_mask).cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            no_image = torch.zeros(len(ids), 0, self.arm.backbone.visual_projection.in_features)
-            return self.arm.backbone.pooled(no_image, ids, mask)
+            no_image = torch.zeros(len(ids), 0, self.arm.feature_width, device=ids.device)
+            return self.arm.pooled(no_image, ids, mask)
 
-        return _encode_texts(encode, self.tokenizer, texts, self.max_target)
+        return _encode_texts(encode, self.tokenizer, texts, self.max_target, _device_of(self.arm))
 
     def read(self, batch: Batch) -> Prefix:
         """Image and query, run once."""
@@ -84,8 +87,9 @@ class TokenReadout:
     def score(self, prefix: Prefix, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Summed log-probabilities (B, C) of the candidates and their lengths (C,) in tokens, [EOS] included."""
         ids, mask = self.tokenizer.encode(candidates, self.max_target)
-        log_probs = self.arm.score(prefix, torch.from_numpy(ids), torch.from_numpy(mask)).sum(-1)
-        return log_probs.numpy(), mask.sum(1) - 1
+        device = prefix.mask.device
+        log_probs = self.arm.score(prefix, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).sum(-1)
+        return log_probs.cpu().numpy(), mask.sum(1) - 1
 
 
 class EmbeddingReadout:
@@ -104,21 +108,27 @@ class EmbeddingReadout:
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return F.normalize(self.arm.predict(batch.features, batch.query, batch.query_mask), dim=-1).numpy()
+        return F.normalize(self.arm.predict(batch.features, batch.query, batch.query_mask), dim=-1).cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = _encode_texts(self.arm.target_encoder, self.tokenizer, texts, self.max_target)
+        vectors = _encode_texts(self.arm.target_encoder, self.tokenizer, texts, self.max_target, _device_of(self.arm))
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     @torch.no_grad()
     def decode(self, embeddings: np.ndarray) -> list[str]:
         """Speak embeddings (B, E)."""
-        tokenizer = self.tokenizer
-        ids = self.arm.decoder.generate(
-            torch.from_numpy(embeddings), self.max_target, tokenizer.bos_id, tokenizer.eos_id
-        )
-        return [tokenizer.decode(row) for row in ids.tolist()]
+        return [self.tokenizer.decode(row) for row in collect(self.decode_steps(embeddings)).tolist()]
+
+    def steps(self, batch: Batch) -> Iterator[Step]:
+        """`speak` token by token."""
+        return self.decode_steps(self.image_vectors(batch))
+
+    @torch.no_grad()
+    def decode_steps(self, embeddings: np.ndarray) -> Iterator[Step]:
+        """`decode` token by token."""
+        vectors = torch.from_numpy(embeddings).to(_device_of(self.arm))
+        return self.arm.decoder.steps(vectors, self.max_target, self.tokenizer.bos_id, self.tokenizer.eos_id)
 
 
 class SupervisedReadout:
@@ -143,11 +153,21 @@ def speaking_readout(
     return TokenReadout(arm, tokenizer, max_target)
 
 
+def _device_of(arm: nn.Module) -> torch.device:
+    """Where an arm computes."""
+    return next((parameter.device for parameter in arm.parameters()), torch.device("cpu"))
+
+
 def _encode_texts(
-    encode: Callable[[Tensor, Tensor], Tensor], tokenizer: TextTokenizer, texts: Sequence[str], max_length: int
+    encode: Callable[[Tensor, Tensor], Tensor],
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    max_length: int,
+    device: torch.device,
 ) -> np.ndarray:
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         ids, mask = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE], max_length)
-        parts.append(encode(torch.from_numpy(ids), torch.from_numpy(mask)).numpy())
+        vectors = encode(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+        parts.append(vectors.cpu().numpy())
     return np.concatenate(parts)

@@ -250,7 +250,9 @@ def checked_vectors(raw: np.ndarray | Sequence[np.ndarray], spec: CollectionSpec
         raise UserError(f"vector of {found} numbers: the collection holds vectors of {spec.width}")
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     if not (lengths <= LONGEST_VECTOR).all():  # NaN is not either
-        raise UserError(f"vector: is longer than {LONGEST_VECTOR:g}, or holds a number that is not finite; leave it out")
+        raise UserError(
+            f"vector: is longer than {LONGEST_VECTOR:g}, or holds a number that is not finite; leave it out"
+        )
     if spec.distance != "cosine":
         return vectors
     if not (lengths > 1e-30).all():

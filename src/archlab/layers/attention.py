@@ -5,7 +5,9 @@ Shape legend: B samples, Tq queries, Tk keys, W width, H heads, K key-value head
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, finfo, nn
@@ -221,6 +223,35 @@ def readable_attention(
 
 def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
     return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+
+
+@contextmanager
+def attention_weights(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the weights (B, H, Tq, Tk) of every attention of a model that is called inside the block, in that order.
+
+    The readable implementation runs meanwhile. For one thread at a time.
+    """
+    weights: list[Tensor] = []
+
+    def ask(layer: nn.Module, given: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return given, options | {"return_weights": True}
+
+    def take(layer: nn.Module, given: Any, result: tuple[Tensor, Tensor]) -> Tensor:
+        weights.append(result[1])
+        return result[0]
+
+    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
+    before = [layer.implementation for layer in layers]
+    with ExitStack() as hooks:
+        for layer in layers:
+            layer.implementation = "readable"
+            hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_hook(take).remove)
+        try:
+            yield weights
+        finally:
+            for layer, implementation in zip(layers, before, strict=True):
+                layer.implementation = implementation
 
 
 def set_implementation(model: nn.Module, implementation: Implementation) -> None:

@@ -55,6 +55,10 @@ class Checkpoint(Generic[Config]):
         """Hash of the weights."""
         return hashlib.sha256((self.folder / _WEIGHTS).read_bytes()).hexdigest()
 
+    def card(self) -> str:
+        """What the run wrote about itself, Markdown."""
+        return (self.folder / _CARD).read_text(encoding="utf-8")
+
     def load_into(self, model: nn.Module) -> None:
         """Copy the weights into `model`; every tensor must be there, be asked for, and have the right shape.
 

@@ -27,6 +27,7 @@ from archlab.evaluate.measure import (
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
 from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
+from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.embedding_prediction import SpokenPrediction, build_embedding_objective
 from archlab.objectives.next_token import NextToken
 from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
@@ -105,6 +106,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         "seconds": history.seconds,
         "order_digest": order.digest(),
         **_inputs(setup),
+        **learned_scale(objective),
         "curve": [asdict(point) for point in history.curve],
     }
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, _card(config, setup, metrics))
@@ -129,6 +131,12 @@ def build_objective(config: RunConfig) -> nn.Module:
     if config.arm == "hybrid":
         return SpokenPrediction()
     return build_embedding_objective(config.vljepa)
+
+
+def learned_scale(objective: nn.Module) -> dict[str, float]:
+    """The inverse temperature that InfoNCE learned: what turns cosines into probabilities; nothing of other losses."""
+    loss = next((module for module in objective.modules() if isinstance(module, InfoNCE)), None)
+    return {} if loss is None else {"scale": loss.log_scale.exp().item()}
 
 
 def build_optimizer(config: RunConfig, arm: Arm, objective: nn.Module) -> torch.optim.Optimizer:

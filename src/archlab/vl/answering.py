@@ -15,7 +15,7 @@ from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
 from archlab.evaluate.readout import EmbeddingReadout, TokenReadout, speaking_readout
 from archlab.train.checkpoint import load_checkpoint
-from archlab.vl.arms import SupervisedArm, build_arm
+from archlab.vl.arms import EmbeddingArm, SupervisedArm, build_arm
 from archlab.vl.encoder import FrozenEncoder
 
 
@@ -28,16 +28,22 @@ class Answerer:
         encoder: the frozen encoder that it reads images through.
         tokenizer: its own.
         readout: chooses among candidates, speaks, and embeds; asked with the batches of `request`.
+        scale: learned inverse temperature, which turns VL-JEPA's cosines into probabilities; None: the token arm has
+            log-probabilities.
     """
 
     config: RunConfig
     encoder: FrozenEncoder
     tokenizer: TextTokenizer
     readout: TokenReadout | EmbeddingReadout
+    scale: float | None = None
 
     @classmethod
-    def open(cls, run: Path) -> Answerer:
+    def open(cls, run: Path, device: str = "cpu") -> Answerer:
         """Load a finished run and its encoder; no data are needed.
+
+        Args:
+            device: where it computes, as PyTorch names it.
 
         Raises:
             UserError: the run or its encoder cannot be read, the encoder is not the run's, or its arm does not speak.
@@ -57,7 +63,13 @@ class Answerer:
         arm = build_arm(config, encoder.width, tokenizer.vocab_size, 0)
         assert not isinstance(arm, SupervisedArm)
         checkpoint.load_into(arm)
-        return cls(config, encoder, tokenizer, speaking_readout(arm, tokenizer, config.tokenizer.max_target))
+        arm.to(device)
+        encoder.vit.to(device)
+        scale = None
+        if isinstance(arm, EmbeddingArm):  # losses without a temperature have learned none
+            scale = checkpoint.metrics.get("scale", 1 / config.vljepa.loss.temperature)
+        readout = speaking_readout(arm, tokenizer, config.tokenizer.max_target)
+        return cls(config, encoder, tokenizer, readout, scale)
 
     def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
         """What the read-out is asked with: uint8 RGB images (B, H, W, 3) of the encoder's size, and B queries."""
@@ -70,4 +82,5 @@ def make_request(
     """Encode images (B, H, W, 3) and B queries, of at most `max_query` tokens, as a batch without target."""
     query, query_mask = tokenizer.encode(queries, max_query)
     features = encoder.encode(torch.tensor(images))  # a copy: decoded images may be read-only
-    return Batch.without_target(features, torch.from_numpy(query), torch.from_numpy(query_mask))
+    ids, mask = (torch.from_numpy(array).to(features.device) for array in (query, query_mask))
+    return Batch.without_target(features, ids, mask)

@@ -8,6 +8,7 @@ Shape legend: B samples, N visual tokens, Q query tokens, L target tokens, C can
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,7 @@ from archlab.data.batch import Batch
 from archlab.layers import masks
 from archlab.layers.block import CrossStack
 from archlab.vl.backbone import Backbone, positions_of
-from archlab.vl.decoding import Memory, Prefix, continuation_log_probs, greedy
+from archlab.vl.decoding import Memory, Prefix, Step, collect, continuation_log_probs, greedy_steps
 from archlab.vl.predictors import CrossPredictor, Predictor, build_predictor
 from archlab.vl.target_encoder import TargetEncoder
 from archlab.vl.text_decoder import TextDecoder
@@ -34,6 +35,7 @@ class TokenArm(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.causal = causal
+        self.feature_width = backbone.feature_width
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (B, L - 1, vocabulary) of `batch.target[:, 1:]` given image, query and the tokens before."""
@@ -66,7 +68,11 @@ class TokenArm(nn.Module):
 
     def generate(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
         """Greedy answer ids (B, at most `max_tokens`), filled with [EOS] after the end."""
-        return greedy(self.backbone.trunk, self.backbone.token_embedding, prefix, max_tokens, bos, eos)
+        return collect(self.steps(prefix, max_tokens, bos, eos))
+
+    def steps(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Iterator[Step]:
+        """`generate` step by step."""
+        return greedy_steps(self.backbone.trunk, self.backbone.token_embedding, prefix, max_tokens, bos, eos)
 
     def _attend(self, mask: Tensor, positions: Tensor, prefix: int) -> Tensor:
         if self.causal:
@@ -89,6 +95,7 @@ class EncoderDecoderArm(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.writer = writer
+        self.feature_width = backbone.feature_width
 
     def logits(self, batch: Batch) -> Tensor:
         """See `TokenArm.logits`."""
@@ -112,8 +119,12 @@ class EncoderDecoderArm(nn.Module):
 
     def generate(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
         """See `TokenArm.generate`; `prefix` is what `read` returned."""
+        return collect(self.steps(prefix, max_tokens, bos, eos))
+
+    def steps(self, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Iterator[Step]:
+        """`generate` step by step."""
         assert isinstance(prefix, Memory)
-        return greedy(prefix.reader(self.writer), self.backbone.token_embedding, prefix, max_tokens, bos, eos)
+        return greedy_steps(prefix.reader(self.writer), self.backbone.token_embedding, prefix, max_tokens, bos, eos)
 
     def pooled(self, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
         """See `TokenArm.pooled`."""

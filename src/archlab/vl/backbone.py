@@ -27,7 +27,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: TransformerConfig, feature_width: int, vocab_size: int) -> None:
         super().__init__()
-        self.width = config.width
+        self.width, self.feature_width = config.width, feature_width
         self.visual_projection = nn.Linear(feature_width, config.width)
         self.token_embedding = TokenEmbedding(vocab_size, config.width)
         self.trunk = TransformerStack(config)

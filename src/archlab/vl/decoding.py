@@ -5,7 +5,7 @@ Shape legend: B samples, P prefix tokens, C candidates, L tokens per candidate, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from archlab.layers import masks
 from archlab.layers.block import CrossStack, TransformerStack
 from archlab.layers.cache import Cache, DecoderCache, KVCache
-from archlab.layers.embeddings import TokenEmbedding
 
 _SCORED_TOKENS = 256  # candidate tokens scored at once; bounds the memory of the logits
 
@@ -26,6 +25,14 @@ class Continues(Protocol):
     """A stack that continues what its caches hold; see `TransformerStack.forward`."""
 
     def __call__(self, x: Tensor, /, *, mask: Tensor, positions: Tensor, caches: Sequence[Any]) -> Tensor: ...
+
+
+class Embeds(Protocol):
+    """Ids to what a stack reads, and its states to logits; see `layers.embeddings.TokenEmbedding`."""
+
+    def __call__(self, ids: Tensor, /) -> Tensor: ...
+
+    def logits(self, states: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -75,40 +82,62 @@ class Memory(Prefix):
         return partial(stack, memory=self.states, memory_mask=self.states_mask)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of decoding.
+
+    Attributes:
+        token: the chosen ids (B,).
+        logits: what they were chosen from, (B, V).
+        running: True where the row had not ended before, (B,); elsewhere the token is [EOS].
+    """
+
+    token: Tensor
+    logits: Tensor
+    running: Tensor
+
+
 @torch.no_grad()
-def greedy(stack: Continues, embedding: TokenEmbedding, prefix: Prefix, max_tokens: int, bos: int, eos: int) -> Tensor:
-    """Continue a prefix by the most likely token until every row has ended.
+def greedy_steps(
+    stack: Continues, embedding: Embeds, prefix: Prefix, max_tokens: int, bos: int, eos: int
+) -> Iterator[Step]:
+    """Continue a prefix by the most likely token until every row has ended, or nobody asks for more.
 
     Args:
         embedding: of the tokens, also the output projection.
-        prefix: its caches are extended and cropped back, so that it can be used again.
-
-    Returns:
-        ids (B, at most `max_tokens`), without [BOS], filled with [EOS] after the end.
+        prefix: its caches are extended, and cropped back in the end, so that it can be used again.
+        max_tokens: most steps.
     """
     start = prefix.mask.shape[1]
     token = torch.full_like(prefix.length, bos)
     mask, position = prefix.mask, prefix.length
     ended = torch.zeros_like(token, dtype=torch.bool)
-    answer: list[Tensor] = []
-    while len(answer) < max_tokens and not bool(ended.all()):
-        mask = F.pad(mask, (0, 1), value=True)
-        state = stack(
-            embedding(token[:, None]), mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
-        )
-        token = embedding.logits(state[:, -1]).argmax(-1)
-        token = torch.where(ended, eos, token)
-        ended |= token == eos
-        answer.append(token)
-        position = position + 1
-    for cache in prefix.caches:
-        cache.crop(start)
-    return torch.stack(answer, 1)
+    try:
+        for _ in range(max_tokens):
+            mask = F.pad(mask, (0, 1), value=True)
+            state = stack(
+                embedding(token[:, None]), mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
+            )
+            logits = embedding.logits(state[:, -1])
+            token = torch.where(ended, eos, logits.argmax(-1))
+            yield Step(token, logits, ~ended)
+            ended = ended | (token == eos)
+            if bool(ended.all()):
+                return
+            position = position + 1
+    finally:
+        for cache in prefix.caches:
+            cache.crop(start)
+
+
+def collect(steps: Iterable[Step]) -> Tensor:
+    """Ids (B, steps) of all steps, without [BOS], filled with [EOS] after the end."""
+    return torch.stack([step.token for step in steps], 1)
 
 
 @torch.no_grad()
 def continuation_log_probs(
-    stack: Continues, embedding: TokenEmbedding, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
+    stack: Continues, embedding: Embeds, prefix: Prefix, candidates: Tensor, candidate_mask: Tensor
 ) -> Tensor:
     """Log-probability of every candidate token after every prefix.
 

@@ -124,7 +124,11 @@ class FrozenEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
+        """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3), where the weights lie."""
+        return self.features(images.to(next(self.vit.parameters()).device))
+
+    def features(self, images: Tensor) -> Tensor:
+        """`encode` as the ViT's own mode and device would have it; what is exported."""
         return merge_patches(self.vit(normalise(images)), self.vit.config.grid, self.merge)
 
 

@@ -6,6 +6,8 @@ Transformer continues.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ from archlab.layers import masks
 from archlab.layers.block import TransformerStack
 from archlab.layers.embeddings import TokenEmbedding
 from archlab.vl.backbone import positions_of
-from archlab.vl.decoding import Prefix, greedy
+from archlab.vl.decoding import Prefix, Step, collect, greedy_steps
 
 
 class TextDecoder(nn.Module):
@@ -50,11 +52,18 @@ class TextDecoder(nn.Module):
         """Prefix tokens (B, P, W) of embeddings (B, E), which are normalised first: only directions carry meaning."""
         return self.unfold(F.normalize(embedding, dim=-1)).unflatten(-1, (self.prefix, self.width))
 
-    @torch.no_grad()
     def generate(self, embedding: Tensor, max_tokens: int, bos: int, eos: int) -> Tensor:
         """Greedy ids (B, at most `max_tokens`) that speak the embeddings (B, E)."""
+        return collect(self.steps(embedding, max_tokens, bos, eos))
+
+    def steps(self, embedding: Tensor, max_tokens: int, bos: int, eos: int) -> Iterator[Step]:
+        """`generate` step by step."""
+        return greedy_steps(self.trunk, self.token_embedding, self.read(embedding), max_tokens, bos, eos)
+
+    @torch.no_grad()
+    def read(self, embedding: Tensor) -> Prefix:
+        """Run the prefix tokens of embeddings (B, E); the result can be continued."""
         tokens = self.unfold_prefix(embedding)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         positions = positions_of(mask)
-        prefix = Prefix.run(self.trunk, tokens, mask, masks.causal(positions, positions))
-        return greedy(self.trunk, self.token_embedding, prefix, max_tokens, bos, eos)
+        return Prefix.run(self.trunk, tokens, mask, masks.causal(positions, positions))

@@ -24,7 +24,9 @@ from archlab.objectives.classification import Classification
 from archlab.train.text.config import SentimentConfig
 from archlab.train.text.run import Report, Row, Task, device_of, parameters_of, train_task
 
-_CLASSES = 2
+CLASSES = ("negative", "positive")
+"""What the classes 0 and 1 mean."""
+
 _BOOTSTRAP = 2000
 
 
@@ -41,10 +43,7 @@ class Documents:
 
     def __init__(self, reviews: Reviews, tokenizer: TextTokenizer, max_tokens: int, budget: int, seed: int) -> None:
         self.pad_id, self.labels = tokenizer.pad_id, np.array(reviews.labels)
-        self.rows = [
-            [tokenizer.bos_id, *head_and_tail(ids, max_tokens - 2), tokenizer.eos_id]
-            for ids in tokenizer.tokens(reviews.texts)
-        ]
+        self.rows = tokenized(reviews.texts, tokenizer, max_tokens)
         self.buckets = LengthBuckets(np.array([len(row) for row in self.rows]), budget, seed)
 
     def __call__(self, number: int) -> Classified:
@@ -55,6 +54,13 @@ class Documents:
         """The batch of these texts."""
         tokens, mask = pad([self.rows[row] for row in rows], self.pad_id)
         return Classified(tokens, mask, torch.from_numpy(self.labels[rows]))
+
+
+def tokenized(texts: Sequence[str], tokenizer: TextTokenizer, max_tokens: int) -> list[list[int]]:
+    """Ids of each text, [BOS] first and [EOS] last; of longer ones than `max_tokens` the head and the tail."""
+    return [
+        [tokenizer.bos_id, *head_and_tail(ids, max_tokens - 2), tokenizer.eos_id] for ids in tokenizer.tokens(texts)
+    ]
 
 
 def head_and_tail(ids: Sequence[int], most: int) -> list[int]:
@@ -75,14 +81,17 @@ def train_sentiment(config: SentimentConfig, folder: Path) -> dict[str, Any]:
 
 def _prepare(config: SentimentConfig) -> Task:
     found = load_reviews(config.source)
-    splits = {name: _without_markup(reviews) for name, reviews in found.splits.items()}
+    splits = {
+        name: Reviews(list(map(without_markup, reviews.texts)), reviews.labels)
+        for name, reviews in found.splits.items()
+    }
     if "validation" in splits:
         train, validation = splits["train"], splits["validation"]
     else:
         train, validation = _cut(splits["train"], config.validation_fraction, config.seed)
     tokenizer, encoder, width, digests = _encoder(config, train)
     device = device_of(config.training)
-    model = TextClassifier(encoder, width, _CLASSES).to(device)
+    model = TextClassifier(encoder, width, len(CLASSES)).to(device)
     batches, unseen, test = (
         Documents(reviews, tokenizer, config.max_tokens, config.batch_tokens, config.seed)
         for reviews in (train, validation, splits["test"])
@@ -113,11 +122,29 @@ def _prepare(config: SentimentConfig) -> Task:
 @torch.no_grad()
 def predict(model: TextClassifier, documents: Documents, device: torch.device) -> torch.Tensor:
     """Logits (N, classes) of all texts in their order, in float32 on the CPU."""
-    logits = torch.empty(len(documents.rows), _CLASSES)
+    logits = torch.empty(len(documents.rows), len(CLASSES))
     for number in range(documents.buckets.per_epoch):
         rows = documents.buckets(number)
         logits[torch.from_numpy(rows)] = model.class_logits(to_device(documents.of(rows), device)).float().cpu()
     return logits
+
+
+def build_classifier(config: SentimentConfig, vocab_size: int) -> TextClassifier:
+    """The model that is configured, for a checkpoint's weights; the pretrained one gives its shape.
+
+    Args:
+        vocab_size: of the checkpoint's tokenizer.
+
+    Raises:
+        UserError: the run began with a pretrained model that cannot be found any more.
+    """
+    if not config.pretrained:
+        encoder: Any = TextEncoder(config.encoder, vocab_size)
+        return TextClassifier(encoder, config.encoder.width, len(CLASSES))
+    from archlab.interop.checkpoint import load_pretrained
+
+    encoder = load_pretrained(config.pretrained)
+    return TextClassifier(encoder, encoder.config.width, len(CLASSES))
 
 
 def _encoder(config: SentimentConfig, train: Reviews) -> tuple[TextTokenizer, nn.Module, int, dict[str, str]]:
@@ -134,9 +161,9 @@ def _encoder(config: SentimentConfig, train: Reviews) -> tuple[TextTokenizer, nn
     return TextTokenizer.load(config.pretrained), encoder, encoder.config.width, {"pretrained": weights.hexdigest()}
 
 
-def _without_markup(reviews: Reviews) -> Reviews:
+def without_markup(text: str) -> str:
     """Line breaks are written as HTML in these reviews."""
-    return Reviews([text.replace("<br />", " ") for text in reviews.texts], reviews.labels)
+    return text.replace("<br />", " ")
 
 
 def _cut(reviews: Reviews, fraction: float, seed: int) -> tuple[Reviews, Reviews]:

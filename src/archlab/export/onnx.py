@@ -1,0 +1,142 @@
+"""`archlab export RUN --to onnx`: a run about images as ONNX graphs that need no PyTorch model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from archlab.config import RunConfig
+from archlab.errors import UserError
+from archlab.evaluate.readout import EmbeddingReadout
+from archlab.export.graphs import Graph, graphs_of
+from archlab.export.manifest import NAME, Manifest, digest_of
+from archlab.export.opening import COPIED, graph_file, open_export
+from archlab.export.parity import compare
+from archlab.progress import track
+from archlab.train.checkpoint import load_checkpoint
+from archlab.vl.answering import Answerer
+
+_OPSET = 20
+_PRODUCTS = ["MatMul", "Gemm"]
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_onnx(run: Path, out: Path, *, int8: bool = False) -> Manifest:
+    """Export a run into a folder of its own, which appears whole and checked, or not at all.
+
+    Args:
+        run: folder of a finished run of the token or the vljepa arm.
+        out: an older export there is replaced.
+        int8: also write graphs whose matrices are int8 and whose activations are made so as they come.
+
+    Raises:
+        UserError: the run cannot be read or exported, `out` is no export, or a graph computes something else than
+            PyTorch.
+    """
+    if out.exists() and not (out / NAME).is_file():
+        raise UserError(f"output folder {out}: exists and is no export; name another with --out, or remove it")
+    answerer = Answerer.open(run)
+    graphs = graphs_of(answerer)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(graphs, partial, int8=int8)
+        for name in COPIED:
+            shutil.copyfile(run / name, partial / name)
+        manifest = _manifest(run, answerer, partial, {})
+        manifest.save(partial)
+        manifest = _manifest(run, answerer, partial, compare(answerer, open_export(partial)))
+        manifest.save(partial)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write(graphs: dict[str, Graph], folder: Path, *, int8: bool) -> None:
+    with track("export", len(graphs)) as progress, _quiet():
+        for name, graph in graphs.items():
+            path = folder / graph_file(name, "fp32")
+            _export(graph, path)
+            if int8:
+                _quantize(path, folder / graph_file(name, "int8"), spare_last=graph.whitened)
+            progress.advance(1)
+
+
+def _export(graph: Graph, path: Path) -> None:
+    axes = tuple(dict.fromkeys(graph.dynamic[name], torch.export.Dim.DYNAMIC) for name in graph.inputs)
+    # Modules that take their inputs as *inputs have one argument, a tuple.
+    variadic = "inputs" in graph.module.forward.__code__.co_varnames
+    program = torch.onnx.export(
+        graph.module.eval(),
+        tuple(graph.inputs.values()),
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        dynamic_shapes=(axes,) if variadic else axes,
+        opset_version=_OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _quantize(path: Path, to: Path, *, spare_last: bool) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(path)
+    # The exporter notes the shapes of what it has folded away since; the quantiser finds them out by itself.
+    del graph.graph.value_info[:]
+    products = [node.name for node in graph.graph.node if node.op_type in _PRODUCTS]
+    quantize_dynamic(
+        graph,
+        to,
+        op_types_to_quantize=_PRODUCTS,
+        nodes_to_exclude=products[-1:] if spare_last else [],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def _manifest(run: Path, answerer: Answerer, folder: Path, parity: dict[str, float]) -> Manifest:
+    checkpoint = load_checkpoint(run, RunConfig)
+    vljepa, encoder = isinstance(answerer.readout, EmbeddingReadout), answerer.encoder
+    return Manifest(
+        run=run.resolve().name,
+        run_digest=checkpoint.digest(),
+        encoder_digest=encoder.digest,
+        arm="vljepa" if vljepa else "token",
+        image_size=encoder.image_size,
+        visual_tokens=encoder.tokens,
+        feature_width=encoder.width,
+        width=answerer.config.vljepa.embedding if vljepa else answerer.config.trunk.width,
+        scale=answerer.scale,
+        files={path.name: digest_of(path) for path in sorted(folder.iterdir()) if path.name != NAME},
+        parity=parity,
+        versions={tool: version(tool) for tool in _TOOLS},
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of the exporter and of the quantiser about what they leave as it is."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

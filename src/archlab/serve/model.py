@@ -1,0 +1,288 @@
+"""One loaded model: an engine behind its queue, with a cache for embeddings of texts and an eye on its health.
+
+Shape legend: B items, E embedding, C candidates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from archlab.config import Section
+from archlab.errors import UserError
+from archlab.rules import Count, Natural, Positive
+from archlab.serve.batcher import Batcher, BatcherStats, BatchLimits, Observer
+from archlab.serve.engine import Attention, Engine, Operation, Spoken, softmax
+from archlab.serve.errors import EngineFailed, NotReady
+from archlab.serve.health import Health
+from archlab.serve.query_cache import QueryCache
+
+_SHORTEST = 32  # characters; texts up to here are of one length to the queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits(Section):
+    """Bounds of one model."""
+
+    batches: BatchLimits = field(default_factory=BatchLimits)
+    cached_texts: Natural = 10_000
+    """Embeddings of texts that are kept."""
+    probe_every: Positive = 1.0
+    """Seconds between two probes of an engine that has failed."""
+    fatal: Count = 5
+    """Failures in a row after which the model counts as dead."""
+    stall: Positive = 60.0
+    """Seconds of one batch after which the model is not ready, and after twice as many dead."""
+
+
+class Model:
+    """One model; its methods are coroutines of one event loop.
+
+    All of them take a `deadline` on the event loop's clock (None: the queue's default) and the `caller`, for fairness,
+    and raise `UserError` where this kind of model does no such thing, `Overloaded`, `Expired`, `NotReady`, or
+    `EngineFailed`. Images are uint8 (H, W, 3) of `image_size`.
+
+    Args:
+        name: what it is called here.
+        engine: used by one thread alone.
+        limits: of queue, cache and health.
+        observer: told what the queue does.
+    """
+
+    def __init__(
+        self, name: str, engine: Engine, limits: ModelLimits | None = None, observer: Observer | None = None
+    ) -> None:
+        self.name, self.about, self.limits = name, engine.about, limits or ModelLimits()
+        self.cache = QueryCache(self.limits.cached_texts)
+        self._engine: Engine | None = engine
+        self._batcher = Batcher(self._compute, self.limits.batches, observer, name)
+        self._health = Health(self.limits.fatal)
+        self._healing: asyncio.Task[None] | None = None
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def arm(self) -> str:
+        """See `About`; as the properties below."""
+        return self.about.arm
+
+    @property
+    def card(self) -> str:
+        return self.about.card
+
+    @property
+    def digest(self) -> str:
+        return self.about.digest
+
+    @property
+    def backend(self) -> str:
+        return self.about.backend
+
+    @property
+    def image_size(self) -> int:
+        return self.about.image_size
+
+    @property
+    def width(self) -> int:
+        return self.about.width
+
+    @property
+    def stats(self) -> BatcherStats:
+        """What the queue does and has done."""
+        return self._batcher.stats
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine answers: the last batch worked, and the one in flight does not hang."""
+        return self._health.ready and self._busy() < self.limits.stall
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine may still heal; where not, the process should be replaced."""
+        return self._health.alive and self._busy() < 2 * self.limits.stall
+
+    def can(self, operation: Operation) -> bool:
+        """Whether this kind of model does that."""
+        return self._engine is not None and operation in self._engine.operations
+
+    @contextmanager
+    def use(self) -> Iterator[Model]:
+        """Keep the model open inside the block; `close` waits for all who use it."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def embed_texts(self, texts: Sequence[str], *, deadline: float | None = None, caller: str = "") -> np.ndarray:
+        """Vectors (B, E) of unit length, float32; those of texts asked for lately come from the cache."""
+        self._check("embed_texts")
+        vectors = self.cache.look_up(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in vectors]
+        computed = await self._ask("embed_texts", [(text,) for text in missing], missing, deadline, caller)
+        new = dict(zip(missing, computed, strict=True))
+        self.cache.keep(new)
+        vectors |= new
+        return np.stack([vectors[text] for text in texts]) if texts else np.empty((0, self.width), np.float32)
+
+    async def embed_images(
+        self, images: Sequence[np.ndarray], queries: Sequence[str], *, deadline: float | None = None, caller: str = ""
+    ) -> np.ndarray:
+        """Vectors (B, E) of unit length, float32, of images under a query each."""
+        rows = list(zip(images, queries, strict=True))
+        vectors = await self._ask("embed_images", rows, queries, deadline, caller)
+        return np.stack(vectors) if vectors else np.empty((0, self.width), np.float32)
+
+    async def choose(
+        self,
+        images: Sequence[np.ndarray],
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        deadline: float | None = None,
+        caller: str = "",
+    ) -> list[np.ndarray]:
+        """Probabilities (C,) over each item's own candidates."""
+        if any(not own for own in candidates):
+            raise UserError("candidates: must not be empty; give at least one answer to choose from")
+        if self.about.scale is None:
+            rows = list(zip(images, queries, map(tuple, candidates), strict=True))
+            return await self._ask("choose", rows, queries, deadline, caller)
+        with self.use():  # two calls of the queue, which must not be closed in between
+            texts = list(dict.fromkeys(text for own in candidates for text in own))
+            embedded = await self.embed_texts(texts, deadline=deadline, caller=caller)
+            vectors = dict(zip(texts, embedded, strict=True))
+            seen = await self.embed_images(images, queries, deadline=deadline, caller=caller)
+        return [
+            softmax(self.about.scale * np.stack([vectors[text] for text in own]) @ image)
+            for image, own in zip(seen, candidates, strict=True)
+        ]
+
+    async def speak(
+        self, images: Sequence[np.ndarray], queries: Sequence[str], *, deadline: float | None = None, caller: str = ""
+    ) -> list[Spoken]:
+        """What the model says, decoded greedily."""
+        return await self._ask("speak", list(zip(images, queries, strict=True)), queries, deadline, caller)
+
+    async def speak_vectors(
+        self, vectors: Sequence[np.ndarray], *, deadline: float | None = None, caller: str = ""
+    ) -> list[Spoken]:
+        """What embeddings (E,) of images say (VL-JEPA): embed every frame, and decode when the meaning has changed."""
+        return await self._ask("speak_vectors", [(vector,) for vector in vectors], None, deadline, caller)
+
+    async def stream(
+        self, image: np.ndarray, query: str, *, deadline: float | None = None, caller: str = ""
+    ) -> AsyncIterator[str]:
+        """Pieces of the text that `speak` gives, as they are decoded; closing the iterator stops the decoding."""
+        with self.use():
+            (pieces,) = await self._ask("begin", [(image, query)], [query], deadline, caller)
+            while True:
+                (piece,) = await self._ask("advance", [(pieces,)], None, deadline, caller)
+                if piece is None:
+                    return
+                if piece:
+                    yield piece
+
+    async def attention(
+        self, image: np.ndarray, query: str, *, deadline: float | None = None, caller: str = ""
+    ) -> Attention:
+        """The weights of every layer and head of the trunk."""
+        (maps,) = await self._ask("attention", [(image, query)], None, deadline, caller)
+        return maps
+
+    async def translate(self, texts: Sequence[str], *, deadline: float | None = None, caller: str = "") -> list[str]:
+        """Translations of texts."""
+        return await self._ask("translate", [(text,) for text in texts], texts, deadline, caller)
+
+    async def sentiment(self, texts: Sequence[str], *, deadline: float | None = None, caller: str = "") -> np.ndarray:
+        """Probabilities (B, classes) in the order of `about.labels`."""
+        found = await self._ask("sentiment", [(text,) for text in texts], texts, deadline, caller)
+        return np.stack(found) if found else np.empty((0, len(self.about.labels)), np.float32)
+
+    async def probe(self) -> None:
+        """Let the engine compute something small.
+
+        Raises:
+            EngineFailed: it does not.
+        """
+        engine = self._engine
+        assert engine is not None, "a closed model is not probed"
+        await self._batcher.run(lambda: self._watched(engine.probe))
+
+    async def close(self) -> None:
+        """Wait for all who use the model, finish what is queued, and let the engine go."""
+        await self._unused.wait()
+        await self._batcher.close()
+        self._engine = None
+
+    def _check(self, operation: Operation) -> None:
+        if self._engine is not None and operation not in self._engine.operations:
+            raise UserError(
+                f"model {self.name!r}: the {self.arm} model cannot {operation.replace('_', ' ')}; it can "
+                f"{', '.join(sorted(name.replace('_', ' ') for name in self._engine.operations))}"
+            )
+
+    async def _ask(
+        self,
+        operation: Operation,
+        rows: Sequence[tuple[Any, ...]],
+        lengths: Sequence[str] | None,
+        deadline: float | None,
+        caller: str,
+    ) -> list[Any]:
+        """Results of an operation on rows of arguments; `lengths`: texts that must be of similar length in a batch."""
+        self._check(operation)
+        groups = [(operation, 0)] * len(rows) if lengths is None else [(operation, _length(text)) for text in lengths]
+        work = list(zip(groups, rows, strict=True))
+        try:
+            return await self._batcher.submit(work, deadline=deadline, caller=caller)
+        except EngineFailed:
+            if self._healing is None or self._healing.done():
+                self._healing = asyncio.get_running_loop().create_task(self._heal())
+            raise
+
+    def _compute(self, group: tuple[Operation, int], rows: list[tuple[Any, ...]]) -> Sequence[Any]:
+        assert self._engine is not None, "the queue is closed before the engine"
+        operation = self._engine.operations[group[0]]
+        return self._watched(lambda: operation(*map(list, zip(*rows, strict=True))))
+
+    def _watched(self, function: Callable[[], Any]) -> Any:
+        try:
+            result = function()
+        except UserError:
+            raise
+        except Exception as error:
+            self._health.failed()
+            raise EngineFailed(
+                f"model {self.name!r} has failed; ask again, it is being looked after", self.limits.probe_every
+            ) from error
+        self._health.worked()
+        return result
+
+    async def _heal(self) -> None:
+        while not self._health.ready:
+            try:
+                await self.probe()
+            except EngineFailed:
+                await asyncio.sleep(self.limits.probe_every)
+            except NotReady:  # closed meanwhile
+                return
+
+    def _busy(self) -> float:
+        """Seconds since the batch in flight began."""
+        since = self.stats.computing_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+
+def _length(text: str) -> int:
+    """Power of two of characters that the text fits in: padding at most doubles what is computed."""
+    return max(_SHORTEST, 1 << (len(text) - 1).bit_length()) if text else _SHORTEST

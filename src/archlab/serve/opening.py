@@ -1,0 +1,126 @@
+"""From a folder to an engine: a run, of images or of text, or an export of one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from archlab.config import RunConfig, read_yaml
+from archlab.data.features import cache_folder
+from archlab.errors import UserError
+from archlab.evaluate.readout import EmbeddingReadout
+from archlab.export.manifest import NAME, Manifest
+from archlab.serve.engine import About, Backend, Engine
+from archlab.serve.text_engine import SentimentEngine, TranslationEngine
+from archlab.serve.vision_engine import VisionEngine
+from archlab.train.checkpoint import Checkpoint, load_checkpoint
+from archlab.vl.answering import Answerer
+
+Choice = Literal["auto", "torch", "onnx", "onnx-int8"]
+
+_LOG = logging.getLogger(__name__)
+
+# A key that only the configurations of this recipe have.
+_TASKS: dict[str, Callable[[Path, str], Engine]] = {"languages": TranslationEngine, "max_tokens": SentimentEngine}
+
+
+def open_engine(folder: Path, backend: Choice = "auto") -> Engine:
+    """Open a finished run of an arm, of translation or of sentiment, or a folder that `archlab export` wrote.
+
+    Args:
+        backend: "auto" computes in torch where there is a GPU, and in ONNX Runtime on a CPU: in int8 where the export
+            records that it costs less than half a point of task accuracy. A run that was not exported yet is exported
+            into the cache first. What cannot be exported is computed in torch.
+
+    Raises:
+        UserError: the folder holds nothing that can be served, or not by this backend.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (folder / NAME).is_file():
+        if backend == "torch":
+            raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
+        return _exported(folder, _precision(folder, backend), None)
+    keys = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
+    task = next((engine for key, engine in _TASKS.items() if key in keys), None)
+    if task is not None:
+        if backend in ("onnx", "onnx-int8"):
+            raise UserError(f"run {folder}: models of text are served in torch; take the backend auto or torch")
+        return task(folder, device)
+    checkpoint = load_checkpoint(folder, RunConfig)
+    if backend == "torch" or (backend == "auto" and (device == "cuda" or find_spec("onnxruntime") is None)):
+        return _in_torch(checkpoint, device)
+    try:
+        export = _export_of(checkpoint)
+    except UserError as error:
+        if backend != "auto":
+            raise
+        _LOG.warning("%s; it is served in torch", error)
+        return _in_torch(checkpoint, device)
+    return _exported(export, _precision(export, backend), checkpoint)
+
+
+def _in_torch(checkpoint: Checkpoint[RunConfig], device: str) -> VisionEngine:
+    answerer = Answerer.open(checkpoint.folder, device)
+    vljepa, config = isinstance(answerer.readout, EmbeddingReadout), checkpoint.config
+    about = About(
+        arm="vljepa" if vljepa else "token",
+        card=checkpoint.card(),
+        digest=checkpoint.digest(),
+        backend="torch",
+        image_size=answerer.encoder.image_size,
+        width=config.vljepa.embedding if vljepa else config.trunk.width,
+        scale=answerer.scale,
+    )
+    return VisionEngine(answerer, about, lambda: answerer)
+
+
+def _exported(export: Path, backend: Backend, checkpoint: Checkpoint[RunConfig] | None) -> VisionEngine:
+    from archlab.export.opening import CARD, open_export
+
+    manifest = Manifest.load(export)
+    about = About(
+        arm=manifest.arm,
+        card=(export / CARD).read_text(encoding="utf-8"),
+        digest=manifest.run_digest,
+        backend=backend,
+        image_size=manifest.image_size,
+        width=manifest.width,
+        scale=manifest.scale,
+    )
+    # A graph shows no attention: where there is the run, its PyTorch model does, opened when it is first asked to.
+    readable = None if checkpoint is None else functools.cache(lambda: Answerer.open(checkpoint.folder))
+    return VisionEngine(open_export(export, "int8" if backend == "onnx-int8" else "fp32"), about, readable)
+
+
+def _precision(export: Path, backend: Choice) -> Backend:
+    if backend == "onnx" or backend == "onnx-int8":
+        return backend
+    return "onnx-int8" if Manifest.load(export).served_as_int8 else "onnx"
+
+
+def _export_of(checkpoint: Checkpoint[RunConfig]) -> Path:
+    """The export of a run: the one beside it, or the one in the cache, which is made where there is none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    run, digest = checkpoint.folder, checkpoint.digest()
+    beside, cached = run / "onnx", cache_folder() / f"onnx-{digest[:32]}"
+    for folder in (beside, cached):
+        if (folder / NAME).is_file() and Manifest.load(folder).run_digest == digest:
+            return folder
+    # In a process of its own: it takes the memory of the exporter with it, and other models go on answering.
+    command = [sys.executable, "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("archlab: error: ")
+        raise UserError(f"run {run}: cannot be exported ({reason})")
+    return cached

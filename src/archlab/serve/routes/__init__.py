@@ -1,0 +1,27 @@
+"""The endpoints. A further router is imported here and added to `ROUTERS`."""
+
+from archlab.serve.routes import (
+    answer,
+    attention,
+    caption,
+    classify,
+    collections,
+    compare,
+    embeddings,
+    health,
+    models,
+    text,
+)
+
+ROUTERS = (
+    embeddings.router,
+    classify.router,
+    answer.router,
+    caption.router,
+    compare.router,
+    attention.router,
+    collections.router,
+    text.router,
+    models.router,
+    health.router,
+)

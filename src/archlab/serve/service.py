@@ -1,0 +1,203 @@
+"""What one service is made of, from its start to its end."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from archlab.errors import UserError
+from archlab.serve import problems
+from archlab.serve.auth import ApiKey, KeyFile
+from archlab.serve.batcher import BatchLimits
+from archlab.serve.collections import Collections
+from archlab.serve.engine import Operation
+from archlab.serve.limits import Room, TokenBucket
+from archlab.serve.logs import AuditLog
+from archlab.serve.metrics import IndexCollector, Metrics, StateCollector
+from archlab.serve.model import Model, ModelLimits
+from archlab.serve.models import Models
+from archlab.serve.problems import Problem, invalid
+from archlab.serve.settings import WEIGHTS, Settings
+from archlab.serve.uploads import ImageReader
+
+_RETRY_LOADING = 5.0  # seconds
+
+
+class Service:
+    """The parts that requests share.
+
+    Args:
+        settings: of the service.
+
+    Attributes:
+        keys: API keys; None: only this machine is served.
+        failure: why the models of the start could not be loaded; empty if they could.
+        draining: whether the service is about to end.
+
+    Raises:
+        UserError: the file of keys or a folder is not what the settings say.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folders = named_folders(settings.models) if settings.models else shipped()
+        self.keys = KeyFile(settings.api_keys) if settings.api_keys else None
+        self.metrics = Metrics()
+        self.room = Room(settings.max_requests, settings.max_request_memory)
+        self.images = ImageReader(
+            settings.decode_threads,
+            most_bytes=settings.max_image,
+            most_pixels=settings.max_pixels,
+            observe=self.metrics.decode_seconds.observe,
+        )
+        batches = BatchLimits(
+            queue=settings.queue_items, batch=settings.batch_items, timeout=settings.max_deadline_seconds
+        )
+        self.models = Models(ModelLimits(batches=batches), self.metrics.observer)
+        self.collections = Collections(settings.index)
+        self.metrics.registry.register(IndexCollector(self.collections.sizes))
+        self.metrics.registry.register(StateCollector(self.models, self.room, lambda: not self.not_ready()))
+        self.audit = AuditLog(settings.audit_file)
+        self._buckets: dict[ApiKey, TokenBucket] = {}
+        self.failure = ""
+        self.draining = False
+        self._starting: asyncio.Task[None] | None = None
+
+    def not_ready(self) -> str:
+        """Why no requests should come here; empty if they should."""
+        if self.failure:
+            return self.failure
+        if self.draining:
+            return "the service is about to end"
+        if broken := [model.name for model in self.models.list() if not model.ready]:
+            return f"{', '.join(broken)}: not answering"
+        return "" if self.models.ready else "the models are being loaded"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process need not be replaced."""
+        return self.models.alive and not self.failure
+
+    def bucket(self, key: ApiKey) -> TokenBucket:
+        """What the rate limit leaves a key; its own rate, where its entry has one."""
+        found = self._buckets.get(key)
+        if found is None:
+            rate = key.requests_per_second or self.settings.requests_per_second
+            self._buckets = {other: bucket for other, bucket in self._buckets.items() if other.id != key.id}
+            found = self._buckets[key] = TokenBucket(rate, key.burst or self.settings.burst, time.monotonic)
+        return found
+
+    @property
+    def starting(self) -> bool:
+        """Whether the models of the start are being loaded."""
+        return self._starting is not None and not self._starting.done()
+
+    def start(self) -> None:
+        """Begin to load the models; health can be asked for meanwhile."""
+        self._starting = asyncio.create_task(self._start())
+
+    def drain(self) -> None:
+        """Not ready from now on; what comes all the same is still answered."""
+        self.draining = True
+        self.models.drain()
+
+    async def close(self) -> None:
+        """Finish what is in progress and let everything go."""
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        await self.models.close()
+        await self.collections.close()
+        self.images.close()
+        self.audit.close()
+
+    @contextmanager
+    def using(self, name: str | None, operation: Operation, *, arm: str | None = None) -> Iterator[Model]:
+        """The model for a request, which stays open inside the block.
+
+        Args:
+            name: None: the default one that can do it.
+            operation: what it must be able to do.
+            arm: that it must be of.
+
+        Raises:
+            Problem: there is none, or the one of that name is of another kind.
+        """
+        model = self.named(name) if name is not None else self._default(operation, arm)
+        if not model.can(operation) or (arm is not None and model.arm != arm):
+            able = [one.name for one in self.models.list() if one.can(operation)]
+            rule = f"must be able to {operation.replace('_', ' ')}, as {', '.join(able) or 'no loaded model'} can"
+            raise invalid("model", f"{rule}; {model.name!r} is a {model.arm} model")
+        with model.use():
+            yield model
+
+    def named(self, name: str) -> Model:
+        """The model of a name.
+
+        Raises:
+            Problem: there is none, or not yet.
+        """
+        try:
+            return self.models.get(name)
+        except UserError as error:
+            if name in self.models.loading:
+                raise self._loading() from None
+            raise self._missing(f"{error}.") from None
+
+    def _default(self, operation: Operation, arm: str | None) -> Model:
+        able = [model for model in self.models.list() if model.can(operation) and arm in (None, model.arm)]
+        defaults = set(self.models.defaults.values())
+        best = min(able, key=lambda one: (one.name not in defaults, one.arm != "vljepa"), default=None)
+        if best is None:
+            wanted = f"{arm} model" if arm else "model"
+            raise self._missing(f"No {wanted} is loaded that can {operation.replace('_', ' ')}.")
+        return best
+
+    def _missing(self, detail: str) -> Problem:
+        if self.starting:
+            return self._loading()
+        if self.failure:
+            return Problem(problems.NOT_READY, f"The models could not be loaded: {self.failure}.")
+        return Problem(problems.NOT_FOUND, detail)
+
+    def _loading(self) -> Problem:
+        return Problem(problems.NOT_READY, "The model is being loaded; ask again.", retry_after=_RETRY_LOADING)
+
+    async def _start(self) -> None:
+        log = structlog.get_logger()
+        try:
+            await self.models.start(self.folders, backend=self.settings.backend)
+        except Exception as error:
+            self.failure = str(error) if isinstance(error, UserError) else "a model could not be loaded; see the log"
+            log.error("not started", reason=self.failure, exc_info=not isinstance(error, UserError))
+            return
+        for model in self.models.list():
+            log.info("model loaded", model=model.name, arm=model.arm, backend=model.backend)
+        log.info("ready", models=len(self.models.list()))
+        await self.collections.warm()
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> folder of the checkpoints in `weights/` that answer: those with a tokenizer."""
+    return {path.parent.name: path.parent for path in sorted(WEIGHTS.glob("*/tokenizer.json"))}
+
+
+def named_folders(models: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder of entries `FOLDER` or `NAME=FOLDER`; a folder alone gives its own name.
+
+    Raises:
+        UserError: two have the same name, or a folder does not exist.
+    """
+    folders: dict[str, Path] = {}
+    for entry in models:
+        name, given, folder = entry.rpartition("=")
+        path = Path(folder).expanduser()
+        name = name if given else path.resolve().name
+        if not path.is_dir():
+            raise UserError(f"model {entry!r}: {path} is no folder; give the folder of a finished run")
+        if name in folders:
+            raise UserError(f"model {entry!r}: {name!r} is the name of another one; give NAME=FOLDER")
+        folders[name] = path
+    return folders

@@ -1,0 +1,43 @@
+"""Tests on a real event loop and a real thread, which a gate holds: nothing is timed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from archlab.serve.vision_engine import VisionEngine
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine; a hang is an error and not a stuck suite."""
+    asyncio.run(asyncio.wait_for(main(), 120))
+
+
+async def settle() -> None:
+    """Let everything happen that needs no thread."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Gate:
+    """Holds the operation of an engine in its thread until it is opened."""
+
+    def __init__(self, engine: VisionEngine, operation: str) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.calls = 0
+        operations: Any = engine.operations
+        plain = operations[operation]
+
+        def held(*columns: Any) -> Any:
+            self.calls += 1
+            self.entered.set()
+            assert self.opened.wait(120)
+            return plain(*columns)
+
+        operations[operation] = held
+
+    async def occupied(self) -> None:
+        """Wait until the thread stands at the gate."""
+        await asyncio.to_thread(self.entered.wait, 120)

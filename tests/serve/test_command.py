@@ -1,0 +1,124 @@
+"""Promises of `archlab serve` and `archlab keys`."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from archlab.cli import main
+from archlab.errors import UserError
+from archlab.serve import app as module
+from archlab.serve.auth import KeyFile
+from archlab.serve.service import named_folders
+from archlab.serve.settings import WEIGHTS, Settings
+
+
+def error(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert text.startswith("archlab: error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org"])
+def test_without_keys_it_listens_on_this_machine_alone(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", host]) == 2
+    text = error(capsys)
+    assert "only this machine is served" in text
+    assert "archlab keys create" in text
+
+
+def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
+    assert "give others" in error(capsys)
+    assert main(["serve", "--port", "70000"]) == 2
+    assert "--port 70000" in error(capsys)
+
+
+def test_what_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["serve", str(tmp_path / "none")]) == 2
+    assert "is no folder" in error(capsys)
+    assert main(["serve", "--keys", str(tmp_path / "none.json")]) == 2
+    assert "archlab keys create" in error(capsys)
+    assert main(["serve", "--price-per-hour", "-1"]) == 2
+    assert "ARCHLAB_PRICE_PER_HOUR=-1.0" in error(capsys)
+
+
+def test_models_have_names_that_differ(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "token").mkdir(parents=True)
+    one, two = tmp_path / "one" / "token", tmp_path / "two" / "token"
+    assert named_folders([str(one), f"other={two}"]) == {"token": one, "other": two}
+    with pytest.raises(UserError, match="NAME=FOLDER"):
+        named_folders([str(one), str(two)])
+
+
+def test_keys_are_created_listed_and_revoked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    assert (
+        main(["keys", "create", "app", "--file", str(file), "--scope", "read", "--scope", "write", "--rate", "5"]) == 0
+    )
+    key = capsys.readouterr().out.strip()
+    found = KeyFile(file).find(key)
+    assert found is not None
+    assert (found.scopes, found.requests_per_second) == (("read", "write"), 5.0)
+    assert main(["keys", "list", "--file", str(file)]) == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("app: read (")
+    assert key.rpartition("_")[2] not in listed
+    assert main(["keys", "revoke", "app", "--file", str(file)]) == 0
+    assert KeyFile(file).find(key) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["create"], "needs the name"),
+        (["create", "a b"], "letters, digits"),
+        (["revoke", "nobody"], "is not in"),
+        (["create", "a", "--rate", "0"], "must be positive"),
+    ],
+)
+def test_what_is_wrong_with_keys_is_one_line(
+    arguments: list[str], rule: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    assert main(["keys", *arguments, "--file", str(tmp_path / "keys.json")]) == 2
+    assert rule in error(capsys)
+
+
+def test_settings_come_from_the_environment_and_the_command_line_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHLAB_MODELS", "a=runs/a, runs/b")
+    monkeypatch.setenv("ARCHLAB_MAX_REQUESTS", "7")
+    monkeypatch.setenv("ARCHLAB_MODEL_ROOTS", "/srv/models")
+    settings = Settings.read(max_requests=9)
+    assert settings.models == ("a=runs/a", "runs/b")
+    assert settings.max_requests == 9
+    assert settings.model_roots == (Path("/srv/models"),)
+    assert Settings.read().max_requests == 7
+    assert Settings.read(model_roots=(WEIGHTS,)).model_roots == (WEIGHTS,)
+
+
+def test_the_application_of_uvicorn_reads_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ARCHLAB_MODELS", str(tmp_path / "none"))
+    with pytest.raises(SystemExit) as ended:
+        _ = module.app
+    assert ended.value.code == 2
+    assert "is no folder" in error(capsys)
+    monkeypatch.setenv("ARCHLAB_MODELS", f"mine={tmp_path}")
+    assert module.__getattr__("app").state.service.folders == {"mine": tmp_path}
+    del module.__dict__["app"]
+    with pytest.raises(AttributeError):
+        _ = module.nothing
+
+
+@pytest.mark.parametrize(("name", "value"), [("MAX_REQUESTS", "0"), ("LOG_FORMAT", "xml"), ("DRAIN_SECONDS", "soon")])
+def test_a_setting_that_breaks_its_rule_is_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ARCHLAB_{name}", value)
+    with pytest.raises(UserError, match=f"ARCHLAB_{name}='{value}': must be"):
+        Settings.read()

@@ -1,0 +1,56 @@
+"""Promises of the metrics: what happened is counted, under names that stay."""
+
+from __future__ import annotations
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from tests.serve.live import Live, base64_of, picture
+
+
+def scrape(client: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    page = client.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+    }
+
+
+def test_what_is_asked_is_counted(live: Live, client: httpx.Client) -> None:
+    def value(name: str, **labels: str) -> float:
+        return scraped.get((f"archlab_{name}", tuple(sorted(labels.items()))), 0)
+
+    body = {"input": ["never asked before", {"image": base64_of(picture())}], "model": "scenes-vljepa"}
+    scraped = scrape(client)
+    route, model = {"route": "/v1/embeddings"}, {"model": "scenes-vljepa"}
+    before = {
+        "requests": value("requests_total", method="POST", status="200", **route),
+        "seconds": value("request_seconds_count", **route),
+        "decoded": value("image_decode_seconds_count"),
+        "items": value("batch_items_sum", **model),
+        "waits": value("queue_wait_seconds_count", **model),
+        "misses": value("query_cache_misses_total", **model),
+        "hits": value("query_cache_hits_total", **model),
+    }
+    for _ in range(2):
+        assert client.post("/v1/embeddings", json=body).status_code == 200
+    scraped = scrape(client)
+    assert value("requests_total", method="POST", status="200", **route) == before["requests"] + 2
+    assert value("request_seconds_count", **route) == before["seconds"] + 2
+    assert value("image_decode_seconds_count") == before["decoded"] + 2
+    assert value("batch_items_sum", **model) == before["items"] + 3
+    assert value("queue_wait_seconds_count", **model) == before["waits"] + 3
+    assert value("query_cache_misses_total", **model) == before["misses"] + 1
+    assert value("query_cache_hits_total", **model) == before["hits"] + 1
+    assert value("ready") == 1
+    assert value("requests_in_flight") == 1  # the scrape itself
+    assert value("queue_items", **model) == value("computing_items", **model) == 0
+    assert value("model_ready", **model) == 1
+    digest = live.service.models.get("scenes-vljepa").digest[:12]
+    assert value("model_info", arm="vljepa", backend="torch", digest=digest, **model) == 1
+
+
+def test_the_process_is_measured_too(client: httpx.Client) -> None:
+    names = {name for name, _ in scrape(client)}
+    assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_info"} <= names

@@ -1,0 +1,182 @@
+"""Promises under stress: full, late, left, broken or ending, the service says so and goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from tests.serve.live import Live, base64_of, noise, picture, problem, serving, wait_for
+
+ASK = {"image": base64_of(picture()), "question": "what is this", "model": "scenes-token"}
+
+
+@pytest.fixture(scope="module")
+def small(entries: tuple[str, ...]) -> Iterator[Live]:
+    """A service with a short queue."""
+    with serving(models=entries, backend="torch", queue_items=4, max_requests=12) as live:
+        yield live
+
+
+def post(live: Live, body: Any = ASK, path: str = "/v1/answer", **headers: str) -> httpx.Response:
+    with live.client() as client:
+        return client.post(path, json=body, headers=headers)
+
+
+def test_a_full_queue_refuses_with_retry_after_and_answers_what_it_took(small: Live) -> None:
+    with ThreadPoolExecutor(4) as pool, small.busy("scenes-token") as model:
+        taken = [pool.submit(post, small) for _ in range(4)]
+        wait_for(lambda: model.stats.queued == 4)
+        answer = post(small)
+        assert "at most 4 may" in problem(answer, "overloaded")["detail"]
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert post(small, {**ASK, "model": "scenes-vljepa"}).status_code == 200
+    assert [one.result().status_code for one in taken] == [200] * 4
+
+
+def test_the_queue_counts_items_and_not_requests(small: Live) -> None:
+    with ThreadPoolExecutor(1) as pool, small.busy("scenes-vljepa") as model:
+        taken = pool.submit(post, small, {"input": ["a", "b", "c"]}, "/v1/embeddings")
+        wait_for(lambda: model.stats.queued == 3)
+        problem(post(small, {"input": ["d", "e"]}, "/v1/embeddings"), "overloaded")
+    assert taken.result().status_code == 200
+
+
+def test_more_items_than_the_queue_ever_holds_are_a_broken_rule(small: Live) -> None:
+    problem(post(small, {"input": [str(number) for number in range(5)]}, "/v1/embeddings"), "invalid")
+
+
+def test_requests_in_progress_are_bounded(small: Live) -> None:
+    """Also those that only send, and never finish."""
+    head = (
+        b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    connections = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(12)]
+    for connection in connections:
+        connection.sendall(head)
+    wait_for(lambda: small.service.room.requests == 12)
+    problem(post(small), "overloaded")
+    for connection in connections:
+        connection.close()
+    wait_for(lambda: small.service.room.requests == 0)
+    assert post(small).status_code == 200
+
+
+def test_a_deadline_is_honoured_and_its_item_is_not_computed(small: Live) -> None:
+    with small.busy("scenes-token") as model:
+        before = model.stats.items
+        answer = post(small, **{"X-Deadline-Ms": "60"})
+        assert "60 milliseconds" in problem(answer, "expired")["detail"]
+        assert answer.status_code == 504
+        wait_for(lambda: model.stats.queued == 0)
+    assert post(small).status_code == 200
+    assert model.stats.items == before + 2  # the one that kept it busy, and this one
+
+
+def test_a_client_that_leaves_frees_its_place_and_nothing_is_computed_for_it(small: Live) -> None:
+    with small.busy("scenes-token") as model:
+        before, dropped = model.stats.items, model.stats.dropped["cancelled"]
+        with small.client() as client, pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/answer", json=ASK, timeout=0.3)
+        wait_for(lambda: model.stats.queued == 0)
+        assert model.stats.dropped["cancelled"] == dropped + 1
+    wait_for(lambda: small.service.room.requests == 0)
+    assert post(small).status_code == 200
+    assert model.stats.items == before + 2  # the one that kept it busy, and this one
+    with small.client() as client:
+        assert 'archlab_disconnects_total{route="/v1/answer"}' in client.get("/metrics").text
+
+
+def test_a_client_that_leaves_a_stream_stops_the_decoding(small: Live) -> None:
+    with (
+        small.client() as client,
+        client.stream("POST", "/v1/caption", json={"image": ASK["image"], "stream": True}) as one,
+    ):
+        next(one.iter_raw())
+    wait_for(lambda: small.service.room.requests == 0)
+    model = small.service.models.get("scenes-vljepa")
+    wait_for(lambda: model._users == 0)
+    assert post(small).status_code == 200
+
+
+def test_callers_are_refused_before_their_body_is_read_when_it_is_full(small: Live) -> None:
+    small.service.room.requests += 100
+    try:
+        with small.client() as client:
+            answer = client.post("/v1/answer", content=b"not even JSON", headers={"Content-Type": "application/json"})
+            problem(answer, "overloaded")
+    finally:
+        small.service.room.requests -= 100
+
+
+def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(entries: tuple[str, ...]) -> None:
+    with serving(models=entries, backend="torch") as live, live.client() as client:
+        model = live.service.models.get("scenes-token")
+        engine: Any = model._engine
+        answerer, engine._answerer = engine._answerer, None  # whatever it is asked, it raises
+        answer = post(live)
+        document = problem(answer, "engine-failed")
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "NoneType" not in document["detail"]
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["reason"]) == (503, "scenes-token: not answering")
+        assert "archlab_ready 0.0" in client.get("/metrics").text
+        assert post(live, {**ASK, "model": "scenes-vljepa"}).status_code == 200
+        for _ in range(model.limits.fatal):
+            problem(post(live), "engine-failed")
+        assert client.get("/healthz").status_code == 503
+        engine._answerer = answerer
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        assert client.get("/healthz").status_code == 200
+        assert post(live).status_code == 200
+
+
+def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
+    """Every image alone is read; together they would be four times as much as all requests may hold."""
+    body = {"image": base64_of(noise(700)), "question": "what is this", "model": "scenes-token"}
+    size, most, clients = len(str(body)), 8 * 2**20, 16
+    assert size * clients > 3 * most
+    with serving(models=entries, backend="torch", max_request_memory=most) as live:
+        post(live, body)
+        process, done, highest = psutil.Process(os.getpid()), threading.Event(), 0
+
+        def watch() -> None:
+            nonlocal highest
+            while not done.wait(0.002):
+                highest = max(highest, live.service.room.size)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        before = process.memory_info().rss
+        with ThreadPoolExecutor(clients) as pool:
+            statuses = [one.status_code for one in pool.map(lambda _: post(live, body), range(clients * 4))]
+        done.set()
+        watcher.join()
+        assert set(statuses) <= {200, 429}
+        assert statuses.count(200) > 0
+        assert 0 < highest <= most
+        # The clients of this process hold their bodies too: 16 of them, several times.
+        assert process.memory_info().rss - before < 400 * 2**20
+        assert live.service.room.size == 0
+        assert post(live, body).status_code == 200
+
+
+def test_while_models_load_health_answers_and_requests_are_told_to_wait(entries: tuple[str, ...]) -> None:
+    with serving(models=entries, backend="torch", ready=False) as live, live.client() as client:
+        seen = set()
+        while (ready := client.get("/readyz")).status_code != 200:
+            seen.add(ready.json()["reason"])
+            assert client.get("/healthz").status_code == 200
+            answer = post(live)
+            if answer.status_code == 503:
+                problem(answer, "not-ready")
+                assert answer.headers["retry-after"] == "5"
+        assert seen == {"the models are being loaded"}
