@@ -411,6 +411,7 @@ def _serve_parser(commands: Commands[_Parser]) -> _Parser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, made by 'archlab keys create'")
+    parser.add_argument("--index", metavar="DIR", help=f"folder or URL of the vector index (default: {_INDEX})")
     parser.add_argument("--backend", choices=["auto", "torch", "onnx", "onnx-int8"], help="what runs the models")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="X", help="of this machine, for the cost in /v1/compare"
@@ -426,6 +427,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.port,
         models=tuple(arguments.models) or None,
         api_keys=arguments.keys,
+        index=arguments.index,
         backend=arguments.backend,
         price_per_hour=arguments.price_per_hour,
         log_format="text" if sys.stdout.isatty() else None,

@@ -21,7 +21,7 @@ EMPTY = np.empty((0, 2), np.float32)
 
 
 def one(name: str, vector: list[float], **metadata: Any) -> Points:
-    return Points([name], np.array([vector], np.float32), [metadata])
+    return Points([name], np.array([vector]), [metadata])
 
 
 def ids(collection: Collection, vector: list[float], **how: Any) -> list[str]:
@@ -157,6 +157,8 @@ def test_mistakes_with_names_are_one_clear_line(index: VectorIndex) -> None:
         (Points(["a"], np.array([1.0, 2.0]), [{}]), "vector of 2 numbers: the collection holds"),
         (one("a", [1, float("nan")]), "not finite"),
         (one("a", [1, float("inf")]), "not finite"),
+        (one("a", [1e300, 0]), "not finite"),
+        (one("a", [2e18, 0]), r"is longer than 1e\+18"),
         (one("a", [0, 0]), "length zero: has no direction"),
         (one("", [1, 0]), "point id '': must be a text of 1 to 512"),
         (one("x" * 513, [1, 0]), "must be a text of 1 to 512"),

@@ -136,6 +136,9 @@ def test_a_dropped_collection_leaves_the_disk_and_its_objects_say_so(tmp_path: P
         assert [path.name for path in (tmp_path / "index").iterdir()] == ["lock"]
         with pytest.raises(UserError, match="'c': was closed or dropped"):
             collection.count()
+    for ask in (lambda: index.open("c"), lambda: index.create("c", CollectionSpec(width=1)), lambda: index.drop("c")):
+        with pytest.raises(IndexUnavailable, match="was closed; open it again"):
+            ask()
 
 
 def test_what_an_interrupted_creation_or_removal_left_is_cleared(tmp_path: Path) -> None:

@@ -1145,6 +1145,20 @@ SEARCH = [
         "[]",
         "index/test_migrate.py::test_a_target_that_keeps_something_else_is_noticed",
     ),
+    Fault(
+        "whoever may search may change collections",
+        "serve/routes/collections.py",
+        'accepts(UpsertRequest, scope="write")',
+        "accepts(UpsertRequest)",
+        "serve/test_collections.py::test_changes_need_the_scope_write_and_searches_do_not",
+    ),
+    Fault(
+        "answers tell where on this machine an image lies",
+        "serve/routes/collections.py",
+        'if not name.startswith("_")}',
+        "}",
+        "serve/test_collections.py::test_notes_of_the_command_line_are_not_told",
+    ),
 ]
 
 FAULTS = [

@@ -26,7 +26,7 @@ DOCUMENT = create_app(Settings.model_construct()).openapi()
 # Unloading is left out: it would take away what the other operations ask.
 OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods if method != "delete"]
 # Their bodies have rules that only the loaded model knows, such as its width.
-KNOWN_LATER = {"/v1/embeddings", "/v1/attention", "/v1/models"}
+KNOWN_LATER = {"/v1/embeddings", "/v1/attention", "/v1/models", "/v1/collections"}
 
 schemathesis.openapi.format("image", st.sampled_from([base64.b64encode(image).decode() for image in IMAGES]))
 for media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"):
@@ -38,7 +38,8 @@ def guarded(entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) 
     """A service with keys, and a key for all of it."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     key = create_key(file, "tester", ["read", "write", "admin"], 1e6, 10**6)
-    with serving(models=entries, backend="torch", api_keys=file, model_roots=(Path("/nonexistent"),)) as live:
+    places = {"model_roots": (Path("/nonexistent"),), "index": ":memory:"}
+    with serving(models=entries, backend="torch", api_keys=file, **places) as live:
         yield live, key
 
 

@@ -84,11 +84,12 @@ class EmbeddedIndex:
             ) from None
         self._open: dict[str, EmbeddedCollection] = {}
         self._lock = Lock()
+        self._closed = False
         for leftover in folder.glob(".*.partial"):  # of a creation or a removal that was cut off
             shutil.rmtree(leftover, ignore_errors=True)
 
     def create(self, name: str, spec: CollectionSpec) -> Collection:
-        with self._lock:
+        with self._using():
             place = self.folder / checked_name(name)
             if place.exists():
                 raise taken(name)
@@ -104,7 +105,7 @@ class EmbeddedIndex:
             return self._open[name]
 
     def open(self, name: str) -> Collection:
-        with self._lock:
+        with self._using():
             if name not in self._open:
                 if name not in self.names():
                     raise unknown(name, self.names())
@@ -117,7 +118,7 @@ class EmbeddedIndex:
     def drop(self, name: str) -> None:
         collection = self.open(name)
         assert isinstance(collection, EmbeddedCollection)
-        with self._lock:
+        with self._using():
             collection.close()
             del self._open[name]
             partial = self.folder / f".{name}.partial"
@@ -126,6 +127,7 @@ class EmbeddedIndex:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             while self._open:
                 self._open.popitem()[1].close()
             self._file_lock.release()
@@ -135,6 +137,14 @@ class EmbeddedIndex:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """One thread at a time, and none once the folder may be another process's."""
+        with self._lock:
+            if self._closed:
+                raise IndexUnavailable(f"index {self.folder}: was closed; open it again")
+            yield
 
 
 class EmbeddedCollection:
@@ -227,13 +237,12 @@ class EmbeddedCollection:
         with self._optimizing:
             if self.unoptimized() * self.spec.width * 4 < self.indexing_threshold * 1024:
                 return
-            with self._writes:
-                old, new = self.place / _read_spec(self.place)[1], _new_shard(self.place)
-                with self._using() as shard:
-                    shard.flush()
-                shutil.copytree(old, new)
-                self._since = []
+            old, new = self.place / _read_spec(self.place)[1], _new_shard(self.place)
             try:
+                with self._writes, self._using() as shard:
+                    shard.flush()
+                    shutil.copytree(old, new)
+                    self._since = []
                 self._build_graph(new)
                 with self._writes:
                     with _engine(self.name):
@@ -243,12 +252,11 @@ class EmbeddedCollection:
                         shard.flush()
                     _write_spec(self.place, self.spec, new.name)
                     self._shard, self._unflushed = shard, 0  # searches under way end on the old one
-                shutil.rmtree(old, ignore_errors=True)
-            except BaseException:
-                shutil.rmtree(new, ignore_errors=True)
-                raise
             finally:
-                self._since = None
+                with self._writes:
+                    self._since = None
+                for other in {old.name, new.name} - {_read_spec(self.place)[1]}:
+                    shutil.rmtree(self.place / other, ignore_errors=True)
 
     def close(self) -> None:
         """Write what is pending; the collection is of no use afterwards. A graph that is being built is given up."""

@@ -22,10 +22,20 @@ from archlab.rules import between
 WIDEST = 65_536
 MOST_HITS = 10_000
 LONGEST_ID = 512
+LONGEST_VECTOR = 1e18
+"""Of the products of longer ones, 32 bits hold not all."""
 
 
 class IndexUnavailable(UserError):
     """The index cannot do it now: a server out of reach, a full disk. The same call may succeed later."""
+
+
+class UnknownCollection(UserError):
+    """There is no collection of that name."""
+
+
+class TakenName(UserError):
+    """There is a collection of that name already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +148,7 @@ class VectorIndex(Protocol):
         """A new, empty collection.
 
         Raises:
-            UserError: the name is taken, or is no name.
+            UserError: the name is no name; `TakenName` if it is taken.
         """
         ...
 
@@ -146,7 +156,7 @@ class VectorIndex(Protocol):
         """A collection that exists.
 
         Raises:
-            UserError: there is none of that name; the nearest is suggested.
+            UnknownCollection: there is none of that name; the nearest is suggested.
         """
         ...
 
@@ -158,7 +168,7 @@ class VectorIndex(Protocol):
         """Remove a collection with all its points.
 
         Raises:
-            UserError: there is none of that name.
+            UnknownCollection: there is none of that name.
         """
         ...
 
@@ -200,15 +210,16 @@ def checked_name(name: str) -> str:
     return name
 
 
-def unknown(name: str, names: Iterable[str]) -> UserError:
+def unknown(name: str, names: Iterable[str]) -> UnknownCollection:
     """What to say of a collection that does not exist."""
     near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
-    return UserError(f"collection {name!r}: does not exist; {f'did you mean {near[0]!r}?' if near else 'create it'}")
+    remedy = f"did you mean {near[0]!r}?" if near else "create it"
+    return UnknownCollection(f"collection {name!r}: does not exist; {remedy}")
 
 
-def taken(name: str) -> UserError:
+def taken(name: str) -> TakenName:
     """What to say of a collection that exists already."""
-    return UserError(f"collection {name!r}: exists already; drop it, or choose another name")
+    return TakenName(f"collection {name!r}: exists already; drop it, or choose another name")
 
 
 def checked_points(points: Points, spec: CollectionSpec) -> Points:
@@ -228,7 +239,8 @@ def checked_points(points: Points, spec: CollectionSpec) -> Points:
 def checked_vectors(raw: np.ndarray | Sequence[np.ndarray], spec: CollectionSpec) -> np.ndarray:
     """Vectors (B, E) as float32, at unit length where the distance is cosine; see `Collection.upsert`."""
     try:
-        vectors = np.asarray(raw, np.float32)
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(raw, np.float32)
     except (TypeError, ValueError):
         raise UserError("vectors: must be rows of numbers, all of the same length") from None
     if vectors.size == 0 and vectors.ndim <= 2 and len(vectors) == 0:
@@ -236,10 +248,11 @@ def checked_vectors(raw: np.ndarray | Sequence[np.ndarray], spec: CollectionSpec
     if vectors.ndim != 2 or vectors.shape[1] != spec.width:
         found = vectors.shape[-1] if vectors.ndim else "no"
         raise UserError(f"vector of {found} numbers: the collection holds vectors of {spec.width}")
-    with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    if not np.isfinite(lengths).all():
-        raise UserError("vector: holds a number that is not finite; leave such vectors out")
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    if not (lengths <= LONGEST_VECTOR).all():  # NaN is not either
+        raise UserError(
+            f"vector: is longer than {LONGEST_VECTOR:g}, or holds a number that is not finite; leave it out"
+        )
     if spec.distance != "cosine":
         return vectors
     if not (lengths > 1e-30).all():

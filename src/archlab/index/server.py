@@ -99,10 +99,11 @@ class ServerIndex:
 
     def open(self, name: str) -> Collection:
         if name not in self._collections:
+            if name not in (names := self.names()):
+                raise unknown(name, names)
             with self._asking():
-                spec = self._spec(name) if self._client.collection_exists(checked_name(name)) else None
-            if spec is None:
-                raise unknown(name, self.names())
+                spec = self._spec(name)
+            assert spec is not None, "those without one are not among the names"
             self._collections[name] = ServerCollection(name, spec, self)
         return self._collections[name]
 

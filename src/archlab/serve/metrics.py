@@ -115,6 +115,22 @@ class StateCollector(Collector):
         yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", memory, "device", "kind")
 
 
+class IndexCollector(Collector):
+    """Sizes of the collections, as last seen: a scrape asks no index.
+
+    Args:
+        sizes: points by collection, kept up to date by others.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._sizes = sizes
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        points = {(name,): size for name, size in list(self._sizes.items())}
+        yield _gauge("collection_points", "Points of a collection.", points, "collection")
+
+
 def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"archlab_{name}", text, labels=labels)
     for label, value in values.items():

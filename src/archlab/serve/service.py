@@ -13,10 +13,11 @@ from archlab.errors import UserError
 from archlab.serve import problems
 from archlab.serve.auth import ApiKey, KeyFile
 from archlab.serve.batcher import BatchLimits
+from archlab.serve.collections import Collections
 from archlab.serve.engine import Operation
 from archlab.serve.limits import Room, TokenBucket
 from archlab.serve.logs import AuditLog
-from archlab.serve.metrics import Metrics, StateCollector
+from archlab.serve.metrics import IndexCollector, Metrics, StateCollector
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.models import Models
 from archlab.serve.problems import Problem, invalid
@@ -58,6 +59,8 @@ class Service:
             queue=settings.queue_items, batch=settings.batch_items, timeout=settings.max_deadline_seconds
         )
         self.models = Models(ModelLimits(batches=batches), self.metrics.observer)
+        self.collections = Collections(settings.index)
+        self.metrics.registry.register(IndexCollector(self.collections.sizes))
         self.metrics.registry.register(StateCollector(self.models, self.room, lambda: not self.not_ready()))
         self.audit = AuditLog(settings.audit_file)
         self._buckets: dict[ApiKey, TokenBucket] = {}
@@ -122,6 +125,7 @@ class Service:
         if tasks := {*self._tasks, *([self._starting] if self._starting else ())}:
             await asyncio.wait(tasks)
         await self.models.close()
+        await self.collections.close()
         self.images.close()
         self.audit.close()
 
@@ -188,6 +192,7 @@ class Service:
         for model in self.models.list():
             log.info("model loaded", model=model.name, arm=model.arm, backend=model.backend)
         log.info("ready", models=len(self.models.list()))
+        await self.collections.warm()
 
 
 def shipped() -> dict[str, Path]:

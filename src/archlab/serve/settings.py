@@ -32,6 +32,11 @@ class Settings(BaseSettings):
     )
     max_models: PositiveInt = Field(default=8, description="Models loaded at once.")
 
+    index: str = Field(
+        default="runs/index",
+        description="Vector index: a folder, the URL of a Qdrant server, or `:memory:`.",
+    )
+
     # who may ask
     api_keys: Path | None = Field(
         default=None,

@@ -1,0 +1,114 @@
+"""The vector index of a service, off the event loop."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import structlog
+
+from archlab.errors import UserError
+from archlab.index.places import is_server, open_index
+from archlab.index.protocol import IndexUnavailable, TakenName, UnknownCollection, VectorIndex
+from archlab.serve import problems
+from archlab.serve.errors import Expired
+from archlab.serve.problems import Problem
+
+Result = TypeVar("Result")
+_THREADS = 8
+_RETRY_AFTER = 5.0  # seconds
+
+
+class Collections:
+    """Opens the index when it is first needed, and again where that failed.
+
+    Args:
+        place: see `archlab.index.places.open_index`.
+
+    Attributes:
+        sizes: points of each collection, as last seen.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.sizes: dict[str, int] = {}
+        self._index: VectorIndex | None = None
+        self._opening = Lock()
+        self._closed = False
+        self._threads = ThreadPoolExecutor(_THREADS, "index")
+        self._builder = ThreadPoolExecutor(1, "graph")  # graphs take minutes, and requests need their threads
+        self._optimizing: dict[str, asyncio.Task[None]] = {}
+
+    async def warm(self) -> None:
+        """Open the index now if it exists: the first request need not wait. A failure is told by the requests."""
+        if is_server(self.place) or Path(self.place).expanduser().is_dir():
+            try:
+                await self.run(lambda index: None)
+            except Problem as problem:
+                structlog.get_logger().warning("index not open", place=self.place, reason=problem.detail)
+
+    async def run(self, work: Callable[[VectorIndex], Result], deadline: float = math.inf) -> Result:
+        """Let a thread work on the index.
+
+        Args:
+            work: what to do.
+            deadline: by the event loop's clock; what is under way then is not undone.
+
+        Raises:
+            Problem: there is no such collection, the name is taken, or the index cannot be used now.
+            Expired: the deadline passed.
+            UserError: what the work refuses.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(deadline if math.isfinite(deadline) else None):
+                return await loop.run_in_executor(self._threads, lambda: work(self._opened()))
+        except TimeoutError:
+            raise Expired("the deadline passed before the index had answered") from None
+        except IndexUnavailable as error:
+            raise Problem(problems.NOT_READY, f"{error}.", retry_after=_RETRY_AFTER) from None
+        except UnknownCollection as error:
+            raise Problem(problems.NOT_FOUND, f"{error}.") from None
+        except TakenName as error:
+            raise Problem(problems.CONFLICT, f"{error}.") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Problem(
+                problems.NOT_READY, f"The index cannot be used ({reason}).", retry_after=_RETRY_AFTER
+            ) from error
+
+    def optimize(self, name: str) -> None:
+        """Begin to make a collection fast to search, unless that is being done; searches and changes go on."""
+        running = self._optimizing.get(name)
+        if running is None or running.done():
+            self._optimizing[name] = asyncio.create_task(self._optimize(name))
+
+    async def close(self) -> None:
+        """Write what is pending and let the index go; a graph that is being built is given up."""
+        with self._opening:
+            self._closed = True
+        if self._index is not None:
+            await asyncio.to_thread(self._index.close)
+        await asyncio.gather(*self._optimizing.values())
+        for threads in (self._threads, self._builder):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _optimize(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._builder, lambda: self._opened().open(name).optimize())
+        except (UserError, OSError) as error:
+            structlog.get_logger().warning("collection not optimised", collection=name, reason=str(error))
+
+    def _opened(self) -> VectorIndex:
+        with self._opening:
+            if self._closed:
+                raise IndexUnavailable("the service is about to end; ask another one")
+            if self._index is None:
+                index = open_index(self.place)
+                self.sizes |= {name: index.open(name).count() for name in index.names()}
+                self._index = index
+            return self._index
