@@ -120,7 +120,8 @@ def _tuned(
     """Trigger -> decodes per event -> its setting. Waiting changes when a segment is spoken, not how many are."""
     recordings = [Recording(stream, watcher) for stream in streams("validation", protocol.validation_streams)]
     views: tuple[View, ...] = ("embeddings", "features")
-    found = {view: tune(recordings, view, protocol.budgets, protocol.trigger) for view in views}
+    budgets = budgets_of("trigger", protocol.budgets)
+    found = {view: tune(recordings, view, budgets, protocol.trigger) for view in views}
     return {
         name: {budget: one.settled(protocol.settle) if waits else one for budget, one in found[view].items()}
         for name, (view, waits) in TRIGGERS.items()
