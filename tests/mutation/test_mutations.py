@@ -934,7 +934,7 @@ SELECTIVE = [
         ", corpus=self._corpus",
         "",
         "compare/selective/test_scoring.py::"
-        "test_cider_weighs_words_by_the_annotations_whatever_a_policy_says_how_often",
+        "test_cider_weighs_words_by_the_annotations_however_often_a_policy_says_them",
     ),
     Fault(
         "thresholds are tuned on the test streams",

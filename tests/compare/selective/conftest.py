@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from archlab.compare.selective.policies import LABELS, TRIGGERS, budgets_of
@@ -24,7 +25,7 @@ MakeCell = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def make_cell() -> MakeCell:
-    """`make_cell(scores, seed, condition, rates)`: scores and decodes per event by policy, and by budget if a mapping.
+    """`make_cell(scores, seed, condition, rates)`: scores and decodes per event by policy; a mapping is a curve.
 
     Policies without a score have 0.4. Every stream has the same score but for a ripple that all policies share.
     """
@@ -34,7 +35,12 @@ def make_cell() -> MakeCell:
     ) -> dict[str, Any]:
         def score(policy: str, budget: float) -> float:
             given = scores.get(policy, 0.4)
-            return given[budget] if isinstance(given, Mapping) else given
+            if not isinstance(given, Mapping):
+                return given
+            return float(np.interp(rate_of(policy, budget), list(given), list(given.values())))
+
+        def rate_of(policy: str, budget: float) -> float:
+            return (rates or {}).get(policy, {}).get(budget, budget)
 
         def sums(value: float, sizes: tuple[int, ...]) -> dict[str, list[float]]:
             ripple = [0.02, -0.01, 0.0]
@@ -42,7 +48,7 @@ def make_cell() -> MakeCell:
             return {FACTS: of_streams, CIDER: [2 * one for one in of_streams]}
 
         def place(policy: str, budget: float) -> dict[str, Any]:
-            rate = (rates or {}).get(policy, {}).get(budget, budget)
+            rate = rate_of(policy, budget)
             both = {"paired": ANNOTATIONS, "dense": FRAMES}
             return {"decodes": [rate * count for count in ANNOTATIONS], "waited": [10, 20, 30]} | {
                 reading: sums(score(policy, budget), sizes) for reading, sizes in both.items()
@@ -61,7 +67,9 @@ def make_cell() -> MakeCell:
             "frames": list(FRAMES),
             "facts": FACTS,
             "tuned": {
-                name: {f"{b:g}": {"threshold": 0.5, "window": 4, "settle": 1, "rate": b} for b in BUDGETS}
+                name: {
+                    f"{b:g}": {"threshold": 0.5, "window": 4, "settle": 1, "rate": b} for b in budgets_of(name, BUDGETS)
+                }
                 for name in TRIGGERS
             },
             "policies": {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from archlab.compare.selective.policies import Decode
-from archlab.compare.selective.scoring import CIDER, Judge, Shown, held_against, paired, shown
+from archlab.compare.selective.scoring import CIDER, Judge, paired, shown
 from archlab.data.streams.stream import Segment, Stream
 from archlab.evaluate.captioning import cider_d
 
@@ -36,40 +36,46 @@ def test_a_frame_shows_what_was_said_last() -> None:
 
 
 def test_before_the_first_decode_a_frame_shows_nothing_and_scores_nothing() -> None:
-    parts = segments(0, 10, texts=("red",))
-    held = held_against(0, parts, [at(4)], ["red"])["dense"]
-    (sums,) = Judge([stream(parts)]).sums([held])
-    assert sums["caption/exact"] == [6.0]
+    judge = Judge([stream(segments(0, 10, texts=("red",)))])
+    judge.add(("me", 1.0), 0, [at(4)], ["red"])
+    assert judge.sums()["me", 1.0]["dense"]["caption/exact"] == [6.0]
 
 
 def test_an_offline_text_shows_from_the_first_frame_of_its_segment() -> None:
     assert shown(segments(0, 10, 20), [at(4, 0), at(14, 10)]) == [(0, 0, 10), (1, 1, 10)]
 
 
+def said(judge: Judge, text: str) -> dict[str, list[float]]:
+    """Sums of one text for the whole of the first stream, paired."""
+    judge.add((text, 1.0), 0, [at(0)], [text])
+    sums: dict[str, list[float]] = judge.sums()[text, 1.0]["paired"]
+    return sums
+
+
 def test_scenes_are_judged_by_their_facts_and_others_by_whether_texts_agree() -> None:
-    scene = (Segment(0, 4, ("a small red circle",), "caption:a small red circle"),)
-    judge = Judge([stream(scene)])
-    assert judge.facts == "caption/slots"
-    (sums,) = judge.sums([[Shown(0, 0, "a small red square", 1)]])
-    assert sums["caption/slots"] == [pytest.approx(2 / 3)]
+    scene = Judge([stream((Segment(0, 4, ("a small red circle",), "caption:a small red circle"),))])
+    assert scene.facts == "caption/slots"
+    assert said(scene, "a small red square")["caption/slots"] == [pytest.approx(2 / 3, abs=1e-4)]
     other = Judge([stream(segments(0, 4, texts=("Forest",)))])
-    right, wrong = other.sums([[Shown(0, 0, "forest", 3)], [Shown(0, 0, "a forest", 3)]])
-    assert (right["caption/exact"], wrong["caption/exact"]) == ([3.0], [0.0])
+    assert said(other, "forest")["caption/exact"] == [1.0]
+    assert said(other, "a forest")["caption/exact"] == [0.0]
 
 
-def test_sums_are_kept_stream_by_stream_with_their_weights() -> None:
-    both = [stream(segments(0, 5, 9, texts=("red", "blue"))), stream(segments(0, 9, texts=("blue",)))]
-    (sums,) = Judge(both).sums([[Shown(0, 0, "red", 5), Shown(0, 1, "red", 4), Shown(1, 0, "blue", 9)]])
-    assert sums["caption/exact"] == [5.0, 9.0]
+def test_what_is_said_is_counted_stream_by_stream() -> None:
+    judge = Judge([stream(segments(0, 5, 9, texts=("red", "blue"))), stream(segments(0, 9, texts=("blue",)))])
+    judge.add(("me", 0.5), 0, [at(0)], ["red"])
+    judge.add(("me", 0.5), 1, [Decode(6, (2, 3)), at(8)], ["blue", "red"])
+    sums = judge.sums()["me", 0.5]
+    assert (sums["decodes"], sums["waited"]) == ([1, 2], [0, 4])
+    assert sums["paired"]["caption/exact"] == [1.0, 1.0]
+    assert sums["dense"]["caption/exact"] == [5.0, 2.0]
 
 
-def test_cider_weighs_words_by_the_annotations_whatever_a_policy_says_how_often() -> None:
+def test_cider_weighs_words_by_the_annotations_however_often_a_policy_says_them() -> None:
     """Else a policy with many decodes would change the weights of the words by which all are judged."""
     texts = ("a red ring here", "a blue star there", "a red heart there")
-    streams = [stream(segments(0, 5, 9, 14, texts=texts))]
     expected = cider_d(["a red heart"] * 3, [[text] for text in texts])
-    every = [Shown(0, row, "a red heart", 1) for row in range(3)]
-    (whole,) = Judge(streams).sums([every])
-    assert whole[CIDER] == [pytest.approx(expected.sum())]
-    (one,) = Judge(streams).sums([[*every[2:], Shown(0, 2, "a star", 0)]])
-    assert one[CIDER] == [pytest.approx(expected[2])]
+    judge = Judge([stream(segments(0, 5, 9, 14, texts=texts))])
+    for number in range(4):  # other texts, held against the same segments
+        said(judge, f"a blue star {number}")
+    np.testing.assert_allclose(said(judge, "a red heart")[CIDER], [expected.sum()], atol=1e-4)

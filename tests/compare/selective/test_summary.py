@@ -45,9 +45,9 @@ def test_a_score_is_the_mean_over_annotations_and_seeds(make_cell: Any) -> None:
 
 def test_a_tuned_policy_is_read_at_exactly_one_decode_per_event(make_cell: Any) -> None:
     curve = {0.5: 0.3, 1.0: 0.5, 2.0: 0.6}
-    rates = {"trigger": {0.5: 0.5, 1.0: 0.8, 2.0: 1.8}}
-    found = condition([make_cell({"trigger": curve}, rates=rates)]).at_one("trigger", "dense", FACTS)
-    assert found.value == pytest.approx(0.5 + 0.1 * 0.2 + (0.02 - 0.01) / 3)
+    missed = {"trigger": {0.5: 0.5, 0.9: 0.7, 1.0: 0.8, 1.1: 1.2, 2.0: 1.8}}
+    found = condition([make_cell({"trigger": curve}, rates=missed)]).at_one("trigger", "dense", FACTS)
+    assert found.value == pytest.approx((0.42 + 0.52) / 2 + (0.02 - 0.01) / 3)
 
 
 def test_the_share_is_of_what_the_oracle_gains_over_uniform_at_the_same_number(make_cell: Any) -> None:

@@ -27,7 +27,7 @@ from archlab.compare.selective.policies import (
 )
 from archlab.compare.selective.protocol import BASE, SelectiveProtocol
 from archlab.compare.selective.recording import Recording, Watcher
-from archlab.compare.selective.scoring import READINGS, Judge, Shown, held_against
+from archlab.compare.selective.scoring import Judge
 from archlab.compare.selective.timing import time_policies
 from archlab.compare.selective.tuning import Tuned, tune
 from archlab.config import RunConfig, to_dict
@@ -120,7 +120,8 @@ def _tuned(
     """Trigger -> decodes per event -> its setting. Waiting changes when a segment is spoken, not how many are."""
     recordings = [Recording(stream, watcher) for stream in streams("validation", protocol.validation_streams)]
     views: tuple[View, ...] = ("embeddings", "features")
-    found = {view: tune(recordings, view, protocol.budgets, protocol.trigger) for view in views}
+    budgets = budgets_of("trigger", protocol.budgets)
+    found = {view: tune(recordings, view, budgets, protocol.trigger) for view in views}
     return {
         name: {budget: one.settled(protocol.settle) if waits else one for budget, one in found[view].items()}
         for name, (view, waits) in TRIGGERS.items()
@@ -131,51 +132,26 @@ def _scores(
     tests: list[Stream], watcher: Watcher, policies: dict[str, Decide], protocol: SelectiveProtocol
 ) -> dict[str, Any]:
     places = [(name, budget) for name in LABELS for budget in budgets_of(name, protocol.budgets)]
-    decodes: dict[tuple[str, float], list[int]] = {place: [] for place in places}
-    waited: dict[tuple[str, float], list[int]] = {place: [] for place in places}
-    found: dict[tuple[str, float, str], list[Shown]] = {
-        (*place, reading): [] for place in places for reading in READINGS
-    }
-    controls: dict[tuple[str, str], list[Shown]] = {
-        (name, reading): [] for name in (ANOTHER, CEILING) for reading in READINGS
-    }
-    oracle_texts: list[list[str]] = []
+    oracle = ORACLES["paired"], 1.0
+    judge, oracle_says = Judge(tests), []
     for number, stream in enumerate(tests):
         recording = Recording(stream, watcher)
         decided = {(name, budget): policies[name](recording, budget) for name, budget in places}
-        recording.speak([decode.span for of_place in decided.values() for decode in of_place])  # in large batches
-        for place, of_place in decided.items():
-            texts = recording.speak([decode.span for decode in of_place])
-            decodes[place].append(len(of_place))
-            waited[place].append(sum(decode.waited for decode in of_place))
-            for reading, held in held_against(number, stream.segments, of_place, texts).items():
-                found[(*place, reading)] += held
-        oracle = decided[ORACLES["paired"], 1.0]
-        oracle_texts.append(recording.speak([decode.span for decode in oracle]))
+        recording.speak([decode.span for decodes in decided.values() for decode in decodes])  # in large batches
+        for place, decodes in decided.items():
+            judge.add(place, number, decodes, recording.speak([decode.span for decode in decodes]))
+        oracle_says.append((decided[oracle], recording.speak([decode.span for decode in decided[oracle]])))
         truth = watcher.readout.text_vectors([segment.texts[0] for segment in stream.segments])
-        for reading, held in held_against(number, stream.segments, oracle, watcher.readout.decode(truth)).items():
-            controls[CEILING, reading] += held
-    for number, stream in enumerate(tests):
-        others = oracle_texts[(number + 1) % len(tests)]
-        texts = [others[row % len(others)] for row in range(len(stream.segments))]
-        oracle = UNTUNED[ORACLES["paired"]](Recording(stream, watcher), 1.0)
-        for reading, held in held_against(number, stream.segments, oracle, texts).items():
-            controls[ANOTHER, reading] += held
-    judge = Judge(tests)
-    sums = dict(zip([*found, *controls], judge.sums([*found.values(), *controls.values()]), strict=True))
-    rounded = {
-        place: {metric: [round(value, _DIGITS) for value in values] for metric, values in of_place.items()}
-        for place, of_place in sums.items()
-    }
+        judge.add((CEILING, 1.0), number, decided[oracle], watcher.readout.decode(truth))
+    for number, (decodes, _) in enumerate(oracle_says):
+        others = oracle_says[(number + 1) % len(tests)][1]
+        judge.add((ANOTHER, 1.0), number, decodes, [others[row % len(others)] for row in range(len(decodes))])
+    sums = judge.sums()
     return {
         "facts": judge.facts,
         "policies": {
-            name: {
-                f"{budget:g}": {"decodes": decodes[name, budget], "waited": waited[name, budget]}
-                | {reading: rounded[name, budget, reading] for reading in READINGS}
-                for budget in budgets_of(name, protocol.budgets)
-            }
+            name: {f"{budget:g}": sums[name, budget] for budget in budgets_of(name, protocol.budgets)}
             for name in LABELS
         },
-        "controls": {name: {reading: rounded[name, reading] for reading in READINGS} for name in (ANOTHER, CEILING)},
+        "controls": {name: sums[name, 1.0] for name in (ANOTHER, CEILING)},
     }

@@ -181,6 +181,15 @@ LIVE = ("periodic", *TRIGGERS, "oracle-live")
 """Those that decide from the past alone; the oracle is told of an event when it happens."""
 
 
-def budgets_of(policy: str, budgets: Sequence[float]) -> Sequence[float]:
-    """At how many decodes per event a policy is defined: who knows the events decodes once for each."""
-    return [1.0] if policy in ORACLES.values() else budgets
+_NEAR_ONE = (0.9, 1.1)
+
+
+def budgets_of(policy: str, budgets: Sequence[float]) -> list[float]:
+    """At how many decodes per event a policy is measured.
+
+    Who knows the events decodes once for each. What is tuned hits a number only nearly: it is measured on both sides of
+    one as well, so that its score at exactly one is read off points close by.
+    """
+    if policy in ORACLES.values():
+        return [1.0]
+    return sorted({*budgets, *_NEAR_ONE}) if policy in TRIGGERS else list(budgets)

@@ -56,7 +56,7 @@ class SelectiveProtocol(Section):
     settle: Count = 8
     """Of the trigger that waits: what it speaks of is the mean of so many frames, unless a segment is shorter."""
     validation_streams: Count = 12
-    test_streams: Count = 40
+    test_streams: Annotated[int, at_least(2)] = 40
     timed_streams: Count = 2
     """Streams of which every policy is timed, frame by frame."""
     bootstrap_samples: Annotated[int, at_least(100)] = 1000

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from archlab.evaluate.captioning import cider_d, exact_match
 
 READINGS = ("paired", "dense")
 CIDER = "caption/cider_d"
+
+Place = tuple[str, float]
+"""Who speaks, and at how many decodes per event."""
+
+_DIGITS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,55 +63,65 @@ def shown(segments: Sequence[Segment], decodes: Sequence[Decode]) -> list[tuple[
     return found
 
 
-def held_against(
-    number: int, segments: Sequence[Segment], decodes: Sequence[Decode], texts: Sequence[str]
-) -> dict[str, list[Shown]]:
-    """Reading -> the texts of one stream's decodes, held against its segments.
-
-    Args:
-        number: of the stream.
-    """
-    return {
-        "paired": [Shown(number, row, texts[chosen], 1) for row, chosen in enumerate(paired(segments, decodes))],
-        "dense": [Shown(number, row, texts[chosen], frames) for row, chosen, frames in shown(segments, decodes)],
-    }
-
-
 class Judge:
-    """Scores texts against the segments of a set of streams; each text and segment once.
+    """Collects what was said of a set of streams, and scores all of it at once, every text and segment once.
 
     Args:
         streams: all of them, in the order of their numbers.
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        self.segments = [stream.segments for stream in streams]
-        everything = [segment for segments in self.segments for segment in segments]
-        scenes = all(segment.meaning.startswith("caption:") for segment in everything)
+        self.streams = streams
+        segments = [segment for stream in streams for segment in stream.segments]
+        scenes = all(segment.meaning.startswith("caption:") for segment in segments)
         self.facts = "caption/slots" if scenes else "caption/exact"
-        self._corpus = [list(segment.texts) for segment in everything]
+        self._corpus = [list(segment.texts) for segment in segments]
+        self._counts: dict[Place, dict[str, list[int]]] = {}
+        self._shown: dict[Place, dict[str, list[Shown]]] = {}
 
-    def sums(self, found: Sequence[Sequence[Shown]]) -> list[dict[str, list[float]]]:
-        """For each list of texts: metric -> sum of weight times score, for every stream.
+    def add(self, place: Place, number: int, decodes: Sequence[Decode], texts: Sequence[str]) -> None:
+        """Take what was said of one stream.
 
-        All lists are judged in one call: CIDEr-D is quicker so.
+        Args:
+            place: who said it, and at how many decodes per event.
+            number: of the stream; streams come in order.
+            texts: one per decode.
         """
-        pairs = list(dict.fromkeys((one.stream, one.segment, one.text) for texts in found for one in texts))
-        references = [list(self.segments[stream][segment].texts) for stream, segment, _ in pairs]
+        counts = self._counts.setdefault(place, {"decodes": [], "waited": []})
+        counts["decodes"].append(len(decodes))
+        counts["waited"].append(sum(decode.waited for decode in decodes))
+        held = self._shown.setdefault(place, {reading: [] for reading in READINGS})
+        segments = self.streams[number].segments
+        held["paired"] += [Shown(number, row, texts[one], 1) for row, one in enumerate(paired(segments, decodes))]
+        held["dense"] += [Shown(number, row, texts[one], frames) for row, one, frames in shown(segments, decodes)]
+
+    def sums(self) -> dict[Place, dict[str, Any]]:
+        """For every place "decodes" and "waited", one number for each stream, and for each reading and metric the sum
+        of scores over the annotations or frames of each stream."""
+        scores = self._scores()
+        results: dict[Place, dict[str, Any]] = {}
+        for place, held in self._shown.items():
+            of_readings = {}
+            for reading, texts in held.items():
+                sums = {metric: [0.0] * len(self.streams) for metric in scores}
+                for one in texts:
+                    for metric, known in scores.items():
+                        sums[metric][one.stream] += one.weight * known[one.stream, one.segment, one.text]
+                of_readings[reading] = {metric: [round(value, _DIGITS) for value in of] for metric, of in sums.items()}
+            results[place] = self._counts[place] | of_readings
+        return results
+
+    def _scores(self) -> dict[str, dict[tuple[int, int, str], float]]:
+        """Metric -> score of every text held against every segment."""
+        everything = [one for held in self._shown.values() for texts in held.values() for one in texts]
+        pairs = list(dict.fromkeys((one.stream, one.segment, one.text) for one in everything))
+        references = [list(self.streams[stream].segments[segment].texts) for stream, segment, _ in pairs]
         said = [text for _, _, text in pairs]
         if self.facts == "caption/slots":
             facts = [slot_accuracy(text, texts[0]) for text, texts in zip(said, references, strict=True)]
         else:
             facts = exact_match(said, references).tolist()
-        scores = {
+        return {
             self.facts: dict(zip(pairs, facts, strict=True)),
             CIDER: dict(zip(pairs, cider_d(said, references, corpus=self._corpus).tolist(), strict=True)),
         }
-        results = []
-        for texts in found:
-            sums = {metric: [0.0] * len(self.segments) for metric in scores}
-            for one in texts:
-                for metric, known in scores.items():
-                    sums[metric][one.stream] += one.weight * known[one.stream, one.segment, one.text]
-            results.append(sums)
-        return results

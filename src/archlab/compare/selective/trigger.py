@@ -30,7 +30,7 @@ class TriggerConfig(Section):
 
     threshold: Positive = 0.5
     """Squared distance of normalised embeddings, times frames, above which a change is believed."""
-    window: Count = 8
+    window: Count = 3
     """Last frames among which a change may have begun. More find smaller changes, later."""
     settle: Count = 1
     """Frames after which a segment is spoken, with their mean; one that ends before is spoken when it ends. At 1 a text

@@ -12,8 +12,8 @@ from archlab.compare.selective.policies import View, triggered, watch
 from archlab.compare.selective.recording import Recording
 from archlab.compare.selective.trigger import TriggerConfig
 
-_STEPS = 12  # of the bisection: thresholds are found to less than a percent
-_WIDEST = 1e3  # how far beyond the typical change between two frames a threshold is looked for, either way
+_STEPS = 14  # of the bisection: thresholds are found to less than a percent
+_LEAST = 1e-6  # of the largest possible cost: the lowest threshold that is tried
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def tune(
     """
     seen = [_compact(watch(recording, view)) for recording in recordings]
     events = sum(len(recording.stream.segments) for recording in recordings)
-    steps = np.concatenate([np.square(np.diff(rows, axis=0)).sum(1) for rows in seen])
-    typical = float(np.median(steps)) or float(steps.mean()) or 1.0
+    longest = max(float(np.square(rows).sum(1).max()) for rows in seen)
+    most = 4 * config.window * longest or 1.0  # no frames are further apart, and no more of them count
     rates: dict[float, float] = {}
 
     def rate(threshold: float) -> float:
@@ -51,7 +51,7 @@ def tune(
 
     found = {}
     for budget in budgets:
-        low, high = typical / _WIDEST, typical * _WIDEST
+        low, high = _LEAST * most, most
         for _ in range(_STEPS):
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if rate(middle) > budget else (low, middle)
