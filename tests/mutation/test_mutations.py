@@ -7,10 +7,7 @@ numbers. These checks prove that the suite would not stay green over them.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.mutation.spoiled import run
 
 import archlab
 
 pytestmark = pytest.mark.slow
 
 PACKAGE = Path(archlab.__file__).parent
-TESTS = Path(__file__).parents[1]
-# The copy must be what is tested, not the installed package.
-PROGRAM = """
-import sys, pytest, archlab
-assert archlab.__file__ == sys.argv[1], archlab.__file__
-sys.exit(pytest.main(sys.argv[2:]))
-"""
 
 
 @dataclass(frozen=True)
@@ -1191,27 +1182,10 @@ def copied_package() -> Iterator[Path]:
         yield shutil.copytree(PACKAGE, Path(folder).resolve() / "archlab")
 
 
-def run(package: Path, *tests: str) -> subprocess.CompletedProcess[str]:
-    """Run tests, named below `tests`, against a copy of the package."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_", "COVERAGE_"))
-    }
-    environment["PYTHONPATH"] = str(package.parent)
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--no-cov"]
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(package / "__init__.py"), *options, *(f"tests/{test}" for test in tests)],
-        cwd=TESTS.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-
-
 def test_the_named_tests_pass_on_an_unspoiled_copy() -> None:
     with copied_package() as package:
-        done = run(package, *sorted({fault.test for fault in FAULTS}))
-    assert done.returncode == 0, done.stdout + done.stderr
+        status, output = run(package, *sorted({fault.test for fault in FAULTS}))
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.what for fault in FAULTS])
@@ -1220,6 +1194,6 @@ def test_a_planted_fault_is_noticed(fault: Fault) -> None:
         source = (package / fault.file).read_text(encoding="utf-8")
         assert source.count(fault.old) == 1, f"{fault.file}: the text to spoil must occur exactly once"
         (package / fault.file).write_text(source.replace(fault.old, fault.new), encoding="utf-8")
-        done = run(package, fault.test)
-    assert done.returncode == 1, done.stdout + done.stderr  # 2 and more: pytest itself failed, or found no such test
-    assert f"FAILED tests/{fault.test}" in done.stdout, done.stdout
+        status, output = run(package, fault.test)
+    assert status == 1, output  # 2 and more: pytest itself failed, or found no such test
+    assert f"FAILED tests/{fault.test}" in output, output
