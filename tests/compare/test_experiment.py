@@ -17,6 +17,7 @@ from archlab.compare import experiment, inference
 from archlab.compare.assemble import _untested
 from archlab.compare.experiment import batch_shapes, primary, run_compare
 from archlab.compare.flops import BatchShape
+from archlab.compare.publish import publish
 from archlab.compare.report import render_report
 from archlab.compare.scores import load_results
 from archlab.config import CompareConfig, DataConfig, PairsData, RunConfig, load
@@ -25,6 +26,7 @@ from archlab.errors import UserError
 from archlab.evaluate.measure import OPEN_VOCABULARY
 from archlab.train.run import run_order, training_batch
 from archlab.train.setup import Setup
+from archlab.vl.answering import Answerer
 
 Compare = Callable[..., dict[str, Any]]
 
@@ -195,3 +197,23 @@ def test_a_preset_asks_what_open_vocabulary_classification_is_measured_by(preset
 def test_a_sweep_over_captions_too_few_to_retrieve_among_goes_by_their_wording() -> None:
     assert primary({"caption/cider_d": 0.3}) == 0.3
     assert primary({"caption/cider_d": 0.3, "vqa/accuracy": 0.8}) == 0.8
+
+
+def test_a_run_is_shipped_with_a_card_of_its_own_scores_and_controls(compare: Compare, tmp_path: Path) -> None:
+    results = compare()
+    folder = publish(tmp_path / "out", "vljepa-0", tmp_path / "shipped" / "tiny")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["config.yaml", "model.safetensors", "tokenizer.json", "metrics.json", "card.md"]
+    )
+    shipped = (folder / "model.safetensors").read_bytes()
+    assert shipped == (tmp_path / "out" / "runs" / "vljepa-0" / "model.safetensors").read_bytes()
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    score = results["arms"]["vljepa"]["test"]["test"]["vqa/accuracy"]["value"]  # of one seed: that of the run
+    assert f"| questions about the image | {100 * score:.1f} % [" in card
+    blind = [results["controls"][name]["vljepa"]["vqa/accuracy"]["value"] for name in ("shuffled_image", "no_query")]
+    assert f"] | {100 * max(blind):.1f} % [" in card
+    Answerer.open(folder)
+    with pytest.raises(UserError, match="exists already"):
+        publish(tmp_path / "out", "vljepa-0", folder)
+    with pytest.raises(UserError, match="no tested run 'vljepa-7'"):
+        publish(tmp_path / "out", "vljepa-7", tmp_path / "other")

@@ -1,0 +1,121 @@
+"""Ship a run of a comparison: a checkpoint with a card that says what it is, how it was made and how good it is.
+
+python -m archlab.compare.publish COMPARISON RUN FOLDER
+
+The card's scores are those of this one run on the test split, as the comparison took them, with 95 % intervals over
+test images. Beside each stands the best of its blind controls: a score no higher shows no use of image or query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from archlab.compare import formatting as show
+from archlab.compare.scores import HEADLINE, load_results, metric_label
+from archlab.config import CompareConfig, RunConfig, load
+from archlab.documents import table
+from archlab.errors import UserError
+from archlab.evaluate.measure import Measurement, unit_of
+from archlab.evaluate.statistics import score
+from archlab.train.checkpoint import load_checkpoint
+from archlab.train.folder import atomic_write
+
+_SHIPPED = ("config.yaml", "model.safetensors", "tokenizer.json", "metrics.json")
+_ARMS = {"token": "Token-generative vision-language model", "vljepa": "VL-JEPA"}
+_BLIND = ("shuffled_image", "no_query")
+
+
+def publish(comparison: Path, run: str, folder: Path) -> Path:
+    """Copy a run of a finished comparison to a new folder, with a card.
+
+    Args:
+        run: its name, such as "vljepa-0".
+
+    Raises:
+        UserError: the comparison is not finished, has no such run, or the folder exists.
+    """
+    source = comparison / "runs" / run
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; remove it, or choose another folder")
+    if not (source / "test" / "test.json").is_file():
+        raise UserError(f"{comparison}: has no tested run {run!r}; give the folder of a finished comparison")
+    results = load_results(comparison / "results.json")
+    config = load(comparison / "config.yaml", CompareConfig)
+    trial = {name: Measurement.load(source / "test" / f"{name}.json") for name in ("test", *_BLIND)}
+    card = _card(load_checkpoint(source, RunConfig).config, results, config, trial)
+    with atomic_write(*(folder / name for name in (*_SHIPPED, "card.md"))) as partial:
+        for name, path in zip(_SHIPPED, partial, strict=False):
+            shutil.copyfile(source / name, path)
+        partial[-1].write_text(card, encoding="utf-8")
+    return folder
+
+
+def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, trial: Mapping[str, Measurement]) -> str:
+    data, optimizer = run.data.scenes, run.optimizer
+    counts, commit = results["arms"][run.arm]["parameters"], show.commit(results["provenance"]["git"])
+    parts = [
+        f"# {_ARMS[run.arm]}",
+        f"Variant: trained in {optimizer.precision}, as saved. {counts['trainable']:,} trained parameters, "
+        f"{counts['total']:,} with the frozen encoder `{run.encoder.weights}`.",
+        "## Recipe",
+        f"The `{run.arm}` arm of `{results['command']}` (budget {results['budget']['name']}), seed {run.seed}: "
+        f"{optimizer.steps} steps of {optimizer.batch_size} samples, learning rate {optimizer.learning_rate:g}, commit "
+        f"`{commit}`. `config.yaml` is the whole recipe: `archlab train config.yaml` repeats it.",
+        f"Data: {data.train_images:,} procedural scenes made by the project (MIT), {data.paraphrases} surface forms "
+        "per meaning. It knows nothing beyond them: coloured shapes on plain and patterned grounds, in English.",
+        "## Scores on the test split",
+        table(["metric", "score", "best blind control"], list(_rows(trial, config))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[Sequence[str]]:
+    test = trial["test"]
+    kinds = sorted(metric for metric in test.values if metric.startswith("vqa/"))
+    rows = []
+    for metric in dict.fromkeys([*kinds, *HEADLINE]):
+        if metric not in test.values:
+            continue
+        values = {name: _score(one, metric, config) for name, one in trial.items() if metric in one.values}
+        blind = max((name for name in values if name != "test"), key=lambda name: values[name]["value"], default=None)
+        control = "" if blind is None else f"{show.score(values[blind])} ({blind.replace('_', ' ')})"
+        rows.append([metric_label(metric), show.score(values["test"]), control])
+    return rows
+
+
+def _score(measured: Measurement, metric: str, config: CompareConfig) -> dict[str, Any]:
+    return score(
+        np.stack([measured.values[metric]]),
+        measured.clusters[metric],
+        samples=config.bootstrap_samples,
+        seed=0,
+        unit=unit_of(metric),
+        chance=measured.chance.get(metric),
+    ).to_dict()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m archlab.compare.publish", description="Ship a run of a finished comparison."
+    )
+    parser.add_argument("comparison", type=Path)
+    parser.add_argument("run")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args(argv)
+    try:
+        publish(options.comparison, options.run, options.folder)
+    except UserError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
