@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from archlab.compare import experiment, inference
+from archlab.compare import formatting as show
 from archlab.compare.assemble import _untested
 from archlab.compare.experiment import batch_shapes, primary, run_compare
 from archlab.compare.flops import BatchShape
@@ -208,10 +209,11 @@ def test_a_run_is_shipped_with_a_card_of_its_own_scores_and_controls(compare: Co
     shipped = (folder / "model.safetensors").read_bytes()
     assert shipped == (tmp_path / "out" / "runs" / "vljepa-0" / "model.safetensors").read_bytes()
     card = (folder / "card.md").read_text(encoding="utf-8")
-    score = results["arms"]["vljepa"]["test"]["test"]["vqa/accuracy"]["value"]  # of one seed: that of the run
-    assert f"| questions about the image | {100 * score:.1f} % [" in card
-    blind = [results["controls"][name]["vljepa"]["vqa/accuracy"]["value"] for name in ("shuffled_image", "no_query")]
-    assert f"] | {100 * max(blind):.1f} % [" in card
+    # Of one seed, the comparison's scores are those of the run.
+    columns = [results["arms"]["vljepa"]["test"]["test"]]
+    columns += [results["controls"][name]["vljepa"] for name in ("shuffled_image", "no_query")]
+    values = [show.score(column["vqa/accuracy"]) for column in columns]
+    assert f"| questions about the image | {' | '.join(values)} |" in card
     Answerer.open(folder)
     with pytest.raises(UserError, match="exists already"):
         publish(tmp_path / "out", "vljepa-0", folder)

@@ -3,7 +3,7 @@
 python -m archlab.compare.publish COMPARISON RUN FOLDER
 
 The card's scores are those of this one run on the test split, as the comparison took them, with 95 % intervals over
-test images. Beside each stands the best of its blind controls: a score no higher shows no use of image or query.
+test images. Beside each stand its blind controls: a score that is no higher shows no use of what the control lacks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from archlab.compare import formatting as show
-from archlab.compare.scores import HEADLINE, load_results, metric_label
+from archlab.compare.scores import HEADLINE, control_label, load_results, metric_label
 from archlab.config import CompareConfig, RunConfig, load
 from archlab.documents import table
 from archlab.errors import UserError
@@ -71,7 +71,7 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
         f"Data: {data.train_images:,} procedural scenes made by the project (MIT), {data.paraphrases} surface forms "
         "per meaning. It knows nothing beyond them: coloured shapes on plain and patterned grounds, in English.",
         "## Scores on the test split",
-        table(["metric", "score", "best blind control"], list(_rows(trial, config))),
+        table(["metric", "score", *map(control_label, _BLIND)], list(_rows(trial, config))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -83,10 +83,8 @@ def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[Seque
     for metric in dict.fromkeys([*kinds, *HEADLINE]):
         if metric not in test.values:
             continue
-        values = {name: _score(one, metric, config) for name, one in trial.items() if metric in one.values}
-        blind = max((name for name in values if name != "test"), key=lambda name: values[name]["value"], default=None)
-        control = "" if blind is None else f"{show.score(values[blind])} ({blind.replace('_', ' ')})"
-        rows.append([metric_label(metric), show.score(values["test"]), control])
+        scores = [_score(trial[name], metric, config) for name in ("test", *_BLIND)]
+        rows.append([metric_label(metric), *map(show.score, scores)])
     return rows
 
 
