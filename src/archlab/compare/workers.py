@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -60,14 +61,20 @@ def side_by_side(
     Raises:
         Exception: whatever `work` raised; what else is running is interrupted.
         MemoryError: a worker was killed.
+        KeyboardInterrupt: a worker was interrupted by itself.
     """
     context = multiprocessing.get_context("spawn")  # a fork would inherit threads that do not survive it
     threads = max(1, torch.get_num_threads() // workers)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(threads,)) as pool:
+        futures = [pool.submit(work, *call) for call in calls]
+        processes = multiprocessing.active_children()
         try:
-            for future in as_completed([pool.submit(work, *call) for call in calls]):
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
+            pool.shutdown()  # until then, exit codes are not known
+            if any(process.exitcode == _INTERRUPTED for process in processes):
+                raise KeyboardInterrupt from None
             raise MemoryError("a worker was killed, as the operating system does when memory runs out") from None
         except BaseException:
             for worker in multiprocessing.active_children():
@@ -87,6 +94,15 @@ def _start(threads: int) -> None:
     os.environ["TTY_COMPATIBLE"] = "0"  # bars of several processes would overwrite each other: print lines
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))  # between runs; the training loop has its own
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Interrupt this worker once its parent is gone, which may have been killed without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _work(job: Job, config: CompareConfig, trials: bool) -> None:
