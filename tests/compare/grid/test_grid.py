@@ -26,7 +26,7 @@ from archlab.compare.grid.inputs import make_inputs
 from archlab.compare.grid.language import forms_of, ledger, token_overlap, within_between
 from archlab.compare.grid.results import FILE, load_cell
 from archlab.compare.grid.run import Places, run_grid
-from archlab.config import RunConfig, to_dict
+from archlab.config import RunConfig, TransformerConfig, to_dict
 from archlab.data.order import Order
 from archlab.errors import DivergedError, UserError
 from archlab.train.setup import Setup
@@ -229,6 +229,24 @@ def test_digests_are_those_of_the_data_and_the_encoder(tiny_config: RunConfig, t
     other = make_inputs().digests(replace(tiny_config, data=replace(tiny_config.data, scenes=scenes)))
     assert other[-1] == digests[-1] == FrozenEncoder.load(tiny_config.encoder.weights).digest
     assert set(other[:-1]).isdisjoint(digests[:-1])
+
+
+def test_a_pretrained_part_that_changes_under_its_name_makes_other_cells(
+    tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    weights = tmp_path / "model.safetensors"
+    plain = make_inputs().digests(tiny_config)
+    for part in ("vljepa.target_weights", "language.weights"):
+        section, name = part.split(".")
+        plain_trunk = replace(tiny_config, trunk=TransformerConfig())  # a language model brings its own
+        own = replace(plain_trunk, **{section: replace(getattr(tiny_config, section), **{name: str(tmp_path)})})
+        weights.write_bytes(b"before")
+        before = make_inputs().digests(own)
+        assert before[:-1] == plain
+        assert make_inputs().digests(own) == before
+        weights.write_bytes(b"after")
+        assert make_inputs().digests(own)[-1] != before[-1]
 
 
 @pytest.mark.parametrize("name", ["shared", "paper", "equal-params", "equal-flops"])

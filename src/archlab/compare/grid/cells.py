@@ -1,8 +1,9 @@
 """From a protocol to cells: every run once, under a name that says what it is made of.
 
-A cell's key is the hash of its configuration, of the data and of the encoder. Only what differs from the defaults is
-hashed, so that a new option, whose default is what was done before, leaves the keys of finished cells as they are. What
-a default was is kept in the cell's results, and checked when they are read (`results.load_cell`).
+A cell's key is the hash of its configuration, of the data, of the encoder and of the checkpoints that it begins with.
+Only what differs from the defaults is hashed, so that a new option, whose default is what was done before, leaves the
+keys of finished cells as they are. What a default was is kept in the cell's results, and checked when they are read
+(`results.load_cell`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Cell:
     Attributes:
         config: of the run; `start.run` names another cell by its key.
         test_items: scored per test split; 0 leaves the test splits alone, as tuning must.
-        digests: of the data and of the encoder.
+        digests: of the data, of the encoder and of pretrained parts.
         parent: the cell that it begins with.
         key: its name.
     """
@@ -79,7 +80,7 @@ class Inputs:
     """What expansion must know beside the protocol.
 
     Attributes:
-        digests: of the data and the encoder that a run reads.
+        digests: of the data, the encoder and the pretrained parts that a run reads.
         budgeted: a run under a budget, by its name.
     """
 

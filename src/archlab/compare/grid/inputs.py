@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from archlab.compare.grid.protocol import Config
 from archlab.config import PretrainConfig, RunConfig, to_dict
 from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
+from archlab.interop.checkpoint import locate
+from archlab.interop.reference import digest_of
 from archlab.train.setup import Setup
 from archlab.vl.x_encoder import open_encoder
 
@@ -36,8 +39,13 @@ def make_inputs() -> Inputs:
         frozen = encoder(config)
         return (*_data_digest(config, frozen.image_size), frozen.digest)
 
+    of_checkpoint = cache(lambda source: digest_of(locate(source)))
+
     def digests(config: Config) -> tuple[str, ...]:
-        return encoders.digests(config) if isinstance(config, PretrainConfig) else of_arm(config)
+        if isinstance(config, PretrainConfig):
+            return encoders.digests(config)
+        begun_with = (config.vljepa.target_weights, config.language.weights)
+        return *of_arm(config), *(of_checkpoint(source) for source in begun_with if source)
 
     budgets: dict[tuple[str, str], Config] = {}
 
