@@ -364,6 +364,8 @@ class CompareConfig(Section):
     trained_blind: bool = False
     supervised: bool = False
     """Also train a supervised classifier on the same features: the ceiling of the frozen encoder."""
+    end_to_end_epochs: Natural = 0
+    """Also train a convolutional network on the pixels of data with one question: what freezing the encoder costs."""
     test_items: Count = 2000
     """Test questions scored per split (and as many captions and retrieval pairs at most)."""
     pmi_gallery: Annotated[int, between(2, 100)] = 100

@@ -29,7 +29,7 @@ from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
-from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, unit_of
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, measure_right, unit_of
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion, majority_answers
@@ -300,6 +300,8 @@ def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, c
         }
     if runs.supervised:
         controls["supervised_head"] = {"both": _scores([trial["test"] for _, trial in runs.supervised], config)}
+    if runs.end_to_end:
+        controls["end_to_end"] = {"both": _scores([runs.end_to_end], config)}
     return controls
 
 
@@ -312,15 +314,8 @@ def _majority(setup: Setup, config: CompareConfig) -> Measurement:
         [one.kind for one in train], [one.meaning for one in train], [one.kind for one in examples]
     )
     right = np.array([answer == one.meaning for answer, one in zip(answers, examples, strict=True)], dtype=float)
-    images, kinds = np.array([one.image for one in examples]), np.array([one.kind for one in examples])
     result = Measurement()
-    closed = kinds != OPEN_VOCABULARY
-    for kind in np.unique(kinds[closed]):
-        result.add(f"vqa/{kind}", right[kinds == kind], images[kinds == kind])
-    if closed.any():
-        result.add("vqa/accuracy", right[closed], images[closed])
-    if not closed.all():
-        result.add("classification/accuracy", right[~closed], images[~closed])
+    measure_right(result, right, examples)
     return result
 
 

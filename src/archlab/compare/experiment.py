@@ -18,6 +18,7 @@ import numpy as np
 
 from archlab.compare.assemble import assemble
 from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
+from archlab.compare.end_to_end import check_one_question, train_end_to_end
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
@@ -26,7 +27,7 @@ from archlab.compare.trial import Trial, try_run
 from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
 from archlab.errors import UserError
-from archlab.evaluate.measure import Items
+from archlab.evaluate.measure import Items, Measurement
 from archlab.train.folder import claim, write_text
 from archlab.train.run import Run, run_order, train_run
 from archlab.train.setup import Setup
@@ -42,11 +43,13 @@ class Runs:
         arms: the two arms.
         blind: the arms trained with shuffled images; empty where the preset has none.
         supervised: the supervised head, the ceiling of the features; empty where the preset has none.
+        end_to_end: answers of a network of the pixels; None where the preset has none.
     """
 
     arms: dict[str, list[tuple[Run, Trial]]]
     blind: dict[str, list[tuple[Run, Trial]]]
     supervised: list[tuple[Run, Trial]]
+    end_to_end: Measurement | None = None
 
 
 def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
@@ -66,6 +69,8 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     """
     setup = Setup.prepare(config.run)
     check_splits(setup)
+    if config.end_to_end_epochs:
+        check_one_question(setup, config)
     setup.read_images()
     claim(out, config)  # once the data are known to be good: a mistyped source must leave no folder behind
     shapes = batch_shapes(config.run, setup)
@@ -96,6 +101,11 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
         blind={arm: [finished(job) for job in listed] for arm, listed in blind.items()},
         supervised=[finished(job) for job in ceiling],
     )
+    if config.end_to_end_epochs:
+        path = out / "end_to_end.json"
+        if not path.exists():
+            train_end_to_end(setup, config).save(path)
+        runs = replace(runs, end_to_end=Measurement.load(path))
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
     )

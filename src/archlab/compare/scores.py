@@ -63,6 +63,7 @@ _CONTROLS = {
     "nearest_caption": "nearest training caption",
     "decoder_ceiling": "decoder ceiling",
     "supervised_head": "supervised head",
+    "end_to_end": "network trained end to end",
 }
 _IMAGE_BLIND = ("shuffled_image", "majority", "trained_blind")
 _QUERY_BLIND = ("no_query",)  # says something only where queries differ: captions all have the same one

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from archlab.data.batch import Batch, Collator
-from archlab.data.example import Split
+from archlab.data.example import Example, Split
 from archlab.data.scenes.parser import slot_accuracy
 from archlab.evaluate.captioning import cider_d
 from archlab.evaluate.controls import Condition
@@ -144,6 +144,18 @@ def measure_vqa(
         sizes = {kind: len(by_kind[kind]) for kind in closed}
         guess = sum(result.chance[f"vqa/{kind}"] * size for kind, size in sizes.items()) / sum(sizes.values())
         result.chance["vqa/accuracy"] = guess
+
+
+def measure_right(result: Measurement, right: np.ndarray, examples: Sequence[Example]) -> None:
+    """Record which questions were answered rightly, under the names that `measure_vqa` gives; `right` is (n,)."""
+    images, kinds = np.array([one.image for one in examples]), np.array([one.kind for one in examples])
+    closed = kinds != OPEN_VOCABULARY
+    for kind in np.unique(kinds[closed]):
+        result.add(f"vqa/{kind}", right[kinds == kind], images[kinds == kind])
+    if closed.any():
+        result.add("vqa/accuracy", right[closed], images[closed])
+    if not closed.all():
+        result.add("classification/accuracy", right[~closed], images[~closed])
 
 
 def measure_captions(

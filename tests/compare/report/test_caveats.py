@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from archlab.compare.caveats import caveats, shares
+from archlab.compare.caveats import REFERENCES, caveats, shares
 from archlab.compare.readme import findings_markdown
 from archlab.compare.report import render_report
 
@@ -59,19 +59,35 @@ def test_tasks_are_held_against_their_controls_as_kinds_are(results: Results) ->
 def test_a_kind_far_below_the_supervised_head_is_named_and_one_at_the_goal_is_not(results: Results) -> None:
     put(results, "vqa/count", 0.375, 0.4375, 0.3, head=0.5)
     assert said(results, HEAD, "count") == [
-        "count: VL-JEPA, the better arm, 43.8 % [39.8, 47.8], which is 87.5 % of the head's 50.0 % [46.0, 54.0]"
+        "count: VL-JEPA, the better arm, 43.8 % [39.8, 47.8], which is 87.5 % of its 50.0 % [46.0, 54.0]"
     ]
     put(results, "vqa/count", 0.375, 0.45, 0.3, head=0.5)
     assert said(results, HEAD, "count") == []
-    assert next(one for one in shares(results) if one.metric == "vqa/count").of_arm["token"] == pytest.approx(0.75)
+    assert next(one for one in shares(results, REFERENCES[0]) if one.metric == "vqa/count").of_arm[
+        "token"
+    ] == pytest.approx(0.75)
+
+
+def test_arms_far_below_a_network_trained_end_to_end_are_named_in_page_and_findings(results: Results) -> None:
+    heading = "Below 95.0 % of the network trained end to end"
+    put(results, "vqa/count", 0.8, 0.9, 0.3)
+    assert heading not in caveats(results)
+    results["controls"]["end_to_end"] = {"both": {"vqa/count": results["arms"]["vljepa"]["test"]["test"]["vqa/count"]}}
+    assert heading not in caveats(results)  # one arm reaches it
+    put(results, "vqa/count", 0.8, 0.84, 0.3)
+    results["controls"]["end_to_end"]["both"]["vqa/count"] = {
+        **results["controls"]["supervised_head"]["both"]["vqa/count"]
+    }
+    assert len(said(results, heading, "count: VL-JEPA, the better arm, 84.0 %")) == 1
+    assert "Share of the accuracy of the network trained end to end" in render_report(results)
 
 
 def test_without_a_supervised_head_there_are_no_shares_of_it(results: Results) -> None:
     assert HEAD in caveats(results)
     del results["controls"]["supervised_head"]
-    assert shares(results) == []
+    assert shares(results, REFERENCES[0]) == []
     assert HEAD not in caveats(results)
-    assert "Share of the supervised head" not in render_report(results)
+    assert "Share of the accuracy of the supervised head" not in render_report(results)
 
 
 def test_caveats_stand_among_the_key_findings_of_page_and_readme_under_any_number_of_seeds(

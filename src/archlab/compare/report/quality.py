@@ -10,7 +10,7 @@ from typing import Any
 
 from archlab.compare import formatting as show
 from archlab.compare import monitoring, plots, scores
-from archlab.compare.caveats import GOAL, shares
+from archlab.compare.caveats import REFERENCES, Reference, shares
 from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
 from archlab.compare.scores import ARMS, NAMES, Results
@@ -118,7 +118,8 @@ def kinds(results: Results) -> Section:
     ]
     columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control"), "supervised head"]
     tables = [Table("Accuracy by kind of question, test split", columns, rows)] if rows else []
-    tables += [table for table in (_shares(results), _readouts(results)) if table.rows]
+    tables += [_shares(results, reference) for reference in REFERENCES if shares(results, reference)]
+    tables += [table for table in (_readouts(results),) if table.rows]
     caption = "Arms with 95 % intervals; grey signs are controls."
     return section(
         "kinds", "Kinds of question", "Which questions does each arm answer?",
@@ -127,14 +128,14 @@ def kinds(results: Results) -> Section:
     )  # fmt: skip
 
 
-def _shares(results: Results) -> Table:
-    """The arms beside what the frozen features allow."""
-    found = shares(results)
-    goal = show.scalar(GOAL, "accuracy")
+def _shares(results: Results, reference: Reference) -> Table:
+    """The arms beside what the frozen features allow, or beside what freezing them cost."""
+    found, label = shares(results, reference), scores.control_label(reference.control)
+    goal = show.scalar(reference.goal, "accuracy")
     rows = [
         [
             scores.metric_label(share.metric),
-            show.score(share.head),
+            show.score(share.score),
             *(show.scalar(share.of_arm[arm], "accuracy") for arm in ARMS),
             "reached" if share.reached else "missed",
         ]
@@ -142,11 +143,11 @@ def _shares(results: Results) -> Table:
     ]
     missed = [scores.metric_label(share.metric) for share in found if not share.reached]
     note = (
-        "Accuracy of an arm over that of a classifier trained once, with the first seed, on the same frozen features. "
+        f"Accuracy of an arm over that of a {reference.what}. "
         f"Goal: {goal} for the better arm, {'missed by ' + ', '.join(missed) if missed else 'reached everywhere'}."
     )
-    columns = ["kind", "supervised head", *EACH_ARM, f"goal: {goal}"]
-    return Table("Share of the supervised head's accuracy, test split", columns, rows, note)
+    columns = ["kind", label, *EACH_ARM, f"goal: {goal}"]
+    return Table(f"Share of the accuracy of the {label}, test split", columns, rows, note)
 
 
 def _readouts(results: Results) -> Table:
