@@ -16,6 +16,7 @@ from archlab import config as configuration
 from archlab.compare.grid.protocol import Expectation, Factor, Protocol, Tuning
 from archlab.compare.selective import protocol as selective_protocol
 from archlab.compare.selective.trigger import TriggerConfig
+from archlab.compress.recipe import CompressConfig, Variant
 from archlab.config import (
     CompareConfig,
     EmbeddingArmConfig,
@@ -57,6 +58,8 @@ SECTIONS = [
     BeamSearch,
     Sampling,
     Settings,
+    CompressConfig,
+    Variant,
     *typing.get_args(AnyRotaryScaling),
     *(family.config_class for family in FAMILIES.values()),
 ]

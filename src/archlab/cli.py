@@ -21,7 +21,7 @@ from archlab.errors import UserError
 _PRESETS = Path(__file__).parent / "compare" / "presets"
 _OVERRIDES = "configuration keys to change, as run.optimizer.steps=200"
 _PACKAGES = {"qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}  # module -> what pip calls it
-_RESUMABLE = ("compare", "grid", "index", "selective", "train")
+_RESUMABLE = ("compare", "compress", "grid", "index", "selective", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +80,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "bench": _bench_parser(commands),
         "parity": _parity_parser(commands),
         "export": _export_parser(commands),
+        "compress": _compress_parser(commands),
         "serve": _serve_parser(commands),
         "keys": _keys_parser(commands),
         "index": _index_parser(commands),
@@ -400,6 +401,37 @@ def _export(arguments: argparse.Namespace) -> None:
     out = arguments.out or arguments.run / "onnx"
     export_run(arguments.run, out, int8=arguments.int8, evaluate=arguments.evaluate)
     print(f"export: {out}")
+
+
+def _compress_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "compress", "make trained runs smaller in several ways, and measure what that costs")
+    parser.usage = "archlab compress RUN [RUN] [options] [key=value ...]"
+    parser.set_defaults(handler=_compress)
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN",
+        help="finished runs of the token and the vljepa arm; and recipe keys to change",
+    )
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="variants of your own, YAML (default: built in)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/compress)")
+    return parser
+
+
+def _compress(arguments: argparse.Namespace) -> None:
+    from archlab.compress.recipe import load_compress
+
+    runs = [Path(word) for word in arguments.words if "=" not in word]
+    if not runs:
+        raise UserError("compress: needs at least one folder of a finished run")
+    config = load_compress(arguments.recipe, [word for word in arguments.words if "=" in word])
+
+    from archlab.compress.command import compress_runs
+
+    out = arguments.out or Path("runs/compress")
+    recipe = ["--recipe", arguments.recipe.name] if arguments.recipe else []
+    command = " ".join(["archlab compress", *(run.name for run in runs), *recipe])
+    print(f"results: {compress_runs(runs, config, out, command)}")
 
 
 def _serve_parser(commands: Commands[_Parser]) -> _Parser:

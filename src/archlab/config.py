@@ -309,6 +309,28 @@ class LanguageConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompressionConfig(Section):
+    """How a run was made of a larger one by `archlab compress`, which writes this section; recipes leave it out."""
+
+    method: Literal["none", "bfloat16", "magnitude", "structured", "distillation"] = "none"
+    parent: str = ""
+    """Digest of the weights that it was made of."""
+    heads: Natural = 0
+    """Heads left in each block of the trunk; where heads share keys, groups of them. 0: all."""
+    feed_forward: Natural = 0
+    """Channels left in each feed-forward layer of the trunk; 0: all."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What it was made by, for its readers; see `compress.recipe`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.method == "none") != (self.parent == ""):
+            raise UserError(f"method={self.method!r}: 'archlab compress' sets it with the parent; leave both out")
+        if (self.heads or self.feed_forward) and self.method != "structured":
+            raise UserError(f"method={self.method!r}: only 'structured' leaves heads or channels out; leave them at 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """One training run of one arm."""
 
@@ -331,6 +353,7 @@ class RunConfig(Section):
     vljepa: EmbeddingArmConfig = field(default_factory=EmbeddingArmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -943,6 +943,51 @@ SELECTIVE = [
     ),
 ]
 
+COMPRESSION = [
+    Fault(
+        "the least important heads stay",
+        "compress/pruning.py",
+        "scores.topk(count)",
+        "scores.topk(count, largest=False)",
+        "compress/test_pruning.py::test_a_pruned_arm_says_what_the_arm_with_the_same_parts_masked_says",
+    ),
+    Fault(
+        "the output projection keeps the columns of other heads",
+        "layers/pruning.py",
+        "_columns(attention.out_proj, _members(heads,",
+        "_columns(attention.out_proj, _members(torch.arange(len(heads)),",
+        "layers/test_pruning.py::test_an_attention_without_some_heads_is_one_in_which_they_are_silent",
+    ),
+    Fault(
+        "samples cancel each other out in the importance of a head",
+        "compress/pruning.py",
+        "gates.abs().sum(0)",
+        "gates.sum(0).abs()",
+        "compress/test_pruning.py::test_importance_is_the_gradient_of_a_gate_sample_by_sample",
+    ),
+    Fault(
+        "the student's distribution takes the teacher's place in the divergence",
+        "objectives/distillation.py",
+        "F.kl_div(student, teacher,",
+        "F.kl_div(teacher, student,",
+        "objectives/test_distillation.py::test_the_divergence_is_that_of_the_student_from_the_teacher",
+    ),
+    Fault(
+        "a student begins with the teacher's first blocks",
+        "compress/variants.py",
+        "(int(block) + 1) * depths[1] // depths[0] - 1",
+        "int(block)",
+        "compress/test_variants.py::test_a_student_begins_with_evenly_spaced_blocks_of_its_teacher",
+    ),
+    Fault(
+        "the variant is chosen by the test split",
+        "compress/results.py",
+        'row["change"]["validation"][QUESTIONS]["difference"] <= MOST_LOST',
+        'row["change"]["test"][QUESTIONS]["difference"] <= MOST_LOST',
+        "compress/test_command.py::test_what_is_chosen_is_the_fastest_that_keeps_validation_whatever_test_says",
+    ),
+]
+
 HTTP = [
     Fault(
         "an API key is found by its id alone",
@@ -1170,6 +1215,7 @@ FAULTS = [
     *STATISTICS,
     *EXPERTS,
     *SELECTIVE,
+    *COMPRESSION,
     *HTTP,
     *SEARCH,
 ]

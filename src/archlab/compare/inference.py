@@ -51,11 +51,11 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
     for run in runs:
         readout = readout_of(run.arm, setup)
         assert not isinstance(readout, SupervisedReadout)
-        for mode, prepare in _modes(readout, setup).items():
+        for mode, prepare in modes_of(readout, setup).items():
             requests[f"{run.config.arm}/{mode}"] = prepare
-        if "caption" in _modes(readout, setup):
+        if "caption" in modes_of(readout, setup):
             lengths[run.config.arm] = _spoken_tokens(readout, setup)
-    requests[f"{ENCODER}/encode"] = lambda size: _encode(setup, size)
+    requests[f"{ENCODER}/encode"] = lambda size: encode_request(setup, size)
     timed = measure_latency(requests, config.latency_batches, count=config.latency_requests)
 
     inference: dict[str, dict[str, Any]] = {}
@@ -83,8 +83,12 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
 
 
 def answer_once(folder: str, size: int) -> None:
-    """Load a run and answer one batch of random images in every mode: what a serving process holds in memory."""
-    answerer = Answerer.open(Path(folder))
+    """Load a run and ask it once: what a serving process holds in memory."""
+    ask_once(Answerer.open(Path(folder)), size)
+
+
+def ask_once(answerer: Answerer, size: int) -> None:
+    """Let it answer one batch of random images in every mode."""
     side = answerer.encoder.image_size
     images = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)
     request = answerer.request(images, ["what is this"] * size)
@@ -125,7 +129,8 @@ def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:
     )
 
 
-def _modes(readout: Readout, setup: Setup) -> dict[str, Callable[[int], Request]]:
+def modes_of(readout: Readout, setup: Setup) -> dict[str, Callable[[int], Request]]:
+    """Ways to ask that the test split has questions for: mode -> prepares a request of a batch size."""
     split = setup.dataset["test"]
     items = Items.first(split, len(split.examples))
     modes: dict[str, Callable[[int], Request]] = {}
@@ -159,7 +164,8 @@ def _fresh(setup: Setup, rows: np.ndarray, size: int) -> Batch:
     return make_request(setup.encoder, setup.tokenizer, setup.config.tokenizer.max_query, images, queries)
 
 
-def _encode(setup: Setup, size: int) -> Request:
+def encode_request(setup: Setup, size: int) -> Request:
+    """The frozen encoder alone."""
     images = torch.from_numpy(
         np.resize(setup.dataset["test"].images[:1], (size, *setup.dataset["test"].images[:1].shape[1:]))
     )

@@ -71,7 +71,7 @@ class TokenReadout:
 
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
-        return pooled_states(self.arm, batch).cpu().numpy()
+        return pooled_states(self.arm, batch).float().cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -112,7 +112,8 @@ class EmbeddingReadout:
     @torch.no_grad()
     def image_vectors(self, batch: Batch) -> np.ndarray:
         batch = to_device(batch, device_of(self.arm))
-        return F.normalize(self.arm.predict(batch.features, batch.query, batch.query_mask), dim=-1).cpu().numpy()
+        predicted = self.arm.predict(batch.features, batch.query, batch.query_mask).float()
+        return F.normalize(predicted, dim=-1).cpu().numpy()
 
     @torch.no_grad()
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -174,5 +175,5 @@ def _encode_texts(
     parts = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         ids, mask = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE], max_length)
-        parts.append(encode(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).cpu().numpy())
+        parts.append(encode(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)).float().cpu().numpy())
     return np.concatenate(parts)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
-from archlab.evaluate.measure import Items, Measurement, measure_captions, measure_retrieval, measure_vqa
-from archlab.evaluate.readout import EmbeddingReadout
+from archlab.evaluate.measure import Measurement
+from archlab.evaluate.whole_split import measure_answerer
 from archlab.export.manifest import Accuracy, Manifest, Score
 from archlab.export.opening import Precision, open_export
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.setup import Setup
 
-_SPLIT = "validation"
+SPLIT = "validation"
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def record_accuracy(folder: Path, run: Path) -> Accuracy:
@@ -37,28 +35,20 @@ def record_accuracy(folder: Path, run: Path) -> Accuracy:
     if checkpoint.digest() != manifest.run_digest:
         raise UserError(f"export {folder}: comes from another run than {run}; export that one")
     setup = Setup.prepare(checkpoint.config, checkpoint.tokenizer)
-    fp32, int8 = (_measured(folder, precision, setup) for precision in ("fp32", "int8"))
-    if not fp32:
-        raise UserError(f"run {run}: its {_SPLIT} split has no questions or captions to measure int8 on")
-    scores = {
-        name: Score(items=len(values), fp32=float(values.mean()), int8=float(int8[name].mean()))
-        for name, values in fp32.items()
-    }
-    accuracy = Accuracy(split=_SPLIT, scores=scores)
+    fp32, int8 = (measure_answerer(open_export(folder, precision), setup, SPLIT) for precision in _PRECISIONS)
+    accuracy = accuracy_of(fp32, int8)
+    if not accuracy.scores:
+        raise UserError(f"run {run}: its {SPLIT} split has no questions or captions to measure int8 on")
     replace(manifest, accuracy=accuracy).save(folder)
     return accuracy
 
 
-def _measured(folder: Path, precision: Precision, setup: Setup) -> dict[str, np.ndarray]:
-    """Metric -> its value for each item."""
-    exported = open_export(folder, precision)
-    asked = replace(setup, encoder=cast(Any, exported.encoder))
-    collator, readout, result = asked.collator(_SPLIT), exported.readout, Measurement()
-    items = Items.first(collator.split, len(collator.split.examples))
-    measure_vqa(result, readout, collator, items.vqa)
-    if len(items.captions):
-        measure_captions(result, readout, collator, items.captions)
-        if isinstance(readout, EmbeddingReadout):
-            measure_retrieval(result, readout, collator, items.captions)
+def accuracy_of(fp32: Measurement, int8: Measurement) -> Accuracy:
+    """What the manifest keeps of both precisions, measured on the same items of the validation split."""
     kept = ("vqa/accuracy", "classification/accuracy", "caption/slots")
-    return {name: values for name, values in result.values.items() if name in kept or name.endswith("_r1")}
+    scores = {
+        name: Score(items=len(values), fp32=float(values.mean()), int8=float(int8.values[name].mean()))
+        for name, values in fp32.values.items()
+        if name in kept or name.endswith("_r1")
+    }
+    return Accuracy(split=SPLIT, scores=scores)

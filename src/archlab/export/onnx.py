@@ -43,6 +43,7 @@ def export_onnx(run: Path, out: Path, *, int8: bool = False) -> Manifest:
     if out.exists() and not (out / NAME).is_file():
         raise UserError(f"output folder {out}: exists and is no export; name another with --out, or remove it")
     answerer = Answerer.open(run)
+    answerer.readout.arm.float()  # of bfloat16, ONNX Runtime on a CPU has too few operators
     graphs = graphs_of(answerer)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -171,6 +171,11 @@ class Attention(Switchable, SharedInput):
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Tq, W)
         return (out, weights) if return_weights else out
 
+    @property
+    def key_value_heads(self) -> int:
+        """K."""
+        return self.k_proj.out_features // self.head_width
+
     def projections(self) -> tuple[nn.Linear, ...]:
         """See `SharedInput`; of self-attention."""
         return self.q_proj, self.k_proj, self.v_proj

@@ -82,10 +82,12 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         raise UserError(
             f"optimizer.batch_size={config.optimizer.batch_size}: must be at least the number of processes, {count()}"
         )
+    if config.compression.method != "none":
+        raise UserError(f"compression.method={config.compression.method!r}: is made by 'archlab compress', not trained")
     once(partial(claim, folder, config))
     if (folder / _FINISHED).exists():
         trained = load_checkpoint(folder, RunConfig).metrics
-        if any(trained.get(key) != digest for key, digest in _inputs(setup).items()):
+        if any(trained.get(key) != digest for key, digest in inputs_of(setup).items()):
             raise UserError(
                 f"output folder {folder}: its run was trained on other data or features than there are now; "
                 f"name another with --out, or remove it"
@@ -131,7 +133,7 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         "samples": config.optimizer.steps * config.optimizer.batch_size,
         "seconds": history.seconds,
         "order_digest": order.digest(),
-        **_inputs(setup),
+        **inputs_of(setup),
         **learned_scale(objective),
         "curve": [asdict(point) for point in history.curve],
     }
@@ -283,7 +285,8 @@ def retrieval_gap(setup: Setup) -> str:
     return f"the token arm's linear map is fitted on captions, and there are none in {' and '.join(missing)}"
 
 
-def _inputs(setup: Setup) -> dict[str, Any]:
+def inputs_of(setup: Setup) -> dict[str, Any]:
+    """Digests of what a run reads, as its metrics keep them."""
     return {
         "data_digest": setup.dataset.digest(),
         "features_digest": setup.features("train").digest,
@@ -298,6 +301,7 @@ def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
         "",
         f"Trained on `{config.data.source}` for {metrics['steps']} steps of {config.optimizer.batch_size} samples, on",
         f"features of the frozen encoder `{config.encoder.weights}` ({setup.encoder.digest[:12]}).",
+        "**Variant:** float32, as it was trained.",
         "",
         "| validation metric | last checkpoint |",
         "|---|---|",

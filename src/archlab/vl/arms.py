@@ -19,6 +19,7 @@ from archlab.data.batch import Batch
 from archlab.data.tokenizer import TextTokenizer
 from archlab.layers import masks
 from archlab.layers.block import CrossStack
+from archlab.layers.pruning import narrow
 from archlab.vl.backbone import Backbone, positions_of
 from archlab.vl.decoding import Memory, Prefix, Step, collect, continuation_log_probs, greedy_steps
 from archlab.vl.language import LanguageBackbone
@@ -215,6 +216,13 @@ def build_arm(
     Raises:
         UserError: a pretrained part cannot be opened.
     """
+    arm = _drawn(config, feature_width, vocab_size, meanings, tokenizer)
+    return arm.to(torch.bfloat16) if config.compression.method == "bfloat16" else arm
+
+
+def _drawn(
+    config: RunConfig, feature_width: int, vocab_size: int, meanings: int, tokenizer: TextTokenizer | None
+) -> Arm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = _backbone(config, feature_width, vocab_size)
@@ -243,5 +251,8 @@ def build_arm(
 
 def _backbone(config: RunConfig, feature_width: int, vocab_size: int) -> Backbone:
     if config.language.weights:
-        return LanguageBackbone(config.language, feature_width, vocab_size)
-    return Backbone(config.trunk, feature_width, vocab_size)
+        backbone: Backbone = LanguageBackbone(config.language, feature_width, vocab_size)
+    else:
+        backbone = Backbone(config.trunk, feature_width, vocab_size)
+    narrow(backbone.trunk, config.compression.heads, config.compression.feed_forward)
+    return backbone

@@ -35,6 +35,10 @@ class Backbone(nn.Module):
         nn.init.normal_(self.visual_projection.weight, std=feature_width**-0.5)
         nn.init.zeros_(self.visual_projection.bias)
 
+    def see(self, features: Tensor) -> Tensor:
+        """Visual tokens (B, N, W) of features (B, N, D), in the type of the weights."""
+        return self.visual_projection(features.to(self.visual_projection.weight.dtype))
+
     def embed(self, features: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Visual tokens, then query tokens.
 
@@ -45,7 +49,7 @@ class Backbone(nn.Module):
         Returns:
             embeddings (B, N + Q, W) and mask (B, N + Q), True at real tokens.
         """
-        visual = self.visual_projection(features)  # (B, N, W)
+        visual = self.see(features)
         present = query_mask.new_ones(features.shape[:2])  # (B, N)
         return torch.cat([visual, self.token_embedding(query)], 1), torch.cat([present, query_mask], 1)
 

@@ -118,7 +118,7 @@ def greedy_steps(
             state = stack(
                 embedding(token[:, None]), mask=masks.padding(mask), positions=position[:, None], caches=prefix.caches
             )
-            logits = embedding.logits(state[:, -1])
+            logits = embedding.logits(state[:, -1]).float()
             token = torch.where(ended, eos, logits.argmax(-1))
             yield Step(token, logits, ~ended)
             ended = ended | (token == eos)
@@ -170,7 +170,7 @@ def continuation_log_probs(
         )
         for cache in prefix.caches:
             cache.crop(start)
-        logits = embedding.logits(states).unflatten(1, (len(chunk), length))  # (B, c, L - 1, V)
+        logits = embedding.logits(states).float().unflatten(1, (len(chunk), length))  # (B, c, L - 1, V)
         wanted = labels[first : first + together].expand(samples, -1, -1)[..., None]
         scores.append(logits.log_softmax(-1).gather(-1, wanted)[..., 0])
     return torch.cat(scores, 1) * real

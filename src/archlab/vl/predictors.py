@@ -66,7 +66,7 @@ class CrossPredictor(nn.Module):
 
     def forward(self, backbone: Backbone, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
         """State (B, W), the mean of the visual tokens' states (B, N, W)."""
-        states = self._ask(backbone, backbone.visual_projection(features), query, query_mask)
+        states = self._ask(backbone, backbone.see(features), query, query_mask)
         return masked_mean(states, query_mask.new_ones(states.shape[:2]))
 
     def reconstruct(
@@ -78,7 +78,7 @@ class CrossPredictor(nn.Module):
             visible: True at the visual tokens that may be seen, (B, N).
             text: ids (B, T); text_mask: True at real tokens.
         """
-        visual = backbone.visual_projection(features)  # (B, N, W)
+        visual = backbone.see(features)  # (B, N, W)
         visual = torch.where(visible[:, :, None], visual, self.mask_token.to(visual.dtype))
         return self.to_features(self._ask(backbone, visual, text, text_mask))
 
@@ -99,7 +99,7 @@ class NoPredictor(nn.Module):
 
     def forward(self, backbone: Backbone, features: Tensor, query: Tensor, query_mask: Tensor) -> Tensor:
         """State (B, W)."""
-        return masked_mean(backbone.visual_projection(features), query_mask.new_ones(features.shape[:2]))
+        return masked_mean(backbone.see(features), query_mask.new_ones(features.shape[:2]))
 
     def idle(self, backbone: Backbone) -> list[nn.Module]:
         """See `JointPredictor`."""

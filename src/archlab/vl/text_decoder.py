@@ -50,7 +50,8 @@ class TextDecoder(nn.Module):
 
     def unfold_prefix(self, embedding: Tensor) -> Tensor:
         """Prefix tokens (B, P, W) of embeddings (B, E), which are normalised first: only directions carry meaning."""
-        return self.unfold(F.normalize(embedding, dim=-1)).unflatten(-1, (self.prefix, self.width))
+        direction = F.normalize(embedding, dim=-1).to(self.unfold.weight.dtype)
+        return self.unfold(direction).unflatten(-1, (self.prefix, self.width))
 
     def generate(self, embedding: Tensor, max_tokens: int, bos: int, eos: int) -> Tensor:
         """Greedy ids (B, at most `max_tokens`) that speak the embeddings (B, E)."""

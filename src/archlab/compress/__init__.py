@@ -1,0 +1,1 @@
+"""Trained runs made smaller and faster, and what that costs them."""
