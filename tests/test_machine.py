@@ -65,3 +65,13 @@ def test_the_bandwidth_is_that_of_the_fastest_pass_after_the_first() -> None:
     ticks = iter([0, 1, 10, 15, 20, 22, 30, 34])
     found = machine.matvec_bandwidth("bfloat16", megabytes=0, repeats=3, clock=lambda: next(ticks))
     assert found == pytest.approx(8 * 4096 * 2 / 2 / 1e9)
+
+
+def test_the_limit_of_a_container_counts_and_no_limit_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "_MEMORY_LIMITS", (file, tmp_path / "none"))
+    whole = machine.memory_limit()
+    assert whole > 2**26
+    for text, limit in {"max\n": whole, "67108864\n": 2**26, f"{2**63}\n": whole}.items():
+        file.write_text(text)
+        assert machine.memory_limit() == limit

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 _GIB = 2**30
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -122,6 +123,17 @@ def usable_cores() -> int:
     if hasattr(process, "cpu_affinity"):  # not on macOS
         return len(process.cpu_affinity())
     return psutil.cpu_count() or 1
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may take: the machine's, or less where a container limits it (cgroups 2, 1)."""
+    limits = [psutil.virtual_memory().total]
+    for file in _MEMORY_LIMITS:
+        try:
+            limits.append(int(file.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(limits)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -293,6 +293,9 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tupl
         assert "is open elsewhere" in problem(response, "not-ready")["detail"]
         assert int(response.headers["retry-after"]) > 0
         assert client.get("/readyz").status_code == 200  # the models answer all the same
+        metrics = client.get("/metrics").text
+        assert 'archlab_index_failures_total{work="request"} 2.0' in metrics  # the first was at the start
+        assert "archlab_index_seconds_count 2.0" in metrics
         other.close()
         assert client.get("/v1/collections").json() == {"data": []}
 

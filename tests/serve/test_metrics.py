@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import httpx
+import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.live import Live, base64_of, picture
+
+from archlab.machine import memory_limit
+from archlab.serve.batcher import Reason
+from archlab.serve.collections import FAILURES
+from archlab.serve.problems import KINDS
 
 
 def scrape(client: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -46,6 +55,7 @@ def test_what_is_asked_is_counted(live: Live, client: httpx.Client) -> None:
     assert value("ready") == 1
     assert value("requests_in_flight") == 1  # the scrape itself
     assert value("queue_items", **model) == value("computing_items", **model) == 0
+    assert value("queue_limit_items", **model) == live.service.models.get("scenes-vljepa").limits.batches.queue
     assert value("model_ready", **model) == 1
     digest = live.service.models.get("scenes-vljepa").digest[:12]
     assert value("model_info", arm="vljepa", backend="torch", digest=digest, **model) == 1
@@ -54,3 +64,36 @@ def test_what_is_asked_is_counted(live: Live, client: httpx.Client) -> None:
 def test_the_process_is_measured_too(client: httpx.Client) -> None:
     names = {name for name, _ in scrape(client)}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_info"} <= names
+
+
+def test_what_has_not_happened_yet_is_counted_as_0(live: Live, client: httpx.Client) -> None:
+    """A series that begins with what it counts hides the first from `rate` and `increase`."""
+    scraped = scrape(client)
+    for kind in KINDS:
+        assert ("archlab_problems_total", (("kind", kind.slug),)) in scraped
+    for work in FAILURES:
+        assert scraped["archlab_index_failures_total", (("work", work),)] == 0
+    for model in live.service.models.list():
+        for reason in get_args(Reason):
+            assert ("archlab_dropped_items_total", (("model", model.name), ("reason", reason))) in scraped
+
+
+def test_the_memory_is_told_with_its_limit(client: httpx.Client) -> None:
+    scraped = scrape(client)
+    assert (
+        0 < scraped["process_resident_memory_bytes", ()] < scraped["archlab_memory_limit_bytes", ()] == memory_limit()
+    )
+
+
+def test_gpus_are_measured_once_something_computes_on_them(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used() -> list[float]:
+        return [value for (name, _), value in scrape(client).items() if name == "archlab_gpu_memory_bytes"]
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30, 80))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert used() == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert used() == [50, 80]

@@ -14,8 +14,10 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from tests.serve.live import problem
 
+from archlab.errors import UserError
 from archlab.serve import logs, problems
 from archlab.serve.app import create_app
+from archlab.serve.errors import EngineFailed
 from archlab.serve.middleware.headers import HEADERS
 from archlab.serve.problems import Problem
 from archlab.serve.settings import Settings
@@ -74,6 +76,23 @@ def test_every_answer_has_the_security_headers_and_is_not_stored(app: FastAPI) -
         assert HEADERS.items() <= dict(headers).items()
         assert headers["cache-control"] == "no-store"
     assert "max-age" in ask(app, "GET", "/docs/favicon.png").headers["cache-control"]
+
+
+def test_what_made_an_engine_fail_is_in_the_log_under_the_id_of_the_request(app: FastAPI, log: io.StringIO) -> None:
+    @app.get("/broken")
+    async def broken() -> None:
+        raise EngineFailed("model 'm' has failed") from RuntimeError("no memory left on the device")
+
+    @app.get("/wrong")
+    async def wrong() -> None:
+        raise UserError("not for the operator") from RuntimeError("nothing to mend")
+
+    assert "memory" not in ask(app, "GET", "/broken", headers={"X-Request-Id": "job-7"}).text
+    assert ask(app, "GET", "/wrong").status_code == 422
+    (failed,) = (record for record in records(log) if record["event"] == "failed")
+    assert (failed["request_id"], failed["level"]) == ("job-7", "error")
+    assert "model 'm' has failed" in str(failed["detail"])
+    assert "no memory left on the device" in str(failed["exception"])
 
 
 def test_a_request_id_is_the_callers_or_a_new_one(app: FastAPI) -> None:

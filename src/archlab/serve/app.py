@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -83,6 +84,9 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
     problem = _problem(error)
     context = context_of(connection.scope)
     context.problem = problem.kind.slug
+    if problem.kind.status >= 500:  # ours to mend; what caused it is for the log alone
+        log = structlog.get_logger()
+        log.error("failed", request_id=context.request_id, detail=problem.detail, exc_info=error.__cause__)
     response = problem.response(context.request_id)
     if isinstance(connection, WebSocket):
         await connection.send_denial_response(response)

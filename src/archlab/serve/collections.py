@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,8 @@ from archlab.serve.problems import Problem
 Result = TypeVar("Result")
 _THREADS = 8
 _RETRY_AFTER = 5.0  # seconds
+FAILURES = ("request", "optimize")
+"""What the index can fail at: what a request asked of it, or building the graph of a collection."""
 
 
 class Collections:
@@ -27,14 +31,17 @@ class Collections:
 
     Args:
         place: see `archlab.index.places.open_index`.
+        observe: told the seconds that each work on the index took.
 
     Attributes:
         sizes: points of each collection, as last seen.
+        failures: times that the index could not be used, by one of `FAILURES`.
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, place: str, observe: Callable[[float], None] = lambda _: None) -> None:
+        self.place, self._observe = place, observe
         self.sizes: dict[str, int] = {}
+        self.failures: Counter[str] = Counter()
         self._index: VectorIndex | None = None
         self._opening = Lock()
         self._closed = False
@@ -62,23 +69,27 @@ class Collections:
             Expired: the deadline passed.
             UserError: what the work refuses.
         """
-        loop = asyncio.get_running_loop()
+        loop, started = asyncio.get_running_loop(), time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline if math.isfinite(deadline) else None):
                 return await loop.run_in_executor(self._threads, lambda: work(self._opened()))
         except TimeoutError:
             raise Expired("the deadline passed before the index had answered") from None
         except IndexUnavailable as error:
+            self.failures["request"] += 1
             raise Problem(problems.NOT_READY, f"{error}.", retry_after=_RETRY_AFTER) from None
         except UnknownCollection as error:
             raise Problem(problems.NOT_FOUND, f"{error}.") from None
         except TakenName as error:
             raise Problem(problems.CONFLICT, f"{error}.") from None
         except OSError as error:
+            self.failures["request"] += 1
             reason = error.strerror or str(error)
             raise Problem(
                 problems.NOT_READY, f"The index cannot be used ({reason}).", retry_after=_RETRY_AFTER
             ) from error
+        finally:
+            self._observe(time.perf_counter() - started)
 
     def optimize(self, name: str) -> None:
         """Begin to make a collection fast to search, unless that is being done; searches and changes go on."""
@@ -101,6 +112,7 @@ class Collections:
         try:
             await loop.run_in_executor(self._builder, lambda: self._opened().open(name).optimize())
         except (UserError, OSError) as error:
+            self.failures["optimize"] += 1
             structlog.get_logger().warning("collection not optimised", collection=name, reason=str(error))
 
     def _opened(self) -> VectorIndex:

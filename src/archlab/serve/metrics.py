@@ -1,7 +1,7 @@
 """What Prometheus scrapes. Labels take few values: routes as templates, models that are loaded, problems by kind."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from prometheus_client import (
@@ -12,16 +12,21 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import archlab
-from archlab.serve.batcher import Silent
+from archlab.machine import memory_limit
+from archlab.serve.batcher import Reason, Silent
+from archlab.serve.collections import FAILURES, Collections
 from archlab.serve.limits import Room
 from archlab.serve.models import Models
+from archlab.serve.problems import KINDS
 
+disable_created_metrics()  # they are a second series for every counter, which nobody reads
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -44,6 +49,8 @@ class Metrics:
         )
         self.in_flight = metric(Gauge, "requests_in_flight", "Requests in progress.")
         self.problems = metric(Counter, "problems", "Requests answered with a problem document.", "kind")
+        for kind in KINDS:  # from 0: a series that begins with its first problem would hide that one from `rate`
+            self.problems.labels(kind.slug)
         self.disconnects = metric(Counter, "disconnects", "Requests whose client left before the answer.", "route")
         self.decode_seconds = metric(
             Histogram, "image_decode_seconds", "One image, with its wait for a thread.", buckets=_SECONDS
@@ -51,6 +58,9 @@ class Metrics:
         self.wait_seconds = metric(Histogram, "queue_wait_seconds", "Wait of an item.", "model", buckets=_SECONDS)
         self.batch_items = metric(Histogram, "batch_items", "Items computed at once.", "model", buckets=_ITEMS)
         self.inference_seconds = metric(Histogram, "inference_seconds", "One batch.", "model", buckets=_SECONDS)
+        self.index_seconds = metric(
+            Histogram, "index_seconds", "Work on the index, with its wait for a thread.", buckets=_SECONDS
+        )
 
     def observer(self, model: str) -> "ModelObserver":
         """What the batcher of a model tells its doings to."""
@@ -87,11 +97,13 @@ class StateCollector(Collector):
 
     def __init__(self, models: Models, room: Room, is_ready: Callable[[], bool]) -> None:
         self._models, self._room, self._is_ready = models, room, is_ready
+        self._memory = memory_limit()
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         yield _gauge("ready", "Whether the service is ready.", {(): self._is_ready()})
         yield _gauge("build_info", "1, with the version.", {(archlab.__version__,): 1}, "version")
+        yield _gauge("memory_limit_bytes", "Memory that the process may take.", {(): self._memory})
         yield _gauge("request_bytes_in_flight", "Bytes reserved for bodies in progress.", {(): self._room.size})
         models = self._models.list()
         about = {(model.name, model.arm, model.backend, model.digest[:12]): 1 for model in models}
@@ -100,35 +112,37 @@ class StateCollector(Collector):
         yield _gauge("model_ready", "Whether the model answers.", ready, "model")
         queued = {(model.name,): model.stats.queued for model in models}
         yield _gauge("queue_items", "Items that wait for a model.", queued, "model")
+        limits = {(model.name,): model.limits.batches.queue for model in models}
+        yield _gauge("queue_limit_items", "Items that may wait for a model.", limits, "model")
         computing = {(model.name,): model.stats.in_flight for model in models}
         yield _gauge("computing_items", "Items that a model computes.", computing, "model")
-        dropped = {(model.name, reason): count for model in models for reason, count in model.stats.dropped.items()}
+        reasons = get_args(Reason)
+        dropped = {(model.name, reason): model.stats.dropped[reason] for model in models for reason in reasons}
         yield _counter("dropped_items", "Items that got no result.", dropped, "model", "reason")
         hits = {(model.name,): model.cache.hits for model in models}
         yield _counter("query_cache_hits", "Texts found in the cache of embeddings.", hits, "model")
         misses = {(model.name,): model.cache.misses for model in models}
         yield _counter("query_cache_misses", "Texts not found in it.", misses, "model")
         memory: dict[tuple[str, str], float] = {}
-        for device in range(torch.cuda.device_count()):
+        # Asking a GPU that nothing computes on yet would set it up, here on the event loop.
+        for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             free, total = torch.cuda.mem_get_info(device)
             memory |= {(str(device), "used"): total - free, (str(device), "total"): total}
         yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", memory, "device", "kind")
 
 
 class IndexCollector(Collector):
-    """Sizes of the collections, as last seen: a scrape asks no index.
+    """The collections, as last seen: a scrape asks no index."""
 
-    Args:
-        sizes: points by collection, kept up to date by others.
-    """
-
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        self._sizes = sizes
+    def __init__(self, collections: Collections) -> None:
+        self._collections = collections
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        points = {(name,): size for name, size in list(self._sizes.items())}
+        points = {(name,): size for name, size in list(self._collections.sizes.items())}
         yield _gauge("collection_points", "Points of a collection.", points, "collection")
+        failures = {(work,): self._collections.failures[work] for work in FAILURES}
+        yield _counter("index_failures", "Work that the index could not do.", failures, "work")
 
 
 def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:

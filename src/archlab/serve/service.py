@@ -59,8 +59,8 @@ class Service:
             queue=settings.queue_items, batch=settings.batch_items, timeout=settings.max_deadline_seconds
         )
         self.models = Models(ModelLimits(batches=batches), self.metrics.observer)
-        self.collections = Collections(settings.index)
-        self.metrics.registry.register(IndexCollector(self.collections.sizes))
+        self.collections = Collections(settings.index, self.metrics.index_seconds.observe)
+        self.metrics.registry.register(IndexCollector(self.collections))
         self.metrics.registry.register(StateCollector(self.models, self.room, lambda: not self.not_ready()))
         self.audit = AuditLog(settings.audit_file)
         self._buckets: dict[ApiKey, TokenBucket] = {}
