@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import util
+from typing import Any
 
+import httpx
 import pytest
 from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -37,6 +47,59 @@ def test_a_request_is_a_span_with_its_steps_inside(spans: InMemorySpanExporter, 
     assert model.attributes == {"model": "scenes-token"}
     assert {span.context.trace_id for span in (request, model, image)} == {request.context.trace_id}
     assert "private" not in "".join(span.to_json() for span in found.values())
+
+
+@pytest.fixture
+def backend() -> Iterator[Any]:
+    """A backend that takes OTLP over HTTP; `received` holds path, headers and body of what came."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            server.received.append((self.path, dict(self.headers), body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.received = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_spans_reach_a_backend_that_takes_otlp_with_the_headers_of_the_environment(backend: Any) -> None:
+    environment = os.environ | {
+        "ARCHLAB_TRACING": "true",
+        "ARCHLAB_BACKEND": "torch",
+        "ARCHLAB_DRAIN_SECONDS": "0",
+        "OTEL_SERVICE_NAME": "archlab",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{backend.server_port}/api/public/otel",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Basic%20cHVibGljOnNlY3JldA==",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+    }
+    command = [sys.executable, "-m", "archlab", "serve", "--port", "0", "--index", ":memory:"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        assert run.stderr is not None
+        url = re.search(r"http://\S+(?=/docs)", run.stderr.readline())
+        assert url is not None
+        with httpx.Client(transport=httpx.HTTPTransport(retries=50)) as client:
+            assert client.get(f"{url[0]}/version", timeout=60).status_code == 200
+        run.terminate()
+        assert run.wait(60) == 0  # what is left is sent before it ends
+    paths, headers, bodies = zip(*backend.received, strict=True)
+    assert set(paths) == {"/api/public/otel/v1/traces"}
+    assert headers[0]["Authorization"] == "Basic cHVibGljOnNlY3JldA=="
+    sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+    spans = [span for one in sent for each in one.resource_spans for scope in each.scope_spans for span in scope.spans]
+    assert "GET /version" in {span.name for span in spans}
+    assert "archlab" in str(sent[0].resource_spans[0].resource)
 
 
 def test_tracing_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
