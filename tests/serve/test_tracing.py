@@ -56,7 +56,7 @@ def backend() -> Iterator[Any]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.received.append((self.path, dict(self.headers), body))
+            server.received.append((self.path, self.headers, body))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
