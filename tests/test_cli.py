@@ -46,6 +46,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.bench.generate", "bench_generate")
     stand_in("archlab.bench.attention", "bench_attention")
     stand_in("archlab.interop.parity.run", "run_parity")
+    stand_in("archlab.bench.serve.command", "bench_serve")
+    sys.modules["archlab.bench.serve.command"].Plan = lambda **numbers: numbers  # type: ignore[attr-defined]
     return calls
 
 
@@ -73,12 +75,13 @@ def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    commands = "compare train evaluate generate bench parity grid selective index search plan export serve keys"
+    commands = "compare train evaluate generate bench parity grid selective index search plan export serve keys cost"
     assert all(command in shown for command in commands.split())
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "train", "evaluate", "generate", "bench", "grid", "selective", "index", "search", "plan"]
+    "command",
+    ["compare", "train", "evaluate", "generate", "bench", "grid", "selective", "index", "search", "plan", "cost"],
 )
 def test_help_of_a_command_says_what_it_is_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -188,6 +191,10 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["bench", "attention", "--out", "bench.json"]) == 0
     assert main(["bench", "train"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
+    assert main(["bench", "serve"]) == 0
+    assert (
+        main(["bench", "serve", "--rounds", "2", "--users", "9", "--run", "a", "--run", "b=c", "--out", "there"]) == 0
+    )
     assert main(["selective", "p.yaml", "one", "two", "--workers", "3"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
@@ -205,6 +212,14 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("bench_attention", ("rounds", 20), ("precision", "float32"), ("out", Path("bench.json"))),
         ("bench_train", ("rounds", 30), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
+        ("bench_serve", (), ("plan", {}), ("backend", "auto"), ("out", None)),
+        (
+            "bench_serve",
+            ("a", "b=c"),
+            ("plan", {"users": 9, "rounds": 2}),
+            ("backend", "auto"),
+            ("out", Path("there")),
+        ),
         ("run_selective", Path("p.yaml"), [Path("one"), Path("two")], Path("runs/p"), ("workers", 3)),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
@@ -231,7 +246,9 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["generate", "run", "what", "is this", "--image", "cat.png"], "at most one question in quotes"),
         (["generate", "run", "--image", "cat.png", "--beams", "3"], "--beams: is for language models"),
         (["generate", "--model", "there"], "continues one prompt, not 0"),
-        (["bench", "serve"], "'serve'"),
+        (["bench", "serv"], "'serv'"),
+        (["bench", "train", "--users", "3"], "--users: is for 'archlab bench serve'"),
+        (["bench", "serve", "--precision", "int8"], "--precision int8: a service computes as its --backend does"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
         (["bench", "train", "--precision", "int8"], "--precision int8: only generate runs weights of 8 bits"),
         (["selective", "p.yaml"], "RUN"),

@@ -86,6 +86,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "index": _index_parser(commands),
         "search": _search_parser(commands),
         "plan": _plan_parser(commands),
+        "cost": _cost_parser(commands),
     }
     if not argv:
         argv = ["--help"]
@@ -296,20 +297,36 @@ def _generate(arguments: argparse.Namespace) -> None:
     generate(Path(arguments.words[0]), arguments.image, *(arguments.words[1:] or [None]))
 
 
+# Of `archlab bench serve` alone: flag -> how it is read.
+_SERVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "--run": {
+        "action": "append",
+        "metavar": "[NAME=]RUN",
+        "help": "serve: one of the vljepa arm, and one of the token arm (default: those shipped); repeatable",
+    },
+    "--seconds": {"type": float, "metavar": "X", "help": "serve: measured in every step (default: 8)"},
+    "--users": {"type": int, "metavar": "N", "help": "serve: of the comparison (default: 64)"},
+    "--points": {"type": int, "metavar": "N", "help": "serve: vectors that are searched (default: 50000)"},
+    "--backend": {"choices": ["auto", "torch", "onnx", "onnx-int8"], "help": "serve: what runs the models"},
+}
+
+
 def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser = _command(commands, "bench", "time our code beside its peers")
     parser.set_defaults(handler=_bench)
     parser.add_argument(
         "what",
-        choices=["train", "generate", "attention", "index"],
+        choices=["train", "generate", "attention", "index", "serve"],
         help="train: a training step, generate: cached decoding, both beside the same model in transformers; "
-        "attention: one layer beside PyTorch's own function; index: embedded vector search beside exact",
+        "attention: one layer beside PyTorch's own function; index: embedded vector search beside exact; "
+        "serve: the service under load beside FastAPI and LitServe",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention, 200 for index)",
+        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention, 200 for index); serve: "
+        "rounds of the comparison (default: 5)",
     )
     parser.add_argument(
         "--precision",
@@ -317,14 +334,36 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
         help="default: float32, or all of them for generate; int8 is for generate alone",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="also write the results to this JSON file; attention: and a plot"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="also write the results to this JSON file; attention: and a plot; serve: to this folder, with tables and "
+        "a plot",
     )
+    for flag, how in _SERVE_OPTIONS.items():
+        parser.add_argument(flag, **how)
     return parser
+
+
+def _bench_serve(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    if arguments.precision is not None:
+        raise UserError(f"--precision {arguments.precision}: a service computes as its --backend does; leave this out")
+    from archlab.bench.serve.command import Plan, bench_serve
+
+    numbers = {name: given[name] for name in ("seconds", "users", "points") if name in given}
+    plan = Plan(**numbers, **({} if arguments.rounds is None else {"rounds": arguments.rounds}))
+    bench_serve(tuple(given.get("run", ())), plan=plan, backend=given.get("backend", "auto"), out=arguments.out)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
     if arguments.rounds is not None and arguments.rounds < 1:
         raise UserError(f"--rounds {arguments.rounds}: must be at least 1")
+    given = {flag[2:]: value for flag in _SERVE_OPTIONS if (value := getattr(arguments, flag[2:])) is not None}
+    if arguments.what == "serve":
+        _bench_serve(arguments, given)
+        return
+    if given:
+        raise UserError(f"--{next(iter(given))}: is for 'archlab bench serve'; leave it out")
     if arguments.what == "generate":
         from archlab.bench.generate import bench_generate
 
@@ -604,6 +643,56 @@ def _plan(arguments: argparse.Namespace) -> None:
         gpu=arguments.gpu,
         utilization=arguments.utilization,
         hardware=arguments.hardware,
+        out=arguments.out,
+    )
+
+
+_SCALABILITY = Path("08-scalability")
+
+
+def _cost_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "cost", "say what answers cost, from measured throughput and a price list")
+    parser.set_defaults(handler=_cost)
+    results = _SCALABILITY / "results" / "results.json"
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="RESULTS",
+        help=f"results.json of 'bench serve' or of 'compare', on a CPU or a GPU (default: {results})",
+    )
+    prices = _SCALABILITY / "prices.yaml"
+    parser.add_argument("--prices", type=Path, default=prices, metavar="FILE", help=f"YAML (default: {prices})")
+    parser.add_argument(
+        "--traffic",
+        type=float,
+        action="append",
+        metavar="X",
+        help="requests a second; repeatable (default: 10, 100 and 1000)",
+    )
+    parser.add_argument(
+        "--utilization",
+        type=float,
+        default=0.6,
+        metavar="X",
+        help="share of its throughput that a machine is planned for (default: 0.6)",
+    )
+    for device in ("cpu", "gpu"):
+        parser.add_argument(f"--{device}", metavar="NAME", help=f"{device} of the price list (default: its first)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write cost.md and cost.json there")
+    return parser
+
+
+def _cost(arguments: argparse.Namespace) -> None:
+    from archlab.cost.command import cost_command
+
+    cost_command(
+        arguments.results or [_SCALABILITY / "results" / "results.json"],
+        prices=arguments.prices,
+        traffic=arguments.traffic or [10.0, 100.0, 1000.0],
+        utilization=arguments.utilization,
+        cpu=arguments.cpu,
+        gpu=arguments.gpu,
         out=arguments.out,
     )
 

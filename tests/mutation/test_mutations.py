@@ -1197,6 +1197,65 @@ SEARCH = [
     ),
 ]
 
+LOAD = [
+    Fault(
+        "requests of the warm-up count",
+        "bench/serve/record.py",
+        "for inside in [(np.frombuffer(ends) >= start) & (np.frombuffer(ends) <= end)]",
+        "for inside in [np.frombuffer(ends) <= end]",
+        "bench/serve/test_record.py::test_only_requests_that_end_within_the_window_count",
+    ),
+    Fault(
+        "a step with errors counts as capacity",
+        "bench/serve/capacity.py",
+        'not step["errors"] and ',
+        "",
+        "bench/serve/test_capacity.py::test_a_step_with_an_error_does_not_count_however_fast_it_is",
+    ),
+    Fault(
+        "the servers are measured in the same order in every round",
+        "bench/serve/contest.py",
+        "first = turn % len(names)",
+        "first = 0",
+        "bench/serve/test_contest.py::test_servers_take_turns_alone_and_every_round_begins_with_another_one",
+    ),
+    Fault(
+        "ratios are upside down",
+        "bench/serve/contest.py",
+        "for one in (ours, steps)",
+        "for one in (steps, ours)",
+        "bench/serve/test_contest.py::test_ratios_are_taken_round_by_round",
+    ),
+    Fault(
+        "a peer may do other work",
+        "bench/serve/contest.py",
+        "if share < SAME",
+        "if False",
+        "bench/serve/test_contest.py::test_a_peer_that_finds_something_else_is_refused",
+    ),
+    Fault(
+        "more requests at a worse latency are a victory",
+        "bench/serve/goals.py",
+        'and slow["value"] <= _EQUAL',
+        "",
+        "bench/serve/test_report.py::test_twice_the_throughput_at_a_worse_p95_is_no_victory",
+    ),
+    Fault(
+        "machines are planned to be busy all the time",
+        "cost/arithmetic.py",
+        "return self.throughput * self.utilization",
+        "return self.throughput",
+        "cost/test_cost.py::test_a_thousand_requests_cost_what_their_seconds_cost",
+    ),
+    Fault(
+        "a GPU that costs as much per request pays",
+        "cost/arithmetic.py",
+        "gpu.per_1000 >= cpu.per_1000",
+        "gpu.per_1000 > cpu.per_1000 * 1.0001",
+        "cost/test_cost.py::test_a_gpu_that_costs_more_per_request_never_pays",
+    ),
+]
+
 FAULTS = [
     *SERVING,
     *MASKS,
@@ -1218,6 +1277,7 @@ FAULTS = [
     *COMPRESSION,
     *HTTP,
     *SEARCH,
+    *LOAD,
 ]
 
 

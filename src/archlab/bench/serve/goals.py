@@ -1,0 +1,58 @@
+"""What the service promises under load, and whether the last run kept it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from archlab.bench.serve.peers.variants import LITSERVE, SESSION, TORCH
+
+LEAST_THROUGHPUT = 1000.0
+LEAST_TIMES = 1.5
+_EQUAL = 1.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One promise.
+
+    Attributes:
+        text: what is promised.
+        found: what was measured.
+        kept: whether it holds.
+    """
+
+    text: str
+    found: str
+    kept: bool
+
+
+def goals(results: Mapping[str, Any]) -> list[Goal]:
+    """All of them, for results of `bench serve`."""
+    best, limit = results["capacity"]["best"], results["plan"]["goal_ms"]
+    rate = best["throughput_per_s"] if best else 0.0
+    found = [
+        Goal(
+            f"text search, uncached: {LEAST_THROUGHPUT:,.0f} requests/s, p95 under {limit:g} ms, no error",
+            f"{rate:,.0f} requests/s, p95 {best['p95_ms']:.0f} ms" if best else "no step kept the limit",
+            rate >= LEAST_THROUGHPUT,
+        )
+    ]
+    for peer, least in ((LITSERVE, LEAST_TIMES), (TORCH, LEAST_TIMES), (SESSION, _EQUAL)):
+        if (beside := results["side_by_side"].get(peer)) is None:
+            continue
+        rates, slow = beside["times_throughput"], beside["times_p95"]
+        if least > _EQUAL:
+            text = f"{peer}: {least:g} times its throughput at equal or better p95"
+            kept = rates["value"] >= least and slow["value"] <= _EQUAL
+        else:
+            text, kept = f"{peer}: no slower", rates["high"] >= _EQUAL
+        shown = f"{times(rates)} the throughput, {times(slow)} the p95"
+        found.append(Goal(text, shown, kept and not beside["errors"]))
+    return found
+
+
+def times(ratio: Mapping[str, float]) -> str:
+    """A ratio with its interval."""
+    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] times"

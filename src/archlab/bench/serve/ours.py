@@ -1,0 +1,97 @@
+"""The service under test as it is deployed: with keys, a log record for every request and metrics."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from archlab.bench.serve.collection import NAME
+from archlab.bench.serve.servers import Server
+from archlab.bench.serve.workload import search_body
+from archlab.errors import UserError
+from archlab.serve.auth import create_key
+from archlab.serve.engine import Engine
+from archlab.serve.opening import Choice, open_engine
+from archlab.serve.service import named_folders, shipped
+
+PATH = f"/v1/collections/{NAME}/search"
+PROBE = search_body("a red circle")
+_NO_LIMIT = 10**9  # items a second of the key: what the service bears is the question
+
+
+@dataclass(frozen=True)
+class Model:
+    """A run that is served.
+
+    Attributes:
+        name: by which it is asked.
+        folder: of the run.
+        engine: the same run in this process, to be measured by itself.
+    """
+
+    name: str
+    folder: Path
+    engine: Engine
+
+    def describe(self) -> dict[str, Any]:
+        """For the results."""
+        about = self.engine.about
+        return {"name": self.name, "digest": about.digest, "backend": about.backend, "width": about.width}
+
+
+def open_models(runs: tuple[str, ...], backend: Choice) -> dict[str, Model]:
+    """Arm -> the first run of that arm.
+
+    Args:
+        runs: FOLDER or NAME=FOLDER; those that are shipped if there is none.
+
+    Raises:
+        UserError: none is of the vljepa arm, or a folder holds no run.
+    """
+    models: dict[str, Model] = {}
+    for name, folder in (named_folders(runs) if runs else shipped()).items():
+        engine = open_engine(folder, backend)
+        if engine.about.arm in ("vljepa", "token"):
+            models.setdefault(engine.about.arm, Model(name, folder, engine))
+    if "vljepa" not in models:
+        raise UserError(
+            f"bench serve: {', '.join(runs) or 'what is shipped'} has no run of the vljepa arm, whose texts can be "
+            f"searched; give one with --run FOLDER"
+        )
+    return dict(sorted(models.items(), reverse=True))
+
+
+def start(models: Mapping[str, Model], backend: Choice, index: Path, work: Path) -> Server:
+    """Start the service on a copy of an index; it need not answer yet.
+
+    Args:
+        work: folder for its key, its log and the index.
+    """
+    copy = work / "index"
+    shutil.copytree(index, copy)
+    key = create_key(work / "keys.json", "load", requests_per_second=_NO_LIMIT, burst=_NO_LIMIT)
+    runs = [f"{model.name}={model.folder.resolve()}" for model in models.values()]
+    options = ["--port", "{port}", "--keys", str(work / "keys.json"), "--index", str(copy), "--backend", backend]
+    return Server(["archlab", "serve", *runs, *options], path=PATH, body=PROBE, log=work / "service.log", key=key)
+
+
+def read_state(server: Server) -> dict[str, int]:
+    """What the service's own metrics and log say of the load: all was on, and nothing came from the cache of texts."""
+    page = httpx.get(f"{server.url}/metrics", timeout=30).text
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    logged = server.log.read_bytes().count(b'"event":"request"')
+    counted = {
+        "requests_counted": "archlab_requests_total",
+        "texts_cached": "archlab_query_cache_hits_total",
+        "texts_embedded": "archlab_query_cache_misses_total",
+    }
+    return {"requests_logged": logged} | {name: int(totals.get(metric, 0)) for name, metric in counted.items()}

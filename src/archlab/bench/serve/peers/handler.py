@@ -1,0 +1,63 @@
+r"""A plain FastAPI handler: one text, one call of the model, one search.
+
+    python -m archlab.bench.serve.peers.handler --run RUN --backend onnx --index DIR --collection NAME --path PATH \
+        --port N --style async
+
+`--style def` lets FastAPI call it in its threads, as it advises for work that blocks; `--style async` calls it on the
+event loop. One uvicorn worker with uvloop and httptools and without an access log, as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from archlab.bench.serve.peers.searching import Searcher
+
+
+class Query(BaseModel):
+    """What is searched for."""
+
+    text: str
+    k: int = 10
+
+
+def create_app(searcher: Searcher, path: str, style: str) -> FastAPI:
+    """The application.
+
+    Args:
+        path: of the handler.
+        style: "def" or "async".
+    """
+    app = FastAPI()
+
+    def search(query: Query) -> dict[str, Any]:
+        return searcher.search([query.text], query.k)[0]
+
+    async def search_on_loop(query: Query) -> dict[str, Any]:
+        return search(query)
+
+    app.post(path)(search if style == "def" else search_on_loop)
+    return app
+
+
+def main() -> None:
+    """Serve until a signal ends it."""
+    parser = argparse.ArgumentParser()
+    for name in ("run", "backend", "index", "collection", "path"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--style", choices=["def", "async"], required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    searcher = Searcher(given.run, given.backend, given.index, given.collection, given.threads)
+    app = create_app(searcher, given.path, given.style)
+    uvicorn.run(app, port=given.port, loop="uvloop", http="httptools", access_log=False, log_level="error")
+
+
+if __name__ == "__main__":
+    main()

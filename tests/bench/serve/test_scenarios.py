@@ -1,0 +1,132 @@
+"""Every scenario for a few seconds against a live service: it runs, it asks, and nothing fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve.live import Live, picture, serving
+
+from archlab.bench.serve.collection import NAME
+from archlab.bench.serve.driving import Load, drive
+from archlab.serve.auth import create_key
+
+FOLDER = Path(__file__).resolve().parents[3] / "08-scalability"
+WRK = shutil.which("wrk")
+needs_wrk = pytest.mark.skipif(WRK is None, reason="wrk is not installed (apt-get install wrk)")
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    return file, create_key(file, "load", ("read", "write"), requests_per_second=1e6, burst=10**6)
+
+
+@pytest.fixture(scope="module")
+def target(
+    talkative_run: Callable[[str], Path], key_file: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
+    """A service of both arms with keys and a collection of texts."""
+    file, key = key_file
+    index = str(tmp_path_factory.mktemp("index") / "index")
+    models = tuple(f"scenes-{arm}={talkative_run(arm)}" for arm in ("token", "vljepa"))
+    with serving(models=models, backend="torch", api_keys=file, index=index) as live:
+        with live.client(headers={"Authorization": f"Bearer {key}"}) as client:
+            assert client.post("/v1/collections", json={"name": NAME}).status_code == 201
+            points = [{"id": str(number), "text": f"a circle and {number} squares"} for number in range(20)]
+            assert client.put(f"/v1/collections/{NAME}/points", json={"points": points}).status_code == 200
+        yield live
+
+
+def locust(scenario: str, target: Live, key: str, result: Path) -> dict[str, Any]:
+    settings = {"LOAD_USERS": "2", "LOAD_SECONDS": "3", "LOAD_WARMUP": "0.5", "LOAD_PAUSE": "0.02"}
+    settings |= {"ARCHLAB_API_KEY": key, "LOAD_RESULT": str(result)}
+    command = [sys.executable, "-m", "locust", "--locustfile", str(FOLDER / f"{scenario}.py"), "--headless"]
+    done = subprocess.run([*command, "--host", target.url], env=os.environ | settings, capture_output=True, text=True)
+    assert result.is_file(), done.stderr
+    found: dict[str, Any] = json.loads(result.read_text())
+    assert done.returncode == (1 if found["errors"] else 0), done.stderr
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "kinds"),
+    [
+        ("steady", {"search"}),
+        ("spike", {"search"}),
+        ("soak", {"search", "classify", "caption"}),
+        ("mixed", {"search", "classify", "caption"}),
+    ],
+)
+def test_a_scenario_runs_without_an_error(
+    scenario: str, kinds: set[str], target: Live, key_file: tuple[Path, str], tmp_path: Path
+) -> None:
+    found = locust(scenario, target, key_file[1], tmp_path / "result.json")
+    assert found["error_kinds"] == {}
+    assert found["requests"] > 0
+    assert found["kinds"].keys() <= kinds
+    assert "search" in found["kinds"]
+
+
+def test_a_scenario_notices_errors(target: Live, tmp_path: Path) -> None:
+    found = locust("steady", target, "archlab_nobody_00", tmp_path / "result.json")
+    assert found["errors"] > 0
+    assert found["requests"] == 0
+    assert any("401" in kind for kind in found["error_kinds"])
+
+
+def test_a_step_of_the_benchmark_asks_the_model_that_it_is_told_to(target: Live, key_file: tuple[Path, str]) -> None:
+    asked = target.service.metrics.batch_items.labels("scenes-token")._sum
+    before = asked.get()
+    load = Load(user="ClassifyUser", users=1, seconds=1, warmup=0.2, model="scenes-token")
+    found = drive(target.url, key_file[1], load)
+    assert (found["errors"], found["users"]) == (0, 1)
+    assert asked.get() - before >= found["requests"] > 0
+
+
+def test_a_step_that_measures_nothing_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="locust measured nothing"):
+        drive("http://127.0.0.1:9", "", Load(user="NoSuchUser", users=1, seconds=1, warmup=0.2))
+
+
+@needs_wrk
+@pytest.mark.parametrize("script", ["search", "classify"])
+def test_a_script_of_wrk_runs_without_an_error(
+    script: str, target: Live, key_file: tuple[Path, str], tmp_path: Path
+) -> None:
+    (tmp_path / "image.png").write_bytes(picture())
+    settings = {"ARCHLAB_API_KEY": key_file[1], "IMAGE": str(tmp_path / "image.png")}
+    command = [str(WRK), "--threads", "1", "--connections", "2", "--duration", "1s", "--script", f"{script}.lua"]
+    done = subprocess.run(
+        [*command, target.url], env=os.environ | settings, cwd=FOLDER / "wrk", capture_output=True, text=True
+    )
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["errors"] == 0
+    assert found["requests"] > 0
+
+
+@needs_wrk
+def test_a_script_of_wrk_notices_errors(target: Live) -> None:
+    command = [
+        str(WRK),
+        "--threads",
+        "1",
+        "--connections",
+        "1",
+        "--duration",
+        "1s",
+        "--script",
+        "search.lua",
+        target.url,
+    ]
+    clean = {name: value for name, value in os.environ.items() if name != "ARCHLAB_API_KEY"}
+    done = subprocess.run(command, env=clean, cwd=FOLDER / "wrk", capture_output=True, text=True)
+    assert json.loads(done.stdout.strip().splitlines()[-1])["errors"] > 0
