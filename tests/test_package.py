@@ -22,7 +22,7 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[<>=\[;! ]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 
-SERVE, INDEX = names(EXTRAS["serve"]), names(EXTRAS["index"])
+SERVE, INDEX = names(EXTRAS["serve"]) - {"archlab"}, names(EXTRAS["index"])
 
 
 def pinned() -> dict[str, str]:

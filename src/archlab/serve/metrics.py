@@ -21,6 +21,7 @@ import archlab
 from archlab.serve.batcher import Silent
 from archlab.serve.limits import Room
 from archlab.serve.models import Models
+from archlab.serve.streams.registry import Streams
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -45,6 +46,10 @@ class Metrics:
         self.in_flight = metric(Gauge, "requests_in_flight", "Requests in progress.")
         self.problems = metric(Counter, "problems", "Requests answered with a problem document.", "kind")
         self.disconnects = metric(Counter, "disconnects", "Requests whose client left before the answer.", "route")
+        self.streams = metric(Counter, "streams", "Streams that ended, by the code of their close, or left.", "end")
+        self.stream_frames = metric(Counter, "stream_frames", "Frames of streams.", "outcome")
+        self.stream_decodes = metric(Counter, "stream_decodes", "Texts decoded of streams.")
+        self.stream_segments = metric(Counter, "stream_segments", "Segments of streams that were spoken.")
         self.decode_seconds = metric(
             Histogram, "image_decode_seconds", "One image, with its wait for a thread.", buckets=_SECONDS
         )
@@ -85,14 +90,15 @@ class ModelObserver(Silent):
 class StateCollector(Collector):
     """What is read at the moment of the scrape: the models that are loaded, the room that is taken, the GPUs."""
 
-    def __init__(self, models: Models, room: Room, is_ready: Callable[[], bool]) -> None:
-        self._models, self._room, self._is_ready = models, room, is_ready
+    def __init__(self, models: Models, room: Room, streams: Streams, is_ready: Callable[[], bool]) -> None:
+        self._models, self._room, self._streams, self._is_ready = models, room, streams, is_ready
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         yield _gauge("ready", "Whether the service is ready.", {(): self._is_ready()})
         yield _gauge("build_info", "1, with the version.", {(archlab.__version__,): 1}, "version")
         yield _gauge("request_bytes_in_flight", "Bytes reserved for bodies in progress.", {(): self._room.size})
+        yield _gauge("streams_open", "Streams that are open.", {(): self._streams.open})
         models = self._models.list()
         about = {(model.name, model.arm, model.backend, model.digest[:12]): 1 for model in models}
         yield _gauge("model_info", "1 for a loaded model.", about, "model", "arm", "backend", "digest")
