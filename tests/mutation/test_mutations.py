@@ -1033,6 +1033,37 @@ HTTP = [
     ),
 ]
 
+STREAMS = [
+    Fault(
+        "frames that their sender had no credit for are kept",
+        "serve/streams/intake.py",
+        'self._overload == "close" and self.outstanding >= self._credit',
+        'self._overload == "close" and len(self._waiting) >= self._credit',
+        "serve/test_intake.py::test_within_the_credit_nothing_is_dropped_and_beyond_it_a_strict_stream_is_refused",
+    ),
+    Fault(
+        "of a flood of frames everything waits",
+        "serve/streams/intake.py",
+        "while self.outstanding > self._credit and len(self._waiting) > 1:",
+        "while self.outstanding > self._credit and len(self._waiting) > self._credit:",
+        "serve/test_intake.py::test_what_waits_is_bounded_and_the_newest_is_kept",
+    ),
+    Fault(
+        "a stream says again what it said last",
+        "serve/streams/session.py",
+        "self._open is not None and spoken.text == self._open.text",
+        "self._open is None and spoken.text == ''",
+        "serve/test_stream.py::test_words_that_were_said_last_are_not_said_again",
+    ),
+    Fault(
+        "a revoked key keeps its stream",
+        "serve/auth.py",
+        "return self._keys.get(key.id) == key",
+        "return True",
+        "serve/test_stream.py::test_a_revoked_key_ends_its_stream",
+    ),
+]
+
 SERVING = [
     Fault(
         "a caller with many items fills the batches",
@@ -1276,6 +1307,7 @@ FAULTS = [
     *SELECTIVE,
     *COMPRESSION,
     *HTTP,
+    *STREAMS,
     *SEARCH,
     *LOAD,
 ]

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.serve.live import base64_of, picture, wait_for
+from websockets.sync.client import connect
 
 from archlab.serve.drain import Drain
 from archlab.serve.service import Service
@@ -77,7 +79,7 @@ def test_sigterm_under_load_fails_no_request(process: subprocess.Popen[str], tmp
     greeting = [process.stderr.readline() for _ in range(4)]
     url = greeting[0].strip().removesuffix("/docs")
     assert greeting[3] == "no API keys: only this machine is served\n"
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=60) as client, ExitStack() as stack:
         wait_for(lambda: client.get("/readyz").status_code == 200)
 
         balanced = threading.Event()  # what a balancer does: it sends nothing once the instance is not ready
@@ -96,12 +98,18 @@ def test_sigterm_under_load_fails_no_request(process: subprocess.Popen[str], tmp
         for thread in threads:
             thread.start()
         wait_for(lambda: len(answered) > 8)
+        stream = stack.enter_context(connect(url.replace("http", "ws") + "/v1/stream"))
+        stream.send("{}")
+        stream.send(picture())
+        wait_for(lambda: json.loads(stream.recv())["type"] == "ack")
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: client.get("/readyz").status_code == 503)
         at_signal = len(answered)
         wait_for(lambda: len(answered) > at_signal + 4)  # it serves on meanwhile
         assert client.get("/healthz").status_code == 200
         assert client.get("/version").headers["connection"] == "close"
+        last = [json.loads(message) for message in stream]
+        assert [(one["type"], one.get("code")) for one in last] == [("segment_end", None), ("end", 1001)]
         balanced.set()
         for thread in threads:
             thread.join()
@@ -110,4 +118,5 @@ def test_sigterm_under_load_fails_no_request(process: subprocess.Popen[str], tmp
     assert set(answered) == {200}
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
     assert events.index("ready") < events.index("draining")
+    assert events.index("draining") < events.index("stream")
     assert "defect" not in events

@@ -26,7 +26,7 @@ from archlab.serve.middleware.headers import SecurityHeaders
 from archlab.serve.middleware.loopback import LoopbackOnly
 from archlab.serve.middleware.observe import Observe
 from archlab.serve.middleware.patience import Patience
-from archlab.serve.problems import Problem, from_serve_error, from_status
+from archlab.serve.problems import Problem
 from archlab.serve.routes import ROUTERS
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
     """The problem document of an exception; to a WebSocket that is not open yet, too."""
-    problem = _problem(error)
+    problem = problems.of(error)
     context = context_of(connection.scope)
     context.problem = problem.kind.slug
     if problem.kind.status >= 500:  # ours to mend; what caused it is for the log alone
@@ -92,19 +92,6 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Response | No
         await connection.send_denial_response(response)
         return None
     return response
-
-
-def _problem(error: Exception) -> Problem:
-    match error:
-        case Problem():
-            return error
-        case ServeError():
-            return from_serve_error(error)
-        case HTTPException():
-            return from_status(error.status_code, str(error.detail), dict(error.headers or {}))
-        case RequestValidationError():
-            return problems.from_errors(error.errors(), ())
-    return Problem(problems.INVALID, f"{error}.")
 
 
 def __getattr__(name: str) -> Any:

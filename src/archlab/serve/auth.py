@@ -73,6 +73,11 @@ class KeyFile:
         matches = hmac.compare_digest(digest(secret), key.hash if key else _NO_HASH)
         return key if matches and prefix == _PREFIX else None
 
+    def holds(self, key: ApiKey) -> bool:
+        """Whether an entry is still there, unchanged."""
+        self._refresh()
+        return self._keys.get(key.id) == key
+
     def _refresh(self) -> None:
         stamp = self._read_stamp()
         if stamp != self._stamp:

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from archlab.serve import bodies, problems
-from archlab.serve.auth import Scope
+from archlab.serve.auth import ApiKey, KeyFile, Scope
 from archlab.serve.context import RequestContext, context_of
 from archlab.serve.engine import Operation
 from archlab.serve.limits import TokenBucket
@@ -28,6 +28,8 @@ from archlab.serve.service import Service
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 _LOCAL = "local"
+PROTOCOL, _KEY_PROTOCOL = "archlab.v1", "archlab.key."
+"""Subprotocols of a WebSocket: the one that is spoken, and the prefix of a key, as browsers can send no headers."""
 _tracer = trace.get_tracer("archlab")  # does nothing until tracing is set up
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="A key made by `archlab keys create`.")
 
@@ -46,10 +48,12 @@ class Caller:
     Attributes:
         id: of the API key; "local" without keys.
         bucket: what the rate limit leaves; None: there is no limit.
+        key: its entry.
     """
 
     id: str
     bucket: TokenBucket | None = None
+    key: ApiKey | None = None
 
     def charge(self, items: int) -> None:
         """Count items against the rate limit.
@@ -57,10 +61,18 @@ class Caller:
         Raises:
             Problem: the key asks too fast.
         """
-        if self.bucket is not None and (wait := self.bucket.take(items)):
+        if wait := self.wait(items):
             raise Problem(
                 problems.RATE_LIMITED, f"Key {self.id!r} asks too fast; wait {wait:.1f} seconds.", retry_after=wait
             )
+
+    def wait(self, items: int) -> float:
+        """Count items, or say after how many seconds they can be; 0: they were counted."""
+        return 0.0 if self.bucket is None else self.bucket.take(items)
+
+    def known(self, keys: KeyFile | None) -> bool:
+        """Whether the key is still what it was when it was shown."""
+        return self.key is None or (keys is not None and keys.holds(self.key))
 
 
 @dataclass(slots=True)
@@ -118,23 +130,30 @@ def allowed(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         if service.keys is None:
             context.caller = _LOCAL
             return Caller(_LOCAL)
-        key = service.keys.find(given.credentials) if given else None
+        shown = given.credentials if given else _offered(connection)
+        key = service.keys.find(shown) if shown else None
         if key is None:
             context.audited = True
             raise Problem(
                 problems.UNAUTHENTICATED,
-                "The key is not valid." if given else "Send a key in the header 'Authorization: Bearer KEY'.",
+                "The key is not valid." if shown else "Send a key in the header 'Authorization: Bearer KEY'.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         context.caller = key.id
         if scope not in key.scopes:
             context.audited = True
             raise Problem(problems.FORBIDDEN, f"Key {key.id!r} has {', '.join(key.scopes)}; this needs {scope!r}.")
-        found = Caller(key.id, service.bucket(key))
+        found = Caller(key.id, service.bucket(key), key)
         found.charge(1)
         return found
 
     return caller
+
+
+def _offered(connection: HTTPConnection) -> str:
+    """The key among the subprotocols that a WebSocket offers; empty without one."""
+    offers = [one for one in connection.scope.get("subprotocols", ()) if one.startswith(_KEY_PROTOCOL)]
+    return offers[0].removeprefix(_KEY_PROTOCOL) if offers else ""
 
 
 def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool = False) -> Callable[..., Any]:

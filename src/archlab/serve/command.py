@@ -16,6 +16,7 @@ from archlab.serve.middleware.loopback import is_loopback
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
 
+_LEAST_MESSAGE = 2**16  # bytes of a message of a WebSocket that are always read
 _GRACE = 5  # seconds beyond the longest deadline, for what is left to be written
 
 
@@ -45,6 +46,8 @@ def serve(host: str, port: int, **given: Any) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        ws_max_size=max(2 * settings.max_frame, _LEAST_MESSAGE),  # in base64 a frame is a third larger
+        ws_per_message_deflate=False,  # images are compressed already
         timeout_graceful_shutdown=int(settings.max_deadline_seconds) + _GRACE,
     )
     # uvicorn raises the signal that ended it once more when it is done, for the handler there was before: for us that

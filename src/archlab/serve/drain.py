@@ -40,6 +40,7 @@ class Drain:
 
     def _begin(self, number: int) -> None:
         structlog.get_logger().info("draining", seconds=self._seconds)
+        self._service.streams.end()
         self._loop.call_later(self._seconds, self._pass_on, number)
 
     def _pass_on(self, number: int) -> None:

@@ -25,6 +25,7 @@ from archlab.serve.collections import FAILURES, Collections
 from archlab.serve.limits import Room
 from archlab.serve.models import Models
 from archlab.serve.problems import KINDS
+from archlab.serve.streams.registry import Streams
 
 disable_created_metrics()  # they are a second series for every counter, which nobody reads
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -52,6 +53,10 @@ class Metrics:
         for kind in KINDS:  # from 0: a series that begins with its first problem would hide that one from `rate`
             self.problems.labels(kind.slug)
         self.disconnects = metric(Counter, "disconnects", "Requests whose client left before the answer.", "route")
+        self.streams = metric(Counter, "streams", "Streams that ended, by the code of their close, or left.", "end")
+        self.stream_frames = metric(Counter, "stream_frames", "Frames of streams.", "outcome")
+        self.stream_decodes = metric(Counter, "stream_decodes", "Texts decoded of streams.")
+        self.stream_segments = metric(Counter, "stream_segments", "Segments of streams that were spoken.")
         self.decode_seconds = metric(
             Histogram, "image_decode_seconds", "One image, with its wait for a thread.", buckets=_SECONDS
         )
@@ -95,8 +100,8 @@ class ModelObserver(Silent):
 class StateCollector(Collector):
     """What is read at the moment of the scrape: the models that are loaded, the room that is taken, the GPUs."""
 
-    def __init__(self, models: Models, room: Room, is_ready: Callable[[], bool]) -> None:
-        self._models, self._room, self._is_ready = models, room, is_ready
+    def __init__(self, models: Models, room: Room, streams: Streams, is_ready: Callable[[], bool]) -> None:
+        self._models, self._room, self._streams, self._is_ready = models, room, streams, is_ready
         self._memory = memory_limit()
 
     def collect(self) -> Iterator[Metric]:
@@ -105,6 +110,7 @@ class StateCollector(Collector):
         yield _gauge("build_info", "1, with the version.", {(archlab.__version__,): 1}, "version")
         yield _gauge("memory_limit_bytes", "Memory that the process may take.", {(): self._memory})
         yield _gauge("request_bytes_in_flight", "Bytes reserved for bodies in progress.", {(): self._room.size})
+        yield _gauge("streams_open", "Streams that are open.", {(): self._streams.open})
         models = self._models.list()
         about = {(model.name, model.arm, model.backend, model.digest[:12]): 1 for model in models}
         yield _gauge("model_info", "1 for a loaded model.", about, "model", "arm", "backend", "digest")

@@ -17,6 +17,9 @@ Two architectures behind one interface: a Transformer that generates tokens, and
 
 Images are sent as base64, data URLs or files of a form; none is ever fetched from a URL. Every error is a problem
 document (RFC 9457) that names field and rule. `X-Deadline-Ms` says how long you wait: later nothing is computed.
+
+`/v1/stream` is a WebSocket, which this document cannot describe: frames go in, and a text comes out whenever the
+meaning has changed. Its messages stand in the service's guide.
 """
 _REF = "#/components/schemas/{model}"
 _ALWAYS = (problems.FORBIDDEN, problems.INVALID, problems.INTERNAL, problems.EXPIRED)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from archlab.serve.errors import EngineFailed, Expired, NotReady, Overloaded, ServeError
@@ -144,6 +146,20 @@ def from_serve_error(error: ServeError) -> Problem:
     """What the engine room refused."""
     kinds = {Overloaded: OVERLOADED, Expired: EXPIRED, NotReady: NOT_READY, EngineFailed: ENGINE_FAILED}
     return Problem(kinds[type(error)], f"{error}.", retry_after=error.retry_after)
+
+
+def of(error: Exception) -> Problem:
+    """What ended a request."""
+    match error:
+        case Problem():
+            return error
+        case ServeError():
+            return from_serve_error(error)
+        case HTTPException():
+            return from_status(error.status_code, str(error.detail), dict(error.headers or {}))
+        case RequestValidationError():
+            return from_errors(error.errors(), ())
+    return Problem(INVALID, f"{error}.")
 
 
 def from_status(status: int, detail: str, headers: dict[str, str] | None = None) -> Problem:

@@ -4,20 +4,27 @@ The endpoints, the problems and the settings are read from the code that keeps t
 """
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel
 
 from archlab.documents import StrPath, code, escape, table, write_block
+from archlab.serve import routes
 from archlab.serve.app import create_app
 from archlab.serve.problems import KINDS
 from archlab.serve.settings import WEIGHTS, Settings
+from archlab.serve.streams import messages
+from archlab.serve.streams.session import BROKEN_RULE, CODES, FINISHED, LEAVING
 
 
 def write_reference(document: StrPath, *, check: bool = False) -> bool:
     """Put the tables between their markers.
 
     Args:
-        document: a Markdown file with the markers of "endpoints", "problems" and "settings".
+        document: a Markdown file with the markers of "endpoints", "stream", "problems" and "settings".
         check: only compare; write nothing.
 
     Returns:
@@ -26,7 +33,7 @@ def write_reference(document: StrPath, *, check: bool = False) -> bool:
     Raises:
         UserError: the document cannot be read, or markers are missing.
     """
-    blocks = {"endpoints": endpoints(), "problems": problems(), "settings": settings()}
+    blocks = {"endpoints": endpoints(), "stream": stream(), "problems": problems(), "settings": settings()}
     current = [write_block(document, name, text, check=check) for name, text in blocks.items()]
     return all(current)
 
@@ -39,7 +46,29 @@ def endpoints() -> str:
         for path, methods in paths.items()
         for method, operation in methods.items()
     ]
+    watch = inspect.getdoc(routes.stream.stream) or ""  # OpenAPI knows no WebSockets
+    rows.append(["`WebSocket /v1/stream`", escape(watch.partition("\n\n")[0])])
     return table(["endpoint", "what it does"], rows)
+
+
+def stream() -> str:
+    """The messages of a stream, what it can be asked, and the codes of its close."""
+    said = [("you", one) for one in messages.INWARD] + [("service", one) for one in messages.OUTWARD]
+    rows = [[sender, _kind_of(one), _fields_of(one), _first_line(one)] for sender, one in said]
+    asked = [
+        [f"`{name}`", _default(field.default), str(field.description)]
+        for name, field in messages.Configure.model_fields.items()
+    ]
+    ends = {FINISHED: ["you said `finish`"], LEAVING: ["the service is about to end"], BROKEN_RULE: ["a broken rule"]}
+    for problem, end in CODES.items():
+        ends.setdefault(end, []).append(f"`{problem.slug}`")
+    return "\n\n".join(
+        [
+            table(["from", "`type`", "fields", "meaning"], rows),
+            table(["field of the first message", "default", "meaning"], asked),
+            table(["close", "after"], [[str(end), ", ".join(why)] for end, why in sorted(ends.items())]),
+        ]
+    )
 
 
 def problems() -> str:
@@ -54,6 +83,19 @@ def settings() -> str:
         for name, field in Settings.model_fields.items()
     ]
     return table(["variable", "default", "meaning"], rows)
+
+
+def _kind_of(message: type[BaseModel]) -> str:
+    kind = message.model_fields.get("type")
+    return f"`{get_args(kind.annotation)[0]}`" if kind else "the first"
+
+
+def _fields_of(message: type[BaseModel]) -> str:
+    return ", ".join(f"`{name}`" for name in message.model_fields if name != "type")
+
+
+def _first_line(message: type[BaseModel]) -> str:
+    return escape((inspect.getdoc(message) or "").partition("\n\n")[0])
 
 
 def _default(value: object) -> str:

@@ -22,6 +22,7 @@ from archlab.serve.model import Model, ModelLimits
 from archlab.serve.models import Models
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.settings import WEIGHTS, Settings
+from archlab.serve.streams.registry import Streams
 from archlab.serve.uploads import ImageReader
 
 Result = TypeVar("Result")
@@ -49,6 +50,7 @@ class Service:
         self.keys = KeyFile(settings.api_keys) if settings.api_keys else None
         self.metrics = Metrics()
         self.room = Room(settings.max_requests, settings.max_request_memory)
+        self.streams = Streams(settings.max_streams)
         self.images = ImageReader(
             settings.decode_threads,
             most_bytes=settings.max_image,
@@ -61,7 +63,9 @@ class Service:
         self.models = Models(ModelLimits(batches=batches), self.metrics.observer)
         self.collections = Collections(settings.index, self.metrics.index_seconds.observe)
         self.metrics.registry.register(IndexCollector(self.collections))
-        self.metrics.registry.register(StateCollector(self.models, self.room, lambda: not self.not_ready()))
+        self.metrics.registry.register(
+            StateCollector(self.models, self.room, self.streams, lambda: not self.not_ready())
+        )
         self.audit = AuditLog(settings.audit_file)
         self._buckets: dict[ApiKey, TokenBucket] = {}
         self.failure = ""

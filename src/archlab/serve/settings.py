@@ -67,12 +67,23 @@ class Settings(BaseSettings):
     )
     batch_items: PositiveInt = Field(default=32, description="Most items that a model computes at once.")
 
+    max_streams: PositiveInt = Field(default=32, description="Streams open at once; more are refused with 429.")
+    stream_frames: PositiveInt = Field(
+        default=8, description="Credit of a stream: frames that are sent and not yet acknowledged."
+    )
+    max_frame: PositiveInt = Field(
+        default=_MIB, description="Bytes of one encoded frame of a stream; larger ones are skipped with a problem."
+    )
+
     # how long
     body_seconds: PositiveFloat = Field(default=30.0, description="Seconds that a request body may take to arrive.")
     deadline_seconds: PositiveFloat = Field(
         default=30.0, description="Seconds until a request without the header `X-Deadline-Ms` is given up."
     )
     max_deadline_seconds: PositiveFloat = Field(default=120.0, description="Longest deadline that a request may set.")
+    stream_idle_seconds: PositiveFloat = Field(
+        default=60.0, description="Seconds without a frame, or without a message taken, after which a stream is ended."
+    )
     drain_seconds: NonNegativeFloat = Field(
         default=10.0,
         description="Seconds to serve on, not ready, after SIGTERM before no connection is accepted any more.",

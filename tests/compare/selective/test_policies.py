@@ -105,7 +105,13 @@ def test_the_oracle_speaks_of_each_event_once_from_all_its_frames() -> None:
     decodes = UNTUNED["oracle"](Seen(), 1.0)  # type: ignore[arg-type]
     assert [decode.span for decode in decodes] == [(0, 9), (10, 15), (16, 30), (31, 39)]
     assert [decode.frame for decode in UNTUNED["oracle-live"](Seen(), 1.0)] == list(STARTS)  # type: ignore[arg-type]
-    assert all(budgets_of(name, [0.5, 1.0, 2.0]) == [1.0] for name in ORACLES.values())
+
+
+def test_what_is_tuned_is_measured_close_to_one_on_both_sides_and_an_oracle_at_one_alone() -> None:
+    asked = [0.5, 1.0, 2.0]
+    assert all(budgets_of(name, asked) == [0.5, 0.9, 1.0, 1.1, 2.0] for name in TRIGGERS)
+    assert all(budgets_of(name, asked) == [1.0] for name in ORACLES.values())
+    assert budgets_of("ward", asked) == asked
 
 
 def test_uniform_decodes_middles_of_equal_windows_and_looks_at_nothing() -> None:

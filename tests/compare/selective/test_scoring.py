@@ -76,6 +76,7 @@ def test_cider_weighs_words_by_the_annotations_however_often_a_policy_says_them(
     texts = ("a red ring here", "a blue star there", "a red heart there")
     expected = cider_d(["a red heart"] * 3, [[text] for text in texts])
     judge = Judge([stream(segments(0, 5, 9, 14, texts=texts))])
-    for number in range(4):  # other texts, held against the same segments
-        said(judge, f"a blue star {number}")
+    for number in range(4):  # of the first segment others say something else each time
+        heart = "a red heart"
+        judge.add(("other", number), 0, [at(2), at(6), at(11)], [f"a blue star {number}", heart, heart])
     np.testing.assert_allclose(said(judge, "a red heart")[CIDER], [expected.sum()], atol=1e-4)

@@ -12,7 +12,7 @@ import yaml
 
 from archlab.cli import main
 from archlab.compare.selective.cell import CEILING, StreamCell, measure
-from archlab.compare.selective.policies import UNTUNED
+from archlab.compare.selective.policies import UNTUNED, budgets_of
 from archlab.compare.selective.protocol import BASE, load_selective
 from archlab.compare.selective.recording import Recording, Watcher
 from archlab.compare.selective.timing import time_policies
@@ -115,7 +115,8 @@ def test_thresholds_come_from_validation_streams_alone(
 
     def thresholds(split: str) -> list[float]:
         recordings = [Recording(one, watcher) for one in source(cell.streams, split, 1)]
-        return [one.config.threshold for one in tune(recordings, "embeddings", asked.budgets, asked.trigger).values()]
+        tuned = tune(recordings, "embeddings", budgets_of("trigger", asked.budgets), asked.trigger)
+        return [one.config.threshold for one in tuned.values()]
 
     found = measure(cell, watcher)["tuned"]["trigger"].values()
     assert [one["threshold"] for one in found] == thresholds("validation") != thresholds("test")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archlab.compare.selective.trigger import Event, OnlineTrigger, TriggerConfig
+from archlab.compare.selective.trigger import Event, OnlineTrigger, PacedTrigger, TriggerConfig
 from archlab.errors import UserError
 
 A, B = np.array([1.0, 0.0]), np.array([0.0, 1.0])
@@ -153,3 +153,29 @@ def test_a_service_that_imports_the_trigger_imports_no_model_and_no_training() -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("begin", [0.5, 8.0])
+@pytest.mark.parametrize("interval", [5.0, 20.0])
+def test_a_paced_trigger_finds_the_threshold_that_gives_its_interval(begin: float, interval: float) -> None:
+    frames = np.random.default_rng(0).normal(size=(8000, 4)).cumsum(0)
+    trigger = PacedTrigger(TriggerConfig(threshold=begin), interval)
+    for frame in frames:
+        trigger.update(frame)
+    assert trigger.segments == pytest.approx(len(frames) / interval, rel=0.1)
+
+
+def test_a_paced_trigger_does_not_speak_of_noise_where_nothing_happens() -> None:
+    noise = np.random.default_rng(0).normal(size=(3000, 4)) * 1e-3
+    trigger = PacedTrigger(TriggerConfig(threshold=0.5), 10)
+    for frame in noise:
+        trigger.update(frame)
+    assert trigger.segments == 1
+    assert trigger.threshold == pytest.approx(0.05)
+
+
+def test_segments_are_counted_as_they_begin() -> None:
+    trigger = OnlineTrigger(TriggerConfig(settle=5))
+    for frame in [A] * 6 + [B] * 3 + [5 * A] * 2:
+        trigger.update(frame)
+    assert trigger.segments == 3

@@ -37,8 +37,6 @@ from archlab.train.folder import write_text
 ANOTHER, CEILING = "another stream's text", "true captions, decoded"
 """Controls: how much a text is worth that was said of something else, and what the decoder makes of the truth."""
 
-_DIGITS = 5
-
 
 @dataclass(frozen=True)
 class StreamCell:
@@ -106,7 +104,7 @@ def measure(cell: StreamCell, watcher: Watcher) -> dict[str, Any]:
         "annotations": [len(stream.segments) for stream in tests],
         "frames": [stream.frames for stream in tests],
         "tuned": {
-            name: {f"{budget:g}": asdict(one.config) | {"rate": round(one.rate, _DIGITS)} for budget, one in of.items()}
+            name: {f"{budget:g}": asdict(one.config) | {"rate": one.rate} for budget, one in of.items()}
             for name, of in tuned.items()
         },
         **_scores(tests, watcher, policies, protocol),

@@ -9,11 +9,14 @@ which is also the generalised likelihood ratio of a jump of the mean in white no
 a change in distribution", 1971). Where the largest cost exceeds the threshold, a new segment began j frames ago. A
 large change is noticed in its first frame; a small one has to last, so that noise of single frames does not count.
 
+Whoever cannot tune a threshold says instead how often a segment should begin: `PacedTrigger` finds it on the way.
+
 The state is a handful of vectors. The module imports neither torch nor anything that trains.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -22,6 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from archlab.config import Section
 from archlab.rules import Count, Positive
+
+_STEP = 0.2  # of the logarithm of a threshold that follows its stream, per segment more or less than wanted
+_LOWEST = 10  # how many times lower than at the start such a threshold may be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +69,16 @@ class OnlineTrigger:
                 speak(event.embedding)
 
     Every segment is an event once, the first one of a stream too; `finish` gives a last one that did not settle.
+
+    Attributes:
+        threshold: in force.
+        segments: begun so far.
     """
 
     def __init__(self, config: TriggerConfig) -> None:
         self.config = config
+        self.threshold = config.threshold
+        self.segments = 0  # begun so far
         self._tail: deque[NDArray[np.float64]] = deque(maxlen=config.window)  # last frames of the segment
         self._sum: NDArray[np.float64] = np.zeros(0)  # of the segment's frames, (E,)
         self._count = 0  # frames of the segment, n
@@ -82,6 +94,7 @@ class OnlineTrigger:
         """
         vector = self._checked(embedding)
         self._sum = self._sum + vector if self._count else vector
+        self.segments += not self._count  # the first
         self._frame += 1
         self._count += 1
         self._tail.append(vector)
@@ -106,7 +119,7 @@ class OnlineTrigger:
         Returns:
             the old segment, if it was not spoken yet.
         """
-        most, begins, new_sum = self.config.threshold, 0, self._sum
+        most, begins, new_sum = self.threshold, 0, self._sum
         tail = np.zeros_like(self._sum)
         for length in range(1, min(len(self._tail), self._count - 1) + 1):
             tail = tail + self._tail[-length]
@@ -123,6 +136,7 @@ class OnlineTrigger:
         while len(self._tail) > begins:
             self._tail.popleft()
         self._sum, self._count, self._said = new_sum, begins, False
+        self.segments += 1
         return ended if unsaid else None
 
     def _checked(self, embedding: ArrayLike) -> NDArray[np.float64]:
@@ -133,3 +147,28 @@ class OnlineTrigger:
         if not np.isfinite(vector).all():
             raise ValueError("embedding: holds a number that is not finite")
         return vector
+
+
+class PacedTrigger(OnlineTrigger):
+    """Its threshold follows the stream, so that in the long run a segment begins once in so many frames.
+
+    After every frame the logarithm of the threshold moves against the surprise (Robbins and Monro, "A stochastic
+    approximation method", 1951): up where a segment began, down a little where none did. It goes no lower than a tenth
+    of where it began: where nothing happens, noise is not spoken of.
+
+    Args:
+        config: with the threshold to begin with.
+        interval: frames from one segment to the next.
+    """
+
+    def __init__(self, config: TriggerConfig, interval: float) -> None:
+        super().__init__(config)
+        self._interval = interval
+
+    def update(self, embedding: ArrayLike) -> Event | None:
+        """See `OnlineTrigger.update`."""
+        before = self.segments
+        event = super().update(embedding)
+        surprise = (self.segments - before) - 1 / self._interval
+        self.threshold = max(self.threshold * math.exp(_STEP * surprise), self.config.threshold / _LOWEST)
+        return event

@@ -44,7 +44,7 @@ class Observe:
         )
         context.attach(scope)
         if scope["type"] == "websocket":
-            await self._app(scope, receive, send)  # a stream counts and logs its own frames
+            await self._socket(scope, receive, send, context)
             return
         started, status, size = time.perf_counter(), 0, 0
 
@@ -75,8 +75,24 @@ class Observe:
             self._metrics.in_flight.dec()
             self._record(scope, context, status or _CLIENT_LEFT, size, time.perf_counter() - started)
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
+        """A stream counts and logs by itself; one that is refused is a request like others."""
+        started, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID.lower().encode(), context.request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, answer)
+        if status:
+            self._record(scope, context, status, 0, time.perf_counter() - started)
+
     def _record(self, scope: Scope, context: RequestContext, status: int, size: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        method = scope.get("method", "GET")  # of a WebSocket it is always GET
+        method = method if method in METHODS else "OTHER"
         route = getattr(scope.get("route"), "path", "unmatched")
         metrics = self._metrics
         metrics.requests.labels(method, route, str(status)).inc()

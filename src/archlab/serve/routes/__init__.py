@@ -10,6 +10,7 @@ from archlab.serve.routes import (
     embeddings,
     health,
     models,
+    stream,
     text,
 )
 
@@ -20,6 +21,7 @@ ROUTERS = (
     caption.router,
     compare.router,
     attention.router,
+    stream.router,
     collections.router,
     text.router,
     models.router,
