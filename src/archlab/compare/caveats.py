@@ -96,7 +96,7 @@ def shares(results: Results, reference: Reference) -> list[Share]:
         score = scores.control_of(results, reference.control, "both", metric)
         own = {arm: one["value"] for arm in ARMS if (one := scores.score_of(results, arm, metric))}
         if score and score["value"] > 0 and len(own) == len(ARMS):
-            of_arm = {arm: value / score["value"] for arm, value in own.items()}
+            of_arm = {str(arm): value / score["value"] for arm, value in own.items()}
             found.append(Share(metric, reference.goal, score, of_arm))
     return found
 

@@ -71,12 +71,12 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
         f"Data: {data.train_images:,} procedural scenes made by the project (MIT), {data.paraphrases} surface forms "
         "per meaning. It knows nothing beyond them: coloured shapes on plain and patterned grounds, in English.",
         "## Scores on the test split",
-        table(["metric", "score", *map(control_label, _BLIND)], list(_rows(trial, config))),
+        table(["metric", "score", *map(control_label, _BLIND)], _rows(trial, config)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[Sequence[str]]:
+def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[list[str]]:
     test = trial["test"]
     kinds = sorted(metric for metric in test.values if metric.startswith("vqa/"))
     rows = []
