@@ -9,7 +9,7 @@ import pytest
 from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
 from archlab.compare.cost import parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
-from archlab.config import RunConfig, TransformerConfig, build, flatten, to_dict
+from archlab.config import CompressionConfig, RunConfig, TransformerConfig, build, flatten, to_dict
 from archlab.data.order import Order
 from archlab.errors import UserError
 from archlab.vl.arms import build_arm
@@ -148,12 +148,12 @@ _LITERALS = {
 }
 
 
-# The arm may differ, and the others need other values beside them: another predictor, and no size of the trunk.
-_BY_THEMSELVES = ("arm", "vljepa.predictor.reconstruction", "language.weights")
+# The arm may differ, and the others need other values beside them: another predictor, no size of the trunk, a parent.
+_BY_THEMSELVES = ("arm", "vljepa.predictor.reconstruction", "language.weights", "compression.")
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", [key for key in flatten(to_dict(RunConfig())) if key not in _BY_THEMSELVES])
+@pytest.mark.parametrize("key", [key for key in flatten(to_dict(RunConfig())) if not key.startswith(_BY_THEMSELVES)])
 def test_no_undeclared_difference_passes(
     key: str, name: Any, run: RunConfig, sizes: Sizes, shapes: list[BatchShape]
 ) -> None:
@@ -175,6 +175,13 @@ def test_no_undeclared_difference_passes(
     assert repr(name) in message
     if key != "data.pairs.columns":  # flattened: its one entry has a key of its own
         assert f"{node[last]!r} for token, {before!r} for vljepa" in message
+
+
+def test_an_arm_that_was_compressed_is_no_match_for_one_that_was_not(run: RunConfig, sizes: Sizes) -> None:
+    budget = apply_budget("shared", run, sizes)
+    smaller = replace(budget.token, compression=CompressionConfig(method="magnitude", parent="0" * 64))
+    with pytest.raises(UserError, match=r"^compression\.method: 'magnitude' for token, 'none' for vljepa"):
+        _check(budget, token=smaller)
 
 
 def test_a_declared_key_must_have_the_value_that_the_rule_gave_it(run: RunConfig, sizes: Sizes) -> None:
