@@ -342,6 +342,39 @@ MODELS = {
             queries={f"rate(archlab_inference_seconds_sum{{@{MODEL}}}{RATE})": "{{instance}} {{model}}"},
         ),
     ],
+    "Streams": [
+        Panel(
+            title="Open streams",
+            text="Each holds a place until its client leaves, breaks a rule or falls silent.",
+            unit="short",
+            queries={"archlab_streams_open{@}": "{{instance}}"},
+            width=6,
+        ),
+        Panel(
+            title="Frames by outcome",
+            text="Dropped frames: the service is slower than the camera, and the client chose to lose the oldest.",
+            unit="cps",
+            queries=rate("archlab_stream_frames_total", "outcome"),
+            width=6,
+        ),
+        Panel(
+            title="Texts and segments",
+            text="Texts decoded, and segments spoken. Both stay far below the frames, or the threshold is too low.",
+            unit="cps",
+            queries={
+                f"sum(rate(archlab_stream_decodes_total{{@}}{RATE}))": "texts",
+                f"sum(rate(archlab_stream_segments_total{{@}}{RATE}))": "segments",
+            },
+            width=6,
+        ),
+        Panel(
+            title="Streams that ended",
+            text="By close code: 1000 finished, 1001 drained, 1008 broke a rule, 1011 failed, 1013 overload.",
+            unit="cps",
+            queries=rate("archlab_streams_total", "end"),
+            width=6,
+        ),
+    ],
     "Caches and index": [
         Panel(
             title="Texts from the cache",

@@ -80,7 +80,7 @@ def test_choosing_is_timed_on_a_closed_question_where_there_is_one(tiny_setup: S
     kept = [one for one in questions if closed or one.kind == OPEN_VOCABULARY]
     splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
     setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
-    inference._modes(cast(Any, Readout()), setup)["choose"](2)()
+    inference.modes_of(cast(Any, Readout()), setup)["choose"](2)()
     kind = next(one.kind for one in kept if one.kind != OPEN_VOCABULARY or not closed)
     assert chosen == [test.candidates[kind]]
 

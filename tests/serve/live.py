@@ -98,7 +98,7 @@ def wait_for(condition: Any) -> None:
 @contextmanager
 def serving(ready: bool = True, **settings: Any) -> Iterator[Live]:
     """A service with these settings."""
-    live = Live(Settings.read(**{"drain_seconds": 0, **settings})).start()
+    live = Live(Settings.read(**{"drain_seconds": 0, "index": ":memory:", **settings})).start()
     try:
         yield live.wait_until_ready() if ready else live
     finally:

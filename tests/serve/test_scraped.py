@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,8 @@ import yaml
 from tests.deployment.queries import ALERTS, DASHBOARDS, MONITORING, RECORDS, expressions, filled_in, measured, metrics
 from tests.deployment.tools import tool
 from tests.serve.live import Live, base64_of, picture, serving, wait_for
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 _PATIENCE = 45  # seconds until what has no data counts as empty; all of it is there after about ten
 
@@ -98,6 +100,18 @@ def prometheus(service: Live, tmp_path_factory: pytest.TempPathFactory) -> Itera
         found.stop()
 
 
+def watch(live: Live) -> None:
+    """Two frames as a stream, to its end."""
+    with connect(live.url.replace("http", "ws") + "/v1/stream", compression=None) as connection:
+        connection.send(json.dumps({"interval": 2}))
+        for colour in ("red", "blue"):
+            connection.send(picture(colour))
+        connection.send(json.dumps({"type": "finish"}))
+        with suppress(ConnectionClosed):
+            while True:
+                connection.recv(timeout=60)
+
+
 @contextmanager
 def under_load(live: Live) -> Iterator[None]:
     """Everything that people do with a service, again and again inside the block: right, wrong, and left half-way."""
@@ -121,6 +135,7 @@ def under_load(live: Live) -> Iterator[None]:
                     assert client.post(path, json=body).status_code == 200
                 assert client.post("/v1/answer", json={"question": "without an image"}).status_code == 422
                 leave(live, *asks[0])
+                watch(live)
 
     def watched() -> None:
         try:

@@ -202,7 +202,7 @@ def test_every_kind_stands_beside_its_share_of_the_supervised_head(results: Resu
         for arm, value in (("token", 0.375), ("vljepa", 0.4375 if metric == "vqa/count" else 0.45)):
             results["arms"][arm]["test"]["test"][metric]["value"] = value
     page = render_report(results)
-    _, *rows = table(page, "Share of the supervised head&#39;s accuracy, test split")
+    _, *rows = table(page, "Share of the accuracy of the supervised head, test split")
     assert {row[0] for row in rows} >= {
         "questions about the image",
         "colour",
