@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from archlab.config import (
@@ -55,6 +56,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set ARCHLAB_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One temporary folder for all workers of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 TINY = TransformerConfig(width=16, depth=1, heads=2, feed_forward=32)
@@ -123,40 +131,44 @@ def tiny_setup(tiny_config: RunConfig) -> Setup:
 
 
 @pytest.fixture(scope="session")
-def talkative_run(tiny_run: Callable[[str], Run], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def talkative_run(tiny_run: Callable[[str], Run], shared_folder: Path) -> Callable[[str], Path]:
     """`talkative_run(arm)`: folder of a copy of `tiny_run(arm)` with louder trunks, which says something else of each
-    image; after six steps an arm says the same of all. The folder is shared: copy it to change it.
+    image; after six steps an arm says the same of all. The folder is shared, by all workers: copy it to change it.
     """
     from archlab.train.checkpoint import load_checkpoint, save_checkpoint
 
-    @cache
-    def louder(arm: str) -> Path:
+    def louder(arm: str, folder: Path) -> None:
         run = tiny_run(arm)
         checkpoint, model = load_checkpoint(run.folder, RunConfig), deepcopy(run.arm)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if ".trunk." in f".{name}":
                     parameter.mul_(2)
-        folder = tmp_path_factory.mktemp("talkative") / arm
         metrics, card = checkpoint.metrics, checkpoint.card()
         save_checkpoint(folder, model, checkpoint.config, checkpoint.tokenizer, metrics, card)
-        return folder
 
-    return louder
+    return _made_once(shared_folder / "talkative", louder)
 
 
 @pytest.fixture(scope="session")
-def exported(talkative_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`exported(arm)`: folder of the ONNX export of `talkative_run(arm)`, int8 included. It is shared."""
+def exported(talkative_run: Callable[[str], Path], shared_folder: Path) -> Callable[[str], Path]:
+    """`exported(arm)`: folder of the ONNX export of `talkative_run(arm)`, int8 included; shared by all workers."""
     from archlab.export.onnx import export_onnx
 
-    @cache
-    def export(arm: str) -> Path:
-        folder = tmp_path_factory.mktemp("exports") / arm
-        export_onnx(talkative_run(arm), folder, int8=True)
-        return folder
+    return _made_once(shared_folder / "exports", lambda arm, folder: export_onnx(talkative_run(arm), folder, int8=True))
 
-    return export
+
+def _made_once(folder: Path, make: Callable[[str, Path], object]) -> Callable[[str], Path]:
+    """The folder of an arm, made by the worker that asks first; the others wait for it."""
+
+    def made(arm: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f"{arm}.lock"):
+            if not (folder / arm).exists():
+                make(arm, folder / arm)
+        return folder / arm
+
+    return made
 
 
 @pytest.fixture(scope="session")

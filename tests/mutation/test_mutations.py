@@ -19,8 +19,6 @@ from tests.mutation.spoiled import run
 
 import archlab
 
-pytestmark = pytest.mark.slow
-
 PACKAGE = Path(archlab.__file__).parent
 
 
@@ -1287,27 +1285,23 @@ LOAD = [
     ),
 ]
 
-FAULTS = [
-    *SERVING,
-    *MASKS,
-    *LOSSES,
+ESSENTIAL = [*MASKS, *LOSSES, *BACKBONES, *ORDER, *METRICS, *STATISTICS]
+"""Faults that would spoil a comparison without a word."""
+FURTHER = [
     *VARIANTS,
-    *BACKBONES,
     *GRID,
     *PRETRAINING,
     *MONITORS,
-    *ORDER,
     *TRAINING,
     *MACHINES,
     *TEXT,
     *DECODING,
-    *METRICS,
-    *STATISTICS,
     *EXPERTS,
     *SELECTIVE,
     *COMPRESSION,
     *HTTP,
     *STREAMS,
+    *SERVING,
     *SEARCH,
     *LOAD,
 ]
@@ -1320,13 +1314,22 @@ def copied_package() -> Iterator[Path]:
         yield shutil.copytree(PACKAGE, Path(folder).resolve() / "archlab")
 
 
-def test_the_named_tests_pass_on_an_unspoiled_copy() -> None:
+@pytest.mark.parametrize(
+    "faults", [pytest.param(ESSENTIAL, id="essential"), pytest.param(FURTHER, id="further", marks=pytest.mark.slow)]
+)
+def test_the_named_tests_pass_on_an_unspoiled_copy(faults: list[Fault]) -> None:
     with copied_package() as package:
-        status, output = run(package, *sorted({fault.test for fault in FAULTS}))
+        status, output = run(package, *sorted({fault.test for fault in faults}))
     assert status == 0, output
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.what for fault in FAULTS])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(pytest.param(fault, id=fault.what) for fault in ESSENTIAL),
+        *(pytest.param(fault, id=fault.what, marks=pytest.mark.slow) for fault in FURTHER),
+    ],
+)
 def test_a_planted_fault_is_noticed(fault: Fault) -> None:
     with copied_package() as package:
         source = (package / fault.file).read_text(encoding="utf-8")

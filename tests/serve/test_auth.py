@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serve.live import Live, problem, serving
+from tests.serve.live import Live, problem, serving, wait_for
 
 from archlab.errors import UserError
 from archlab.serve.auth import KeyFile, create_key, read_keys, revoke_key
@@ -164,6 +164,7 @@ def test_the_audit_log_has_changes_and_refusals_and_no_payload(guarded: Guarded,
         client.delete("/v1/models/secret-name", headers=headers["admin"])
         client.delete("/v1/models/x", headers=headers["reader"])
         client.post("/v1/embeddings", json={"input": "private words"}, headers={"Authorization": "Bearer stolen"})
+        wait_for(lambda: (tmp_path / "audit").read_text().count("\n") == 3)  # written once an answer has left
     records = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
     assert [(one["action"], one["caller"]) for one in records] == [
         ("DELETE /v1/models/secret-name", "admin"),

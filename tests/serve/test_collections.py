@@ -305,7 +305,7 @@ def test_metrics_tell_the_size_of_every_collection(pictures: httpx.Client) -> No
 
 
 def test_a_service_that_is_never_asked_makes_no_index(place: Path) -> None:
-    with serving(ready=False, models=(), index=str(place)) as live, live.client() as client:
+    with serving(ready=False, models=(), backend="torch", index=str(place)) as live, live.client() as client:
         assert client.get("/healthz").status_code == 200
     assert not place.exists()
 
