@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from archlab.compare import formatting as show
 from archlab.compare.scores import HEADLINE, control_label, load_results, metric_label
 from archlab.config import CompareConfig, RunConfig, load
 from archlab.documents import table
 from archlab.errors import UserError
-from archlab.evaluate.measure import Measurement, unit_of
-from archlab.evaluate.statistics import score
+from archlab.evaluate.measure import Measurement, scores_of
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.folder import atomic_write
 
@@ -77,26 +74,11 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
 
 
 def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[list[str]]:
-    test = trial["test"]
-    kinds = sorted(metric for metric in test.values if metric.startswith("vqa/"))
-    rows = []
-    for metric in dict.fromkeys([*kinds, *HEADLINE]):
-        if metric not in test.values:
-            continue
-        scores = [_score(trial[name], metric, config) for name in ("test", *_BLIND)]
-        rows.append([metric_label(metric), *map(show.score, scores)])
-    return rows
-
-
-def _score(measured: Measurement, metric: str, config: CompareConfig) -> dict[str, Any]:
-    return score(
-        np.stack([measured.values[metric]]),
-        measured.clusters[metric],
-        samples=config.bootstrap_samples,
-        seed=0,
-        unit=unit_of(metric),
-        chance=measured.chance.get(metric),
-    ).to_dict()
+    scores = [scores_of([trial[name]], config.bootstrap_samples) for name in ("test", *_BLIND)]
+    test = scores[0]
+    kinds = sorted(metric for metric in test if metric.startswith("vqa/"))
+    shown = [metric for metric in dict.fromkeys([*kinds, *HEADLINE]) if metric in test]
+    return [[metric_label(metric), *(show.score(one[metric]) for one in scores)] for metric in shown]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

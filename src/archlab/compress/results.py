@@ -13,8 +13,8 @@ from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, loa
 from archlab.compress.recipe import DENSE, CompressConfig
 from archlab.compress.variants import Parent, describe
 from archlab.config import RunConfig, to_dict
-from archlab.evaluate.measure import Measurement, unit_of
-from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.measure import Measurement, scores_of
+from archlab.evaluate.statistics import paired_difference
 from archlab.export.manifest import MOST_LOST
 from archlab.train.checkpoint import load_checkpoint
 
@@ -99,7 +99,7 @@ def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) ->
         "parameters": metrics.get("parameters"),
         "zeros": metrics.get("zeros"),
         "footprint": footprint(row),
-        "scores": {split: _scores(load_scores(row, split), config.bootstrap_samples) for split in SPLITS},
+        "scores": {split: scores_of([load_scores(row, split)], config.bootstrap_samples) for split in SPLITS},
         "change": {
             split: _changes(load_scores(bases["torch"], split), load_scores(row, split), config.bootstrap_samples)
             for split in SPLITS
@@ -121,20 +121,6 @@ def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) ->
             for mode in TIMED
             if f"{row.name}/{mode}" in times
         },
-    }
-
-
-def _scores(measured: Measurement, samples: int) -> dict[str, Any]:
-    return {
-        metric: score(
-            values,
-            measured.clusters[metric],
-            samples=samples,
-            seed=0,
-            unit=unit_of(metric),
-            chance=measured.chance.get(metric),
-        ).to_dict()
-        for metric, values in measured.values.items()
     }
 
 
