@@ -495,3 +495,15 @@ def test_a_saved_measurement_is_the_same(collator: Collator, items: Items, tmp_p
         assert loaded.values[name].dtype == np.float64
     assert loaded.means() == result.means()
     assert [file.name for file in path.parent.iterdir()] == ["test.json"]
+
+
+def test_what_was_measured_is_not_measured_again(collator: Collator, items: Items, tmp_path: Path) -> None:
+    path, calls = tmp_path / "new" / "test.json", []
+
+    def measure() -> Measurement:
+        calls.append(None)
+        return measured(Oracle(collator), collator, items)
+
+    first, second = (Measurement.cached(path, measure) for _ in range(2))
+    assert len(calls) == 1
+    assert first.means() == second.means() == measure().means()

@@ -102,10 +102,8 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
         supervised=[finished(job) for job in ceiling],
     )
     if config.end_to_end_epochs:
-        path = out / "end_to_end.json"
-        if not path.exists():
-            train_end_to_end(setup, config).save(path)
-        runs = replace(runs, end_to_end=Measurement.load(path))
+        answers = Measurement.cached(out / "end_to_end.json", lambda: train_end_to_end(setup, config))
+        runs = replace(runs, end_to_end=answers)
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
     )

@@ -134,7 +134,7 @@ def make_variant(parent: Parent, name: str, variant: Variant, folder: Path) -> N
     measured = measure_answerer(_asked(arm.eval(), config, setup, metrics.get("scale")), setup, "validation")
     (folder / VALIDATION).parent.mkdir(exist_ok=True)
     measured.save(folder / VALIDATION)
-    before = Measurement.load(parent_validation(parent, folder.parent)).means()
+    before = _parent_validation(parent, folder.parent).means()
     card = _card(config, parent, metrics, measured.means(), before)
     setup.encoder.save(folder)
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, card)
@@ -161,17 +161,6 @@ def copy_parent(parent: Parent, folder: Path) -> None:
         if said not in card:
             card = f"{card.rstrip()}\n\n{said} {DENSE}, as it was trained.\n"
         write_text(folder / "card.md", card)
-    path = parent_validation(parent, folder.parent)
-    if not path.exists():
-        metrics = parent.checkpoint.metrics
-        path.parent.mkdir(exist_ok=True)
-        asked = _asked(parent.arm(), parent.config, parent.setup, metrics.get("scale"))
-        measure_answerer(asked, parent.setup, "validation").save(path)
-
-
-def parent_validation(parent: Parent, runs: Path) -> Path:
-    """Where the parent's own scores on validation lie, beside those of its variants."""
-    return runs / f"{parent.config.arm}-{DENSE}" / VALIDATION
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> None:
@@ -297,6 +286,16 @@ def _asked(arm: Any, config: RunConfig, setup: Setup, scale: float | None) -> An
     assert not isinstance(arm, SupervisedArm)
     readout = speaking_readout(arm, setup.tokenizer, config.tokenizer.max_target)
     return Answerer(config, setup.encoder, setup.tokenizer, readout, scale)
+
+
+def _parent_validation(parent: Parent, runs: Path) -> Measurement:
+    """The parent's own scores on validation, which lie beside those of its variants; measured where they do not."""
+
+    def measure() -> Measurement:
+        asked = _asked(parent.arm(), parent.config, parent.setup, parent.checkpoint.metrics.get("scale"))
+        return measure_answerer(asked, parent.setup, "validation")
+
+    return Measurement.cached(runs / f"{parent.config.arm}-{DENSE}" / VALIDATION, measure)
 
 
 def describe(config: CompressionConfig) -> str:

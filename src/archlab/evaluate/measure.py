@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ class Measurement:
             name: {metric: np.array(array) for metric, array in raw[name].items()} for name in ("values", "clusters")
         }
         return cls(**arrays, chance=raw["chance"], answers={int(row): text for row, text in raw["answers"].items()})
+
+    @classmethod
+    def cached(cls, path: Path, measure: Callable[[], Measurement]) -> Measurement:
+        """What was saved to `path` before, or is measured and saved now; read from the file in either case."""
+        if not path.exists():
+            measure().save(path)
+        return cls.load(path)
 
 
 def measure_vqa(
