@@ -104,9 +104,7 @@ def measure_rows(rows: Sequence[Row], setups: dict[str, Setup], split: str) -> N
     left = [row for row in rows if not row.scores(split).exists()]
     with track(f"{split} split", len(rows), done=len(rows) - len(left)) as progress:
         for row in left:
-            measured = measure_answerer(row.open(), setups[row.arm], split)
-            row.scores(split).parent.mkdir(exist_ok=True)
-            measured.save(row.scores(split))
+            measure_answerer(row.open(), setups[row.arm], split).save(row.scores(split))
             progress.advance()
 
 

@@ -132,7 +132,6 @@ def make_variant(parent: Parent, name: str, variant: Variant, folder: Path) -> N
     settle(arm)
     metrics |= _weights(arm)
     measured = measure_answerer(_asked(arm.eval(), config, setup, metrics.get("scale")), setup, "validation")
-    (folder / VALIDATION).parent.mkdir(exist_ok=True)
     measured.save(folder / VALIDATION)
     before = _parent_validation(parent, folder.parent).means()
     card = _card(config, parent, metrics, measured.means(), before)
