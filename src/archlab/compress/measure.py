@@ -190,12 +190,8 @@ def _files(row: Row) -> tuple[list[Path], int]:
         return [row.folder / "model.safetensors"], sum(
             tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values()
         )
-    suffix = ".int8.onnx" if row.runtime == "onnx-int8" else ".onnx"
-    graphs = [
-        path
-        for path in sorted((row.folder / "onnx").glob(f"*{suffix}"))
-        if path.name.endswith(".int8.onnx") == (row.runtime == "onnx-int8")
-    ]
+    exported, int8 = sorted((row.folder / "onnx").glob("*.onnx")), row.runtime == "onnx-int8"
+    graphs = [path for path in exported if path.name.endswith(".int8.onnx") == int8]
     encoders = [path for path in graphs if path.name.partition(".")[0] == "encoder"]
     return [path for path in graphs if path not in encoders], sum(path.stat().st_size for path in encoders)
 
