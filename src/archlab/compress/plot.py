@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from archlab.compress.results import QUESTIONS
+from archlab.compress.results import QUESTIONS, at_smallest
 from archlab.train.folder import atomic_write
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker tells the runtime.
@@ -59,8 +59,8 @@ def plot_compression(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw(axes: Axes, row: Mapping[str, Any], colour: str) -> None:
-    times, score = row["latency"]["choose"], row["scores"]["test"][QUESTIONS]
-    x, value = times[min(times, key=int)]["p50_ms"], 100 * score["value"]
+    score = row["scores"]["test"][QUESTIONS]
+    x, value = at_smallest(row["latency"]["choose"])["p50_ms"], 100 * score["value"]
     axes.vlines(x, 100 * score["low"], 100 * score["high"], color=colour, alpha=0.35, linewidth=1)
     area = _AREA * row["footprint"]["bytes"] / 1e6
     axes.scatter([x], [value], s=area, color=colour, marker=_MARKERS[row["runtime"]], alpha=0.75, edgecolors="white")

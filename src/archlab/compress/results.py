@@ -69,12 +69,12 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> str | None:
         for row in rows
         if "choose" in row["latency"] and -row["change"]["validation"][QUESTIONS]["difference"] <= MOST_LOST
     ]
-    return min(kept, key=_fastest)["name"] if kept else None
+    return min(kept, key=lambda row: at_smallest(row["latency"]["choose"])["p50_ms"])["name"] if kept else None
 
 
-def _fastest(row: Mapping[str, Any]) -> float:
-    times = row["latency"]["choose"]
-    return float(times[min(times, key=int)]["p50_ms"])
+def at_smallest(times: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What was timed at the smallest batch; empty where nothing was."""
+    return times[min(times, key=int)] if times else {}
 
 
 def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) -> dict[str, Any]:
