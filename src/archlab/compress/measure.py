@@ -21,7 +21,7 @@ from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement
 from archlab.evaluate.whole_split import measure_answerer
 from archlab.export.manifest import NAME, Manifest
-from archlab.machine import usable_cores
+from archlab.machine import computing_threads
 from archlab.progress import announce, track
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.folder import write_text
@@ -166,16 +166,11 @@ def measure_times(
         if row.variant == DENSE:
             requests.setdefault(f"{ENCODER}/{row.runtime}", partial(encode_request, setup))
     before = torch.get_num_threads()
-    torch.set_num_threads(threads())
+    torch.set_num_threads(computing_threads())  # as many as ONNX Runtime is given
     try:
         return measure_latency(requests, batches, count=rounds)
     finally:
         torch.set_num_threads(before)
-
-
-def threads() -> int:
-    """That torch computes with while it is timed: as many as ONNX Runtime is given (`export.sessions`)."""
-    return max(1, usable_cores() - 1)
 
 
 def load_scores(row: Row, split: str) -> Measurement:

@@ -9,7 +9,7 @@ from typing import Any
 
 from archlab import machine
 from archlab.compare.latency import paired_ratio
-from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, load_scores, threads
+from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, load_scores
 from archlab.compress.recipe import DENSE, CompressConfig
 from archlab.compress.variants import Parent, describe
 from archlab.config import RunConfig, to_dict
@@ -42,7 +42,7 @@ def assemble_results(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": machine.git_commit(),
         "machine": machine.describe(),
-        "threads": threads(),
+        "threads": machine.computing_threads(),
         "recipe": to_dict(config),
         "data": {"source": first.config.data.source, **first.setup.dataset.digest()},
         "encoder": {"weights": first.config.encoder.weights, "digest": first.setup.encoder.digest},
