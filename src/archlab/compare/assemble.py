@@ -24,6 +24,7 @@ from archlab.compare.cost import cost_per_1000_requests, parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
+from archlab.compare.scores import ARMS
 from archlab.compare.trial import Trial
 from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
@@ -153,7 +154,7 @@ def assemble(
 
 
 def _paired(trials: Mapping[str, Sequence[Trial]], split: str, config: CompareConfig) -> dict[str, Any]:
-    token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ("token", "vljepa"))
+    token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ARMS)
     return {
         metric: _difference(
             [one.values[metric] for one in token], [one.values[metric] for one in vljepa], clusters, config
@@ -384,7 +385,7 @@ def _confusion(trials: Mapping[str, Sequence[Trial]], setup: Setup, config: Comp
 def _examples(trials: Mapping[str, Sequence[Trial]], setup: Setup) -> list[dict[str, Any]]:
     """The first test images with a question and a caption each, as both arms of the first seed answered them."""
     test = setup.dataset["test"]
-    token, vljepa = (trials[arm][0]["test"].answers for arm in ("token", "vljepa"))
+    token, vljepa = (trials[arm][0]["test"].answers for arm in ARMS)
     shown: list[dict[str, Any]] = []
     tasks: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()

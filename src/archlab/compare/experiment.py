@@ -22,7 +22,7 @@ from archlab.compare.end_to_end import check_one_question, train_end_to_end
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
-from archlab.compare.scores import load_results
+from archlab.compare.scores import ARMS, load_results
 from archlab.compare.trial import Trial, try_run
 from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
@@ -31,8 +31,6 @@ from archlab.evaluate.measure import Items, Measurement
 from archlab.train.folder import claim, write_text
 from archlab.train.run import Run, run_order, train_run
 from archlab.train.setup import Setup
-
-ARMS = ("token", "vljepa")
 
 
 @dataclass(frozen=True)

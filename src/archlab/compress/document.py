@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.compare import formatting as show
+from archlab.compare.scores import NAMES
 from archlab.compress.results import BASES, CIDER, QUESTIONS, at_smallest
 from archlab.documents import StrPath, block_command, code, escape, table, write_block
 from archlab.errors import UserError
@@ -20,7 +21,6 @@ from archlab.export.manifest import MOST_LOST, POINT
 BLOCK = "compression"
 FIGURE = "accuracy-latency.png"
 
-_ARMS = {"token": "token", "vljepa": "VL-JEPA"}
 _MEGABYTE = 1e6
 
 
@@ -46,7 +46,7 @@ def compression_markdown(results: Mapping[str, Any], figure: str) -> str:
         figure: where it lies, seen from the document.
     """
     parts = [f"![Questions answered over latency; a marker's area is the arm's size]({figure})"]
-    for arm, name in _ARMS.items():
+    for arm, name in NAMES.items():
         if rows := [row for row in results["rows"] if row["arm"] == arm]:
             parts += [f"**{name}**", _table(rows), _recommended(results["chosen"][arm], rows)]
     return "\n\n".join([*parts, _variants(results), _encoders(results), _provenance(results)])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from archlab.compare.scores import ARMS
 from archlab.compress.pruning import importance, prune_magnitude, prune_structured, settle
 from archlab.compress.recipe import DENSE, Variant
 from archlab.config import CompressionConfig, RunConfig, flatten
@@ -42,7 +43,6 @@ from archlab.train.setup import Setup
 from archlab.vl.answering import Answerer
 from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
-ARMS = ("token", "vljepa")
 VALIDATION = Path("scores") / "torch-validation.json"
 """Where a variant keeps what its card says, item by item."""
 

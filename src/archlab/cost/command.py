@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from archlab.compare import formatting as show
+from archlab.compare.scores import NAMES
 from archlab.cost.arithmetic import Capacity, break_even, throughput_to_pay
-from archlab.cost.measurements import ARMS, Measurement, read_measurements
+from archlab.cost.measurements import Measurement, read_measurements
 from archlab.cost.prices import HOURS_PER_MONTH, Machine, PriceList, read_prices
 from archlab.documents import escape, table
 from archlab.errors import UserError
 from archlab.train.folder import write_text
 
-_NAMES = {"vljepa": "VL-JEPA", "token": "token"}
 _LAYERS = {"service": "over HTTP", "model": "the model alone"}
 
 
@@ -105,7 +105,7 @@ def costs(
         if device == "cpu" and machines["gpu"] is not None:
             entry["gpu"] = _beside_gpu(capacity, *machines["gpu"], latest.get((what, arm, layer, "gpu")))
         requests.append(entry)
-    requests.sort(key=lambda one: (one["layer"] != "service", one["what"], ARMS.index(one["arm"]), one["device"]))
+    requests.sort(key=lambda one: (one["layer"] != "service", one["what"], one["arm"] != "vljepa", one["device"]))
     return {
         "currency": prices.currency,
         "utilization": utilization,
@@ -128,7 +128,7 @@ def tables(report: dict[str, Any]) -> dict[str, tuple[list[str], list[list[str]]
     """Title -> header and rows, as plain text."""
     currency, share = report["currency"], f"{report['utilization']:.0%}"
     names = ["request", "model", "measured", "machine"]
-    heads = [[one["what"], _NAMES[one["arm"]], _LAYERS[one["layer"]], one["machine"]] for one in report["requests"]]
+    heads = [[one["what"], NAMES[one["arm"]], _LAYERS[one["layer"]], one["machine"]] for one in report["requests"]]
     rates = [month["traffic"] for month in report["requests"][0]["months"]] if heads else []
     found = {
         f"Cost of 1,000 requests, {currency}": (

@@ -12,11 +12,11 @@ from rich.table import Table
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.goals import goals, times
 from archlab.compare import formatting as show
+from archlab.compare.scores import NAMES
 from archlab.documents import escape, table
 
 Rows = list[list[str]]
 _STEP = ("requests/s", "p50", "p95", "p99", "errors", "idle")
-_ARMS = {"vljepa": "VL-JEPA", "token": "token"}
 
 
 def sections(results: Mapping[str, Any]) -> dict[str, tuple[list[str], Rows]]:
@@ -52,7 +52,7 @@ def sections(results: Mapping[str, Any]) -> dict[str, tuple[list[str], Rows]]:
         f"Pictures, {results['plan']['image_users']} users": (
             ["request", "model", *_STEP, "decode", "compute", "of the floor"],
             [
-                [what, _ARMS[arm], *_step(one), *_floor(one)]
+                [what, NAMES[arm], *_step(one), *_floor(one)]
                 for what in ("classify", "caption")
                 for arm, one in results["scenarios"][what].items()
             ],
@@ -64,7 +64,7 @@ def sections(results: Mapping[str, Any]) -> dict[str, tuple[list[str], Rows]]:
 def conditions(results: Mapping[str, Any]) -> str:
     """What was measured, on what and how, in a few sentences."""
     machine, plan, service = results["machine"], results["plan"], results["service"]
-    served = ", ".join(f"{_ARMS[arm]} {one['name']} ({one['backend']})" for arm, one in results["models"].items())
+    served = ", ".join(f"{NAMES[arm]} {one['name']} ({one['backend']})" for arm, one in results["models"].items())
     return (
         f"{machine['cpu']}, {machine['cores']} cores, load generator included; {served}; {plan['points']:,} vectors of "
         f"width {results['models']['vljepa']['width']}, the model's own embeddings of distinct descriptions of scenes. "
