@@ -9,7 +9,6 @@ test images. Beside each stand its blind controls: a score that is no higher sho
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +21,7 @@ from archlab.documents import table
 from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement, scores_of
 from archlab.train.checkpoint import load_checkpoint
-from archlab.train.folder import atomic_write
 
-_SHIPPED = ("config.yaml", "model.safetensors", "tokenizer.json", "metrics.json")
 _ARMS = {"token": "Token-generative vision-language model", "vljepa": "VL-JEPA"}
 _BLIND = ("shuffled_image", "no_query")
 
@@ -46,11 +43,8 @@ def publish(comparison: Path, run: str, folder: Path) -> Path:
     results = load_results(comparison / "results.json")
     config = load(comparison / "config.yaml", CompareConfig)
     trial = {name: Measurement.load(source / "test" / f"{name}.json") for name in ("test", *_BLIND)}
-    card = _card(load_checkpoint(source, RunConfig).config, results, config, trial)
-    with atomic_write(*(folder / name for name in (*_SHIPPED, "card.md"))) as partial:
-        for name, path in zip(_SHIPPED, partial, strict=False):
-            shutil.copyfile(source / name, path)
-        partial[-1].write_text(card, encoding="utf-8")
+    checkpoint = load_checkpoint(source, RunConfig)
+    checkpoint.copy(folder, _card(checkpoint.config, results, config, trial))
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from archlab.layers.pruning import parts_of
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.distillation import EmbeddingDistillation, TokenDistillation
 from archlab.train.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
-from archlab.train.folder import claim, write_text
+from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
 from archlab.train.run import (
     build_objective,
@@ -45,8 +44,6 @@ from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
 VALIDATION = Path("scores") / "torch-validation.json"
 """Where a variant keeps what its card says, item by item."""
-
-_FILES = ("config.yaml", "model.safetensors", "tokenizer.json", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -151,15 +148,12 @@ def copy_parent(parent: Parent, folder: Path) -> None:
         if load_checkpoint(folder, RunConfig).digest() != parent.digest:
             raise UserError(f"output folder {folder}: holds another run than {run}; name another with --out")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in _FILES:
-            shutil.copyfile(run / file, folder / file)
-        parent.setup.encoder.save(folder)
         said = "**Variant:**"
         card = parent.checkpoint.card()
         if said not in card:
             card = f"{card.rstrip()}\n\n{said} {DENSE}, as it was trained.\n"
-        write_text(folder / "card.md", card)
+        parent.setup.encoder.save(folder)
+        parent.checkpoint.copy(folder, card)
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> None:
