@@ -20,6 +20,7 @@ from archlab.config import CompareConfig, RunConfig, load
 from archlab.documents import table
 from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement, scores_of
+from archlab.train.card import variant_line
 from archlab.train.checkpoint import load_checkpoint
 
 _ARMS = {"token": "Token-generative vision-language model", "vljepa": "VL-JEPA"}
@@ -53,8 +54,8 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
     counts, commit = results["arms"][run.arm]["parameters"], show.commit(results["provenance"]["git"])
     parts = [
         f"# {_ARMS[run.arm]}",
-        f"Variant: trained in {optimizer.precision}, as saved. {counts['trainable']:,} trained parameters, "
-        f"{counts['total']:,} with the frozen encoder `{run.encoder.weights}`.",
+        f"{variant_line(run)} {counts['trainable']:,} trained parameters, {counts['total']:,} with the frozen encoder "
+        f"`{run.encoder.weights}`.",
         "## Recipe",
         f"The `{run.arm}` arm of `{results['command']}` (budget {results['budget']['name']}), seed {run.seed}: "
         f"{optimizer.steps} steps of {optimizer.batch_size} samples, learning rate {optimizer.learning_rate:g}, commit "

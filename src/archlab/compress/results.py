@@ -11,11 +11,12 @@ from archlab import machine
 from archlab.compare.latency import paired_ratio
 from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, load_scores
 from archlab.compress.recipe import DENSE, CompressConfig
-from archlab.compress.variants import Parent, describe
+from archlab.compress.variants import Parent
 from archlab.config import RunConfig, to_dict
 from archlab.evaluate.measure import Measurement, scores_of
 from archlab.evaluate.statistics import paired_difference
 from archlab.export.manifest import MOST_LOST
+from archlab.train.card import describe
 from archlab.train.checkpoint import load_checkpoint
 
 QUESTIONS, CIDER = "vqa/accuracy", "caption/cider_d"
@@ -92,7 +93,7 @@ def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) ->
         "variant": row.variant,
         "runtime": row.runtime,
         "method": checkpoint.config.compression.method,
-        "what": describe(checkpoint.config.compression),
+        "what": describe(checkpoint.config),
         "recipe": checkpoint.config.compression.recipe,
         "digest": checkpoint.digest(),
         "trained_seconds": metrics["seconds"] if row.variant != DENSE else None,

@@ -25,6 +25,7 @@ from archlab.evaluate.whole_split import measure_answerer
 from archlab.layers.pruning import parts_of
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.distillation import EmbeddingDistillation, TokenDistillation
+from archlab.train.card import VARIANT, variant_line
 from archlab.train.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
@@ -148,10 +149,9 @@ def copy_parent(parent: Parent, folder: Path) -> None:
         if load_checkpoint(folder, RunConfig).digest() != parent.digest:
             raise UserError(f"output folder {folder}: holds another run than {run}; name another with --out")
     else:
-        said = "**Variant:**"
         card = parent.checkpoint.card()
-        if said not in card:
-            card = f"{card.rstrip()}\n\n{said} {DENSE}, as it was trained.\n"
+        if VARIANT not in card:
+            card = f"{card.rstrip()}\n\n{variant_line(parent.config)}\n"
         parent.setup.encoder.save(folder)
         parent.checkpoint.copy(folder, card)
 
@@ -291,21 +291,6 @@ def _parent_validation(parent: Parent, runs: Path) -> Measurement:
     return Measurement.cached(runs / f"{parent.config.arm}-{DENSE}" / VALIDATION, measure)
 
 
-def describe(config: CompressionConfig) -> str:
-    """The method and what it left, in a few words."""
-    recipe = config.recipe
-    if config.method == "bfloat16":
-        return "weights in bfloat16"
-    if config.method == "magnitude":
-        return f"magnitude pruning, {recipe['sparsity']:.0%} of the linear layers' entries are zero"
-    if config.method == "structured":
-        return f"structured pruning, {config.heads} heads and {config.feed_forward} channels left in each block"
-    if config.method == "distillation":
-        trunk = recipe["trunk"]
-        return f"distilled into a trunk of {trunk['depth']} blocks, width {trunk['width']}"
-    return f"{DENSE}, as it was trained"
-
-
 def _card(
     config: RunConfig, parent: Parent, metrics: dict[str, Any], after: dict[str, float], before: dict[str, float]
 ) -> str:
@@ -313,8 +298,8 @@ def _card(
     zeros = f", {metrics['zeros']:,} of them zero" if metrics["zeros"] else ""
     parts = [
         f"# {config.arm} arm, seed {config.seed}: {config.compression.method}",
-        f"**Variant:** {describe(config.compression)}. Made by `archlab compress` of the run whose weights have the "
-        f"SHA-256\n`{parent.digest}`.",
+        f"{variant_line(config)} Made by `archlab compress` of the run whose weights have the SHA-256\n"
+        f"`{parent.digest}`.",
         f"{metrics['parameters']:,} parameters{zeros}; trained on `{config.data.source}` for {metrics['steps']} steps "
         f"after the parent, on\nfeatures of the frozen encoder `{config.encoder.weights}` "
         f"({parent.setup.encoder.digest[:12]}).",
