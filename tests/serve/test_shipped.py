@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from tests.serve.live import Live, base64_of, serving
+from tests.serve.live import Live, base64_of, png, serving
 
 from archlab.config import RunConfig, load
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
@@ -17,12 +15,6 @@ from archlab.serve.settings import WEIGHTS
 from archlab.train.card import variant_line
 
 ARMS = ["scenes-token", "scenes-vljepa"]
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
