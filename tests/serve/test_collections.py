@@ -300,6 +300,28 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tupl
         assert client.get("/v1/collections").json() == {"data": []}
 
 
+def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(
+    entries: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with serving(models=entries, backend="torch", index=str(tmp_path)) as live, live.client() as client:
+        assert "holds no index" in problem(client.get("/v1/collections"), "not-ready")["detail"]
+        assert live.service._starting is not None
+        wait_for(live.service._starting.done)
+        assert live.service._starting.exception() is None  # it was told as one line
+
+
+def test_a_damaged_collection_is_503_and_the_others_answer(entries: tuple[str, ...], place: Path) -> None:
+    with EmbeddedIndex(place) as index:
+        for name in ("damaged", "whole"):
+            index.create(name, CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
+    (place / "damaged" / "collection.json").write_text("{")
+    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+        detail = problem(client.get("/v1/collections/damaged"), "not-ready")["detail"]
+        assert "collection.json cannot be read" in detail
+        assert client.get("/v1/collections/whole").json()["points"] == 1
+
+
 def test_metrics_tell_the_size_of_every_collection(pictures: httpx.Client) -> None:
     assert 'archlab_collection_points{collection="pictures"} 4.0' in pictures.get("/metrics").text
 

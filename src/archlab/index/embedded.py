@@ -379,11 +379,11 @@ def _read_spec(place: Path) -> tuple[CollectionSpec, str]:
     try:
         raw = json.loads((place / _SPEC).read_text(encoding="utf-8"))
         shard = raw.pop("shard")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
+        return build(CollectionSpec, raw), shard
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        raise IndexUnavailable(
             f"collection {place}: {_SPEC} cannot be read ({error}); restore it, or remove the folder"
         ) from None
-    return build(CollectionSpec, raw), shard
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -120,7 +121,19 @@ class Collections:
             if self._closed:
                 raise IndexUnavailable("the service is about to end; ask another one")
             if self._index is None:
-                index = open_index(self.place)
-                self.sizes |= {name: index.open(name).count() for name in index.names()}
-                self._index = index
+                self._index = self._open()
             return self._index
+
+    def _open(self) -> VectorIndex:
+        """Open the place; that it cannot be is no fault of who asks."""
+        index = None
+        try:
+            index = open_index(self.place)
+            for name in index.names():
+                with suppress(UserError, OSError):  # a damaged one leaves the others as good as ever
+                    self.sizes[name] = index.open(name).count()
+        except UserError as error:
+            if index is not None:
+                index.close()
+            raise IndexUnavailable(str(error)) from error
+        return index
