@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
-from archlab.index.embedded import EmbeddedIndex
+from archlab.index.embedded import EmbeddedCollection, EmbeddedIndex
 from archlab.index.protocol import CollectionSpec, Points
 from archlab.serve.auth import create_key
 from archlab.train.run import Run
@@ -348,6 +350,41 @@ def test_a_collection_that_grows_gets_its_graph_while_it_is_served(
         hits = search(client, {"vector": vectors[7].tolist(), "k": 1}, "large")["hits"]
         assert [hit["id"] for hit in hits] == ["7"]
         assert client.get("/v1/collections/large").json()["points"] == 1024
+
+
+def test_what_comes_while_a_graph_is_built_gets_the_next_one(
+    entries: tuple[str, ...], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, build = threading.Event(), threading.Event(), EmbeddedCollection._build_graph
+
+    def held(self: EmbeddedCollection, shard: Path) -> None:
+        begun.set()
+        assert go_on.wait(120)
+        build(self, shard)
+
+    monkeypatch.setattr(EmbeddedCollection, "_build_graph", held)
+    monkeypatch.setitem(EmbeddedIndex.__init__.__kwdefaults__, "indexing_threshold", 10)
+    with serving(models=entries, backend="torch", index=str(place)) as other, other.client() as client:
+        client.post("/v1/collections", json={"name": "large", "width": 16})
+        vectors = np.random.default_rng(0).standard_normal((1024, 16))
+        for start in range(0, 1024, 256):
+            if start == 512:
+                assert begun.wait(120)
+            points = [{"id": str(row), "vector": vectors[row].tolist()} for row in range(start, start + 256)]
+            assert client.put("/v1/collections/large/points", json={"points": points}).status_code == 200
+        go_on.set()
+        index = other.service.collections._index
+        assert index is not None
+        wait_for(lambda: index.open("large").unoptimized() < 256)
+
+
+def test_a_collection_that_is_dropped_amid_a_search_is_404(pictures: httpx.Client, live: Live) -> None:
+    with ThreadPoolExecutor() as threads:
+        with live.busy("scenes-vljepa") as model:
+            asked = threads.submit(pictures.post, "/v1/collections/pictures/search", json={"text": "never asked before"})
+            wait_for(lambda: model.stats.queued == 1)
+            assert pictures.delete("/v1/collections/pictures").status_code == 204
+        problem(asked.result(), "not-found")
 
 
 def test_the_examples_of_the_documentation_run_in_their_order(client: httpx.Client) -> None:

@@ -36,6 +36,7 @@ from archlab.index.protocol import (
     Hit,
     IndexUnavailable,
     Points,
+    UnknownCollection,
     checked_name,
     checked_points,
     checked_query,
@@ -290,7 +291,7 @@ class EmbeddedCollection:
     def _using(self) -> Iterator[edge.EdgeShard]:
         shard = self._shard
         if shard is None:
-            raise UserError(f"collection {self.name!r}: was closed or dropped; open it again")
+            raise UnknownCollection(f"collection {self.name!r}: was closed or dropped; open it again")
         with _engine(self.name):
             yield shard
 
