@@ -6,17 +6,22 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
+from archlab.errors import UserError
 from archlab.index.embedded import EmbeddedCollection, EmbeddedIndex
+from archlab.index.filters import MOST_CONDITIONS, from_json
 from archlab.index.protocol import CollectionSpec, Points
 from archlab.serve.auth import create_key
+from archlab.serve.points import SearchRequest
 from archlab.train.run import Run
 
 COLOURS = ["red", "green", "blue", "black"]
@@ -402,3 +407,12 @@ def test_the_examples_of_the_documentation_run_in_their_order(client: httpx.Clie
         assert search(client, body)["hits"]
     for body in examples("/v1/collections/{name}/points/delete", "post"):
         assert client.post("/v1/collections/pictures/points/delete", json=body).status_code == 200
+
+
+def test_the_schema_of_a_filter_takes_as_many_conditions_as_are_read() -> None:
+    schema = SearchRequest.model_json_schema()["properties"]["where"]
+    for parts, taken in ((MOST_CONDITIONS - 1, True), (MOST_CONDITIONS, False)):
+        where = {"and": [{"field": "year", "gte": year} for year in range(parts)]}
+        assert jsonschema.Draft202012Validator(schema).is_valid(where) == taken
+        with nullcontext() if taken else pytest.raises(UserError, match=f"more than {MOST_CONDITIONS} conditions"):
+            from_json(where)

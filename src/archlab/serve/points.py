@@ -44,7 +44,7 @@ def _filter(levels: int) -> dict[str, Any]:
         _condition(field=_FIELD, exists={"type": "boolean"}),
     ]
     if levels:
-        parts = {"type": "array", "items": _filter(levels - 1), "minItems": 1, "maxItems": 16}
+        parts = {"type": "array", "items": _filter(levels - 1), "minItems": 1, "maxItems": MOST_CONDITIONS - 1}
         kinds += [_condition(**{name: parts}) for name in ("and", "or")]
         kinds.append(_condition(**{"not": _filter(levels - 1)}))
     return {"oneOf": kinds}
