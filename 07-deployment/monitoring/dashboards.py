@@ -494,9 +494,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
     check = parser.parse_args().check
     late = {
-        path: text
-        for path, text in written().items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
+        path: text for path, text in written().items() if not path.exists() or path.read_text(encoding="utf-8") != text
     }
     for path, text in late.items():
         if check:

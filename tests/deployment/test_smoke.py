@@ -1,4 +1,4 @@
-"""Promises of the smoke test where something does not work; where all is well it is asked in `serve/test_scraped.py`."""
+"""Promises of the smoke test where something does not work; `serve/test_scraped.py` asks it where all is well."""
 
 from __future__ import annotations
 

@@ -307,9 +307,7 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tupl
         assert client.get("/v1/collections").json() == {"data": []}
 
 
-def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(
-    entries: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(entries: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with serving(models=entries, backend="torch", index=str(tmp_path)) as live, live.client() as client:
         assert "holds no index" in problem(client.get("/v1/collections"), "not-ready")["detail"]
@@ -386,7 +384,9 @@ def test_what_comes_while_a_graph_is_built_gets_the_next_one(
 def test_a_collection_that_is_dropped_amid_a_search_is_404(pictures: httpx.Client, live: Live) -> None:
     with ThreadPoolExecutor() as threads:
         with live.busy("scenes-vljepa") as model:
-            asked = threads.submit(pictures.post, "/v1/collections/pictures/search", json={"text": "never asked before"})
+            asked = threads.submit(
+                pictures.post, "/v1/collections/pictures/search", json={"text": "never asked before"}
+            )
             wait_for(lambda: model.stats.queued == 1)
             assert pictures.delete("/v1/collections/pictures").status_code == 204
         problem(asked.result(), "not-found")

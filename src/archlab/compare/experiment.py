@@ -75,7 +75,7 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
     budget = apply_budget(config.budget, config.run, sizes, shapes)
     sweep = sweep_learning_rates(config, budget, setup, out)
-    plans = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
+    plans: dict[str, RunConfig] = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
     differs = {seed: check_plans(plans, budget, setup, seed) for seed in config.seeds}[config.seeds[0]]
 
     jobs = {arm: [_job(plans[arm], seed, arm, out) for seed in config.seeds] for arm in ARMS}

@@ -92,9 +92,9 @@ class Call(Generic[Parsed]):
     @contextmanager
     def using(self, operation: Operation, *, arm: str | None = None) -> Iterator[Model]:
         """The model that the body names, or the default one; see `Service.using`."""
-        with self.service.using(getattr(self.body, "model", None), operation, arm=arm) as model:
-            with self.noted(model, operation):
-                yield model
+        named = getattr(self.body, "model", None)
+        with self.service.using(named, operation, arm=arm) as model, self.noted(model, operation):
+            yield model
 
     @contextmanager
     def noted(self, model: Model, operation: Operation) -> Iterator[None]:

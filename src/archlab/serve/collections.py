@@ -94,7 +94,7 @@ class Collections:
             self._observe(time.perf_counter() - started)
 
     def optimize(self, name: str) -> None:
-        """Begin to make a collection fast to search, or do so again after the present time; searches and changes go on."""
+        """Begin to make a collection fast to search, or again where that is being done; searches and changes go on."""
         self._changed.add(name)
         running = self._optimizing.get(name)
         if running is None or running.done():

@@ -122,7 +122,7 @@ def make_plan(config: CompareConfig, hardware: Hardware) -> Plan:
     sizes = Sizes(encoder.width, _vocabulary(run), 1)
     shape = BatchShape(run.optimizer.batch_size, encoder.tokens, run.tokenizer.max_query, run.tokenizer.max_target)
     budget = apply_budget(config.budget, run, sizes, [shape] * run.optimizer.steps)
-    arms = {arm: footprint(getattr(budget, arm), sizes, shape, hardware.gpus) for arm in ARMS}
+    arms: dict[str, Footprint] = {arm: footprint(getattr(budget, arm), sizes, shape, hardware.gpus) for arm in ARMS}
     return Plan(config, budget, encoder, shape, arms, hardware)
 
 
