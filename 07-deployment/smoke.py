@@ -12,8 +12,9 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -30,15 +31,19 @@ def red_square(side: int = 64) -> bytes:
 
 
 def ask(url: str, body: Any = None, key: str = "") -> tuple[int, Any]:
-    """Status and JSON of an answer; 0 and the reason where there is none."""
+    """Status and JSON of an answer; 0 and the reason where there is none. A refusal may be a text, as of a proxy."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body).encode()
     try:
         with urlopen(Request(url, data, headers), timeout=60) as answer:
             return answer.status, json.load(answer)
     except HTTPError as error:
-        return error.code, json.load(error)
-    except (URLError, OSError, ValueError) as error:
+        told = error.read().decode(errors="replace")
+        try:
+            return error.code, json.loads(told)
+        except ValueError:
+            return error.code, told
+    except (HTTPException, OSError, ValueError) as error:  # URLError is an OSError
         return 0, str(error)
 
 

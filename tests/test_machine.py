@@ -75,3 +75,11 @@ def test_the_limit_of_a_container_counts_and_no_limit_does_not(tmp_path: Path, m
     for text, limit in {"max\n": whole, "67108864\n": 2**26, f"{2**63}\n": whole}.items():
         file.write_text(text)
         assert machine.memory_limit() == limit
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7)])
+def test_serving_leaves_one_core_to_the_requests_where_there_are_two(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    assert machine.computing_threads() == threads

@@ -38,6 +38,7 @@ FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 RATE = "[$__rate_interval]"  # Grafana's: at least four scrapes
 GREEN, YELLOW, RED = "green", "yellow", "red"
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 CHOSEN = 'job="$job",instance=~"$instance"'
 
 
@@ -77,6 +78,11 @@ def rate(metric: str, by: str, where: str = "") -> dict[str, str]:
     return {f"sum by ({by}) (rate({metric}{{@{where}}}{RATE}))": f"{{{{{by}}}}}"}
 
 
+def burn(objective: str, window: str) -> str:
+    """How fast an error budget burned within a window."""
+    return f'archlab:slo_burn:rate{window}{{job="$job",slo="{objective}"}}'
+
+
 V1 = ',route=~"/v1/.+"'
 BURN = {GREEN: None, YELLOW: 1.0, RED: 6.0}
 
@@ -95,7 +101,7 @@ SERVICE = {
             title="Availability budget burns",
             text="Over the last hour; at 1 the error budget lasts exactly its 30 days, at 14.4 somebody is woken.",
             unit="suffix: ×",
-            queries={'archlab:slo_burn:rate1h{job="$job",slo="availability"}': "burn rate"},
+            queries={burn("availability", "1h"): "burn rate"},
             kind="number",
             width=4,
             steps=BURN,
@@ -104,7 +110,7 @@ SERVICE = {
             title="Latency budget burns",
             text="The same for answers that take longer than a second.",
             unit="suffix: ×",
-            queries={'archlab:slo_burn:rate1h{job="$job",slo="latency"}': "burn rate"},
+            queries={burn("latency", "1h"): "burn rate"},
             kind="number",
             width=4,
             steps=BURN,
@@ -196,20 +202,14 @@ SERVICE = {
             title="Availability: how fast the budget burns",
             text="Alerts need a long and a short window above the same bound: 14.4 and 6 wake, 3 and 1 make a ticket.",
             unit="suffix: ×",
-            queries={
-                f'archlab:slo_burn:rate{window}{{job="$job",slo="availability"}}': window
-                for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-            },
+            queries={burn("availability", window): window for window in WINDOWS},
             width=12,
         ),
         Panel(
             title="Latency: how fast the budget burns",
             text="The same for answers that take longer than a second.",
             unit="suffix: ×",
-            queries={
-                f'archlab:slo_burn:rate{window}{{job="$job",slo="latency"}}': window
-                for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-            },
+            queries={burn("latency", window): window for window in WINDOWS},
             width=12,
         ),
     ],
@@ -493,8 +493,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
     check = parser.parse_args().check
-    old = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in written()}
-    late = {path: text for path, text in written().items() if old[path] != text}
+    late = {
+        path: text for path, text in written().items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     for path, text in late.items():
         if check:
             print(f"{path}: is out of date; run this again without --check")

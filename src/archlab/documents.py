@@ -1,16 +1,22 @@
-"""Markdown documents with generated blocks: what stands between two markers is written by a command, never by hand."""
+"""Tables in Markdown and in the terminal, and documents with blocks that a command writes between two markers."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from rich import box, markup
+from rich.console import Console
+from rich.table import Table
 
 from archlab.errors import UserError
 from archlab.train.folder import write_text
 
 StrPath = str | os.PathLike[str]
+Tables = Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]]
+"""Title -> header and rows, as plain text."""
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -81,6 +87,30 @@ def block_command(
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def tables_markdown(tables: Tables) -> list[str]:
+    """The paragraphs of all tables, each beneath its title as a heading."""
+    return [
+        part
+        for title, (header, rows) in tables.items()
+        for part in (
+            f"## {escape(title)}",
+            table([escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows]),
+        )
+    ]
+
+
+def print_tables(tables: Tables, lines: Sequence[str]) -> None:
+    """Show the tables in the terminal, and lines beneath them."""
+    console = Console()
+    for title, (header, rows) in tables.items():
+        shown = Table(*map(markup.escape, header), title=markup.escape(title), box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            shown.add_row(*map(markup.escape, row))
+        console.print(shown)
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 def escape(text: object) -> str:

@@ -125,6 +125,11 @@ def usable_cores() -> int:
     return psutil.cpu_count() or 1
 
 
+def computing_threads() -> int:
+    """Threads that a model computes with while it serves: the last core is left to what answers the requests."""
+    return max(1, usable_cores() - 1)
+
+
 def memory_limit() -> int:
     """Bytes of memory that this process may take: the machine's, or less where a container limits it (cgroups 2, 1)."""
     limits = [psutil.virtual_memory().total]

@@ -29,6 +29,12 @@ def test_alertmanager_takes_its_configuration() -> None:
     assert "SUCCESS" in checked(tool("amtool"), "check-config", "alertmanager.yml")
 
 
+def test_an_instance_that_is_gone_silences_no_other_one_and_nothing_that_is_told_of_all() -> None:
+    rules = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())["inhibit_rules"]
+    (equal,) = (rule["equal"] for rule in rules if "ArchlabDown" in str(rule["source_matchers"]))
+    assert "instance" in equal
+
+
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
 def test_alerts_fire_where_they_should_and_nowhere_else(file: Any) -> None:
     assert "SUCCESS" in checked(tool("promtool"), "test", "rules", str(file))

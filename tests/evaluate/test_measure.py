@@ -23,6 +23,7 @@ from archlab.evaluate.measure import (
     measure_likelihood_retrieval,
     measure_retrieval,
     measure_vqa,
+    scores_of,
     unit_of,
 )
 from archlab.evaluate.retrieval import LinearMap
@@ -458,6 +459,21 @@ def test_every_metric_has_its_unit(collator: Collator, items: Items) -> None:
     assert unit_of("retrieval_pmi/image_to_text_r1") == "recall"
 
 
+def test_a_score_is_the_mean_over_seeds_and_items_with_the_chance_and_the_unit_of_its_metric(
+    collator: Collator, items: Items
+) -> None:
+    right, wrong = (measured(Oracle(collator, kind), collator, items) for kind in ("right", "wrong"))
+    one, two = scores_of([right], 100), scores_of([right, wrong], 100)
+    assert one.keys() == two.keys() == right.values.keys()
+    for metric, found in two.items():
+        assert one[metric]["value"] == pytest.approx(right.means()[metric])
+        assert found["value"] == pytest.approx((right.means()[metric] + wrong.means()[metric]) / 2)
+        assert (one[metric]["seeds"], found["seeds"]) == (1, 2)
+        assert found["n"] == len(right.values[metric])
+        assert found["unit"] == unit_of(metric)
+        assert found.get("chance") == right.chance.get(metric)
+
+
 def test_no_questions_give_no_metric(collator: Collator) -> None:
     result = Measurement()
     measure_vqa(result, Oracle(collator), collator, np.zeros(0, np.int64))
@@ -479,3 +495,15 @@ def test_a_saved_measurement_is_the_same(collator: Collator, items: Items, tmp_p
         assert loaded.values[name].dtype == np.float64
     assert loaded.means() == result.means()
     assert [file.name for file in path.parent.iterdir()] == ["test.json"]
+
+
+def test_what_was_measured_is_not_measured_again(collator: Collator, items: Items, tmp_path: Path) -> None:
+    path, calls = tmp_path / "new" / "test.json", []
+
+    def measure() -> Measurement:
+        calls.append(None)
+        return measured(Oracle(collator), collator, items)
+
+    first, second = (Measurement.cached(path, measure) for _ in range(2))
+    assert len(calls) == 1
+    assert first.means() == second.means() == measure().means()

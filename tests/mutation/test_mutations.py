@@ -704,7 +704,7 @@ METRICS = [
     ),
     Fault(
         "a comparison measures the test split anew",
-        "compare/trial.py",
+        "evaluate/measure.py",
         "if not path.exists():",
         "if True:",
         "compare/test_trial.py::test_what_was_measured_is_read_and_not_measured_again",

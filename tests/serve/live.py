@@ -112,15 +112,20 @@ def picture(colour: str = "red", size: tuple[int, int] = (20, 16), kind: str = "
     return file.getvalue()
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """Pixels (H, W, 3) as an encoded image."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
 def noise(side: int = 64) -> bytes:
     """An image that compresses badly."""
-    file = BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    return png(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 def problem(response: httpx.Response, slug: str) -> dict[str, Any]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
-from archlab.index.embedded import EmbeddedIndex
+from archlab.errors import UserError
+from archlab.index.embedded import EmbeddedCollection, EmbeddedIndex
+from archlab.index.filters import MOST_CONDITIONS, from_json
 from archlab.index.protocol import CollectionSpec, Points
 from archlab.serve.auth import create_key
+from archlab.serve.points import SearchRequest
 from archlab.train.run import Run
 
 COLOURS = ["red", "green", "blue", "black"]
@@ -300,6 +307,26 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tupl
         assert client.get("/v1/collections").json() == {"data": []}
 
 
+def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(entries: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with serving(models=entries, backend="torch", index=str(tmp_path)) as live, live.client() as client:
+        assert "holds no index" in problem(client.get("/v1/collections"), "not-ready")["detail"]
+        assert live.service._starting is not None
+        wait_for(live.service._starting.done)
+        assert live.service._starting.exception() is None  # it was told as one line
+
+
+def test_a_damaged_collection_is_503_and_the_others_answer(entries: tuple[str, ...], place: Path) -> None:
+    with EmbeddedIndex(place) as index:
+        for name in ("damaged", "whole"):
+            index.create(name, CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
+    (place / "damaged" / "collection.json").write_text("{")
+    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+        detail = problem(client.get("/v1/collections/damaged"), "not-ready")["detail"]
+        assert "collection.json cannot be read" in detail
+        assert client.get("/v1/collections/whole").json()["points"] == 1
+
+
 def test_metrics_tell_the_size_of_every_collection(pictures: httpx.Client) -> None:
     assert 'archlab_collection_points{collection="pictures"} 4.0' in pictures.get("/metrics").text
 
@@ -328,6 +355,43 @@ def test_a_collection_that_grows_gets_its_graph_while_it_is_served(
         assert client.get("/v1/collections/large").json()["points"] == 1024
 
 
+def test_what_comes_while_a_graph_is_built_gets_the_next_one(
+    entries: tuple[str, ...], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, build = threading.Event(), threading.Event(), EmbeddedCollection._build_graph
+
+    def held(self: EmbeddedCollection, shard: Path) -> None:
+        begun.set()
+        assert go_on.wait(120)
+        build(self, shard)
+
+    monkeypatch.setattr(EmbeddedCollection, "_build_graph", held)
+    monkeypatch.setitem(EmbeddedIndex.__init__.__kwdefaults__, "indexing_threshold", 10)
+    with serving(models=entries, backend="torch", index=str(place)) as other, other.client() as client:
+        client.post("/v1/collections", json={"name": "large", "width": 16})
+        vectors = np.random.default_rng(0).standard_normal((1024, 16))
+        for start in range(0, 1024, 256):
+            if start == 512:
+                assert begun.wait(120)
+            points = [{"id": str(row), "vector": vectors[row].tolist()} for row in range(start, start + 256)]
+            assert client.put("/v1/collections/large/points", json={"points": points}).status_code == 200
+        go_on.set()
+        index = other.service.collections._index
+        assert index is not None
+        wait_for(lambda: index.open("large").unoptimized() < 256)
+
+
+def test_a_collection_that_is_dropped_amid_a_search_is_404(pictures: httpx.Client, live: Live) -> None:
+    with ThreadPoolExecutor() as threads:
+        with live.busy("scenes-vljepa") as model:
+            asked = threads.submit(
+                pictures.post, "/v1/collections/pictures/search", json={"text": "never asked before"}
+            )
+            wait_for(lambda: model.stats.queued == 1)
+            assert pictures.delete("/v1/collections/pictures").status_code == 204
+        problem(asked.result(), "not-found")
+
+
 def test_the_examples_of_the_documentation_run_in_their_order(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
 
@@ -343,3 +407,12 @@ def test_the_examples_of_the_documentation_run_in_their_order(client: httpx.Clie
         assert search(client, body)["hits"]
     for body in examples("/v1/collections/{name}/points/delete", "post"):
         assert client.post("/v1/collections/pictures/points/delete", json=body).status_code == 200
+
+
+def test_the_schema_of_a_filter_takes_as_many_conditions_as_are_read() -> None:
+    schema = SearchRequest.model_json_schema()["properties"]["where"]
+    for parts, taken in ((MOST_CONDITIONS - 1, True), (MOST_CONDITIONS, False)):
+        where = {"and": [{"field": "year", "gte": year} for year in range(parts)]}
+        assert jsonschema.Draft202012Validator(schema).is_valid(where) == taken
+        with nullcontext() if taken else pytest.raises(UserError, match=f"more than {MOST_CONDITIONS} conditions"):
+            from_json(where)

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +21,7 @@ import yaml
 from tests.deployment.queries import ALERTS, DASHBOARDS, MONITORING, RECORDS, expressions, filled_in, measured, metrics
 from tests.deployment.tools import tool
 from tests.serve.live import Live, base64_of, picture, serving, wait_for
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from tests.serve.watching import watching
 
 _PATIENCE = 45  # seconds until what has no data counts as empty; all of it is there after about ten
 
@@ -102,14 +101,11 @@ def prometheus(service: Live, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def watch(live: Live) -> None:
     """Two frames as a stream, to its end."""
-    with connect(live.url.replace("http", "ws") + "/v1/stream", compression=None) as connection:
-        connection.send(json.dumps({"interval": 2}))
+    with watching(live, interval=2) as client:
         for colour in ("red", "blue"):
-            connection.send(picture(colour))
-        connection.send(json.dumps({"type": "finish"}))
-        with suppress(ConnectionClosed):
-            while True:
-                connection.recv(timeout=60)
+            client.connection.send(picture(colour))
+        client.say(type="finish")
+        client.closed()
 
 
 @contextmanager

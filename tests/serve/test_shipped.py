@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from tests.serve.live import Live, base64_of, serving
+from tests.serve.live import Live, base64_of, png, serving
 
+from archlab.config import RunConfig, load
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
 from archlab.serve.settings import WEIGHTS
+from archlab.train.card import variant_line
 
 ARMS = ["scenes-token", "scenes-vljepa"]
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +28,7 @@ def test_both_arms_are_served_each_with_its_card(shipped: Live) -> None:
         for name in ARMS:
             card = client.get(f"/v1/models/{name}/card").text
             assert card == (WEIGHTS / name / "card.md").read_text(encoding="utf-8")
-            assert "Variant: trained in float32" in card
+            assert variant_line(load(WEIGHTS / name / "config.yaml", RunConfig)) in card
 
 
 @pytest.mark.parametrize("model", ARMS)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
-from tests.serve.live import Live, base64_of, picture, serving, wait_for
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from tests.serve.live import Live, base64_of, picture, png, serving, wait_for
+from tests.serve.watching import Watching, watching
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from archlab.serve.auth import create_key, revoke_key
 from archlab.serve.schemas import DESCRIBE
@@ -27,68 +27,6 @@ from archlab.serve.schemas import DESCRIBE
 MODEL = "scenes-vljepa"
 EXAMPLE = Path(__file__).resolve().parents[2] / "06-production" / "watch.py"
 SENSITIVE = {"threshold": 0.001}
-
-
-class Watching:
-    """A client of one stream."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-        self.heard: list[dict[str, Any]] = []
-
-    def say(self, **message: Any) -> None:
-        self.connection.send(json.dumps(message))
-
-    def hear(self) -> dict[str, Any]:
-        self.heard.append(json.loads(self.connection.recv(timeout=60)))
-        return self.heard[-1]
-
-    def hear_until(self, kind: str) -> dict[str, Any]:
-        while self.hear()["type"] != kind:
-            pass
-        return self.heard[-1]
-
-    def send(self, *frames: bytes) -> None:
-        """Frames within the credit."""
-        for frame in frames:
-            self.connection.send(frame)
-            self.hear_until("ack")
-
-    def all_of(self, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.heard if message["type"] == kind]
-
-    def closed(self) -> int:
-        """Hear the rest; the code of the close."""
-        with suppress(ConnectionClosed):
-            while True:
-                self.hear()
-        assert self.connection.close_code is not None
-        return self.connection.close_code
-
-    def problem(self, slug: str) -> dict[str, Any]:
-        """The problem that ended the stream."""
-        (found,) = (one["problem"] for one in self.all_of("problem") if one["frame"] is None)
-        assert found["type"] == f"urn:archlab:problem:{slug}", found
-        return dict(found)
-
-
-@contextmanager
-def watching(
-    live: Live, *, ready: bool = True, options: dict[str, Any] | None = None, **asked: Any
-) -> Iterator[Watching]:
-    url = live.url.replace("http", "ws") + "/v1/stream"
-    with connect(url, compression=None, **(options or {})) as connection:
-        client = Watching(connection)
-        client.say(**asked)
-        if ready:
-            assert client.hear()["type"] == "ready", client.heard
-        yield client
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

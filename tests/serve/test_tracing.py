@@ -49,6 +49,21 @@ def test_a_request_is_a_span_with_its_steps_inside(spans: InMemorySpanExporter, 
     assert "private" not in "".join(span.to_json() for span in found.values())
 
 
+def test_what_is_embedded_for_a_collection_is_a_step_too(spans: InMemorySpanExporter, entries: tuple[str, ...]) -> None:
+    with serving(models=entries, backend="torch", tracing=True) as live, live.client() as client:
+        assert client.post("/v1/collections", json={"name": "pictures"}).status_code == 201
+        spans.clear()
+        image = {"id": "a", "image": base64_of(picture())}
+        assert client.put("/v1/collections/pictures/points", json={"points": [image]}).status_code == 200
+        assert client.post("/v1/collections/pictures/search", json={"text": "a red circle"}).status_code == 200
+    found = {span.name: span for span in spans.get_finished_spans()}
+    for request, step in (("PUT", "embed_images"), ("POST", "embed_texts")):
+        model = found[f"model {step}"]
+        assert model.attributes == {"model": "scenes-vljepa"}
+        (around,) = (span for name, span in found.items() if name.startswith(f"{request} /v1/collections"))
+        assert model.context.trace_id == around.context.trace_id
+
+
 @pytest.fixture
 def backend() -> Iterator[Any]:
     """A backend that takes OTLP over HTTP; `received` holds path, headers and body of what came."""

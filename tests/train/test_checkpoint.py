@@ -113,6 +113,16 @@ def test_weights_that_do_not_fit_are_named(saved: tuple[Path, Tied], model: nn.M
     assert "\n" not in str(caught.value)
 
 
+def test_a_copy_is_the_same_checkpoint_with_another_card(saved: tuple[Path, Tied], tmp_path: Path) -> None:
+    folder, _ = saved
+    load_checkpoint(folder, RunConfig).copy(tmp_path / "below" / "copy", "# Copied\n")
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "below" / "copy").iterdir()}
+    assert copied.pop("card.md") == b"# Copied\n"
+    own = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert copied == {name: content for name, content in own.items() if name != "card.md"}
+    assert load_checkpoint(tmp_path / "below" / "copy", RunConfig).card() == "# Copied\n"
+
+
 def test_a_failed_save_leaves_the_older_checkpoint_whole(saved: tuple[Path, Tied], tokenizer: TextTokenizer) -> None:
     folder, model = saved
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

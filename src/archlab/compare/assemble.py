@@ -24,12 +24,13 @@ from archlab.compare.cost import cost_per_1000_requests, parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
+from archlab.compare.scores import ARMS
 from archlab.compare.trial import Trial
 from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
-from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, measure_right, unit_of
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, measure_right, scores_of
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion, majority_answers
@@ -116,7 +117,10 @@ def assemble(
                 "training": _training(finished[arm], sizes, shapes) | memory[arm],
                 "sweep": sweep[arm],
                 "curves": curves[arm],
-                "test": {split: _scores([trial[split] for trial in trials[arm]], config) for split in splits},
+                "test": {
+                    split: scores_of([trial[split] for trial in trials[arm]], config.bootstrap_samples)
+                    for split in splits
+                },
                 "inference": _summary(inference["inference"][arm]),
                 "tokens_per_second": inference["tokens_per_second"].get(arm),
                 "embeddings_per_second": inference["embeddings_per_second"].get(arm),
@@ -149,24 +153,8 @@ def assemble(
     }
 
 
-def _scores(measurements: Sequence[Measurement], config: CompareConfig) -> dict[str, Any]:
-    """Every metric over seeds and items, with its interval."""
-    first = measurements[0]
-    return {
-        metric: score(
-            np.stack([one.values[metric] for one in measurements]),
-            clusters,
-            samples=config.bootstrap_samples,
-            seed=_BOOTSTRAP_SEED,
-            unit=unit_of(metric),
-            chance=first.chance.get(metric),
-        ).to_dict()
-        for metric, clusters in first.clusters.items()
-    }
-
-
 def _paired(trials: Mapping[str, Sequence[Trial]], split: str, config: CompareConfig) -> dict[str, Any]:
-    token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ("token", "vljepa"))
+    token, vljepa = ([trial[split] for trial in trials[arm]] for arm in ARMS)
     return {
         metric: _difference(
             [one.values[metric] for one in token], [one.values[metric] for one in vljepa], clusters, config
@@ -245,7 +233,7 @@ def _curves(
     for number, point in enumerate(runs[0].metrics["curve"]):
         step = point["step"]
         measured = [Measurement.load(validation_file(run.folder, step)) for run in runs]
-        for metric, scored in _scores(measured, config).items():
+        for metric, scored in scores_of(measured, config.bootstrap_samples).items():
             if not metric.startswith(_CURVES):
                 continue
             curves.setdefault(metric, []).append(
@@ -288,20 +276,21 @@ def _training(runs: Sequence[Run], sizes: Sizes, shapes: Sequence[BatchShape]) -
 
 def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, config: CompareConfig) -> dict[str, Any]:
     controls: dict[str, Any] = {}
+    samples = config.bootstrap_samples
     for name in _CONTROLS:
         for arm, done in trials.items():
             if name in done[0] and done[0][name].values:
-                controls.setdefault(name, {})[arm] = _scores([trial[name] for trial in done], config)
+                controls.setdefault(name, {})[arm] = scores_of([trial[name] for trial in done], samples)
     if setup.answers:
-        controls["majority"] = {"both": _scores([_majority(setup, config)], config)}
+        controls["majority"] = {"both": scores_of([_majority(setup, config)], samples)}
     if runs.blind:
         controls["trained_blind"] = {
-            arm: _scores([trial["test"] for _, trial in done], config) for arm, done in runs.blind.items()
+            arm: scores_of([trial["test"] for _, trial in done], samples) for arm, done in runs.blind.items()
         }
     if runs.supervised:
-        controls["supervised_head"] = {"both": _scores([trial["test"] for _, trial in runs.supervised], config)}
+        controls["supervised_head"] = {"both": scores_of([trial["test"] for _, trial in runs.supervised], samples)}
     if runs.end_to_end:
-        controls["end_to_end"] = {"both": _scores([runs.end_to_end], config)}
+        controls["end_to_end"] = {"both": scores_of([runs.end_to_end], samples)}
     return controls
 
 
@@ -396,7 +385,7 @@ def _confusion(trials: Mapping[str, Sequence[Trial]], setup: Setup, config: Comp
 def _examples(trials: Mapping[str, Sequence[Trial]], setup: Setup) -> list[dict[str, Any]]:
     """The first test images with a question and a caption each, as both arms of the first seed answered them."""
     test = setup.dataset["test"]
-    token, vljepa = (trials[arm][0]["test"].answers for arm in ("token", "vljepa"))
+    token, vljepa = (trials[arm][0]["test"].answers for arm in ARMS)
     shown: list[dict[str, Any]] = []
     tasks: Counter[str] = Counter()
     seen: set[tuple[str, int]] = set()

@@ -22,7 +22,7 @@ from archlab.compare.end_to_end import check_one_question, train_end_to_end
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
-from archlab.compare.scores import load_results
+from archlab.compare.scores import ARMS, load_results
 from archlab.compare.trial import Trial, try_run
 from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
@@ -31,8 +31,6 @@ from archlab.evaluate.measure import Items, Measurement
 from archlab.train.folder import claim, write_text
 from archlab.train.run import Run, run_order, train_run
 from archlab.train.setup import Setup
-
-ARMS = ("token", "vljepa")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     sizes = Sizes(setup.encoder.width, setup.tokenizer.vocab_size, len(setup.answers))
     budget = apply_budget(config.budget, config.run, sizes, shapes)
     sweep = sweep_learning_rates(config, budget, setup, out)
-    plans = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
+    plans: dict[str, RunConfig] = {arm: tuned(getattr(budget, arm), sweep[arm]) for arm in ARMS}
     differs = {seed: check_plans(plans, budget, setup, seed) for seed in config.seeds}[config.seeds[0]]
 
     jobs = {arm: [_job(plans[arm], seed, arm, out) for seed in config.seeds] for arm in ARMS}
@@ -102,10 +100,8 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
         supervised=[finished(job) for job in ceiling],
     )
     if config.end_to_end_epochs:
-        path = out / "end_to_end.json"
-        if not path.exists():
-            train_end_to_end(setup, config).save(path)
-        runs = replace(runs, end_to_end=Measurement.load(path))
+        answers = Measurement.cached(out / "end_to_end.json", lambda: train_end_to_end(setup, config))
+        runs = replace(runs, end_to_end=answers)
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
     )

@@ -9,25 +9,20 @@ test images. Beside each stand its blind controls: a score that is no higher sho
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from archlab.compare import formatting as show
 from archlab.compare.scores import HEADLINE, control_label, load_results, metric_label
 from archlab.config import CompareConfig, RunConfig, load
 from archlab.documents import table
 from archlab.errors import UserError
-from archlab.evaluate.measure import Measurement, unit_of
-from archlab.evaluate.statistics import score
+from archlab.evaluate.measure import Measurement, scores_of
+from archlab.train.card import variant_line
 from archlab.train.checkpoint import load_checkpoint
-from archlab.train.folder import atomic_write
 
-_SHIPPED = ("config.yaml", "model.safetensors", "tokenizer.json", "metrics.json")
 _ARMS = {"token": "Token-generative vision-language model", "vljepa": "VL-JEPA"}
 _BLIND = ("shuffled_image", "no_query")
 
@@ -49,11 +44,8 @@ def publish(comparison: Path, run: str, folder: Path) -> Path:
     results = load_results(comparison / "results.json")
     config = load(comparison / "config.yaml", CompareConfig)
     trial = {name: Measurement.load(source / "test" / f"{name}.json") for name in ("test", *_BLIND)}
-    card = _card(load_checkpoint(source, RunConfig).config, results, config, trial)
-    with atomic_write(*(folder / name for name in (*_SHIPPED, "card.md"))) as partial:
-        for name, path in zip(_SHIPPED, partial, strict=False):
-            shutil.copyfile(source / name, path)
-        partial[-1].write_text(card, encoding="utf-8")
+    checkpoint = load_checkpoint(source, RunConfig)
+    checkpoint.copy(folder, _card(checkpoint.config, results, config, trial))
     return folder
 
 
@@ -62,8 +54,8 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
     counts, commit = results["arms"][run.arm]["parameters"], show.commit(results["provenance"]["git"])
     parts = [
         f"# {_ARMS[run.arm]}",
-        f"Variant: trained in {optimizer.precision}, as saved. {counts['trainable']:,} trained parameters, "
-        f"{counts['total']:,} with the frozen encoder `{run.encoder.weights}`.",
+        f"{variant_line(run)} {counts['trainable']:,} trained parameters, {counts['total']:,} with the frozen encoder "
+        f"`{run.encoder.weights}`.",
         "## Recipe",
         f"The `{run.arm}` arm of `{results['command']}` (budget {results['budget']['name']}), seed {run.seed}: "
         f"{optimizer.steps} steps of {optimizer.batch_size} samples, learning rate {optimizer.learning_rate:g}, commit "
@@ -77,26 +69,11 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
 
 
 def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[list[str]]:
-    test = trial["test"]
-    kinds = sorted(metric for metric in test.values if metric.startswith("vqa/"))
-    rows = []
-    for metric in dict.fromkeys([*kinds, *HEADLINE]):
-        if metric not in test.values:
-            continue
-        scores = [_score(trial[name], metric, config) for name in ("test", *_BLIND)]
-        rows.append([metric_label(metric), *map(show.score, scores)])
-    return rows
-
-
-def _score(measured: Measurement, metric: str, config: CompareConfig) -> dict[str, Any]:
-    return score(
-        np.stack([measured.values[metric]]),
-        measured.clusters[metric],
-        samples=config.bootstrap_samples,
-        seed=0,
-        unit=unit_of(metric),
-        chance=measured.chance.get(metric),
-    ).to_dict()
+    scores = [scores_of([trial[name]], config.bootstrap_samples) for name in ("test", *_BLIND)]
+    test = scores[0]
+    kinds = sorted(metric for metric in test if metric.startswith("vqa/"))
+    shown = [metric for metric in dict.fromkeys([*kinds, *HEADLINE]) if metric in test]
+    return [[metric_label(metric), *(show.score(one[metric]) for one in scores)] for metric in shown]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,13 +47,7 @@ def try_run(run: Run, setup: Setup, config: CompareConfig) -> Trial:
         if isinstance(readout, EmbeddingReadout):
             tasks["decoder_ceiling"] = lambda: _decoder_ceiling(readout, setup.collator("test"), config)
             tasks["nearest_caption"] = lambda: _nearest_caption(readout, setup, config)
-    trial = {}
-    for name, measure in tasks.items():
-        path = run.folder / "test" / f"{name}.json"
-        if not path.exists():
-            measure().save(path)
-        trial[name] = Measurement.load(path)
-    return trial
+    return {name: Measurement.cached(run.folder / "test" / f"{name}.json", measure) for name, measure in tasks.items()}
 
 
 def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measurement:

@@ -23,7 +23,7 @@ from archlab.compress.document import FIGURE
 from archlab.compress.measure import Row, measure_rows, measure_times, record_int8, rows_of
 from archlab.compress.plot import plot_compression
 from archlab.compress.recipe import DENSE, CompressConfig
-from archlab.compress.results import QUESTIONS, assemble_results, results_path
+from archlab.compress.results import QUESTIONS, assemble_results, at_smallest, results_path
 from archlab.compress.variants import Parent, copy_parent, make_variant, open_parent, variant_config
 from archlab.errors import UserError
 from archlab.train.folder import check_folder, claim, write_text
@@ -112,11 +112,10 @@ def _print(results: dict[str, Any]) -> None:
         "variant", "validation, questions", "test, questions", "choose", "size", "compressed", title="variants"
     )
     for row in results["rows"]:
-        times = row["latency"].get("choose") or {}
         shown.add_row(
             row["name"],
             *(show.score(row["scores"][split].get(QUESTIONS)) for split in ("validation", "test")),
-            show.milliseconds(times[min(times, key=int)]["p50_ms"] if times else None),
+            show.milliseconds(at_smallest(row["latency"].get("choose", {})).get("p50_ms")),
             *(f"{row['footprint'][key] / 1e6:.2f} MB" for key in ("bytes", "compressed_bytes")),
         )
     Console().print(shown)

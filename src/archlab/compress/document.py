@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from archlab.compare import formatting as show
-from archlab.compress.results import BASES, CIDER, QUESTIONS
+from archlab.compare.scores import NAMES
+from archlab.compress.results import BASES, CIDER, QUESTIONS, at_smallest
 from archlab.documents import StrPath, block_command, code, escape, table, write_block
 from archlab.errors import UserError
 from archlab.export.manifest import MOST_LOST, POINT
@@ -20,7 +21,6 @@ from archlab.export.manifest import MOST_LOST, POINT
 BLOCK = "compression"
 FIGURE = "accuracy-latency.png"
 
-_ARMS = {"token": "token", "vljepa": "VL-JEPA"}
 _MEGABYTE = 1e6
 
 
@@ -46,7 +46,7 @@ def compression_markdown(results: Mapping[str, Any], figure: str) -> str:
         figure: where it lies, seen from the document.
     """
     parts = [f"![Questions answered over latency; a marker's area is the arm's size]({figure})"]
-    for arm, name in _ARMS.items():
+    for arm, name in NAMES.items():
         if rows := [row for row in results["rows"] if row["arm"] == arm]:
             parts += [f"**{name}**", _table(rows), _recommended(results["chosen"][arm], rows)]
     return "\n\n".join([*parts, _variants(results), _encoders(results), _provenance(results)])
@@ -73,7 +73,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     scores, change, size = row["scores"]["test"], row["change"]["test"], row["footprint"]
-    choose, caption = _at_one(row, "choose"), _at_one(row, "caption")
+    choose, caption = (at_smallest(row["latency"].get(mode, {})) for mode in ("choose", "caption"))
     return [
         row["variant"],
         row["runtime"],
@@ -88,12 +88,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _megabytes(size["compressed_bytes"]),
         show.mebibytes(size["peak_memory_mib"]),
     ]
-
-
-def _at_one(row: Mapping[str, Any], mode: str) -> Mapping[str, Any]:
-    """Latency at the smallest batch."""
-    times: Mapping[str, Mapping[str, Any]] = row["latency"].get(mode) or {}
-    return times[min(times, key=int)] if times else {}
 
 
 def _ratio(ratio: Mapping[str, Any] | None) -> str:
@@ -130,7 +124,7 @@ def _variants(results: Mapping[str, Any]) -> str:
 
 def _encoders(results: Mapping[str, Any]) -> str:
     times = "; ".join(
-        f"{runtime} {show.milliseconds(batches[min(batches, key=int)]['p50_ms'])}"
+        f"{runtime} {show.milliseconds(at_smallest(batches)['p50_ms'])}"
         for runtime, batches in results["encoders"].items()
     )
     return f"The frozen encoder, which no variant changes but int8, is part of every request: {times}."

@@ -21,7 +21,7 @@ from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement
 from archlab.evaluate.whole_split import measure_answerer
 from archlab.export.manifest import NAME, Manifest
-from archlab.machine import usable_cores
+from archlab.machine import computing_threads
 from archlab.progress import announce, track
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.folder import write_text
@@ -104,9 +104,7 @@ def measure_rows(rows: Sequence[Row], setups: dict[str, Setup], split: str) -> N
     left = [row for row in rows if not row.scores(split).exists()]
     with track(f"{split} split", len(rows), done=len(rows) - len(left)) as progress:
         for row in left:
-            measured = measure_answerer(row.open(), setups[row.arm], split)
-            row.scores(split).parent.mkdir(exist_ok=True)
-            measured.save(row.scores(split))
+            measure_answerer(row.open(), setups[row.arm], split).save(row.scores(split))
             progress.advance()
 
 
@@ -168,16 +166,11 @@ def measure_times(
         if row.variant == DENSE:
             requests.setdefault(f"{ENCODER}/{row.runtime}", partial(encode_request, setup))
     before = torch.get_num_threads()
-    torch.set_num_threads(threads())
+    torch.set_num_threads(computing_threads())  # as many as ONNX Runtime is given
     try:
         return measure_latency(requests, batches, count=rounds)
     finally:
         torch.set_num_threads(before)
-
-
-def threads() -> int:
-    """That torch computes with while it is timed: as many as ONNX Runtime is given (`export.sessions`)."""
-    return max(1, usable_cores() - 1)
 
 
 def load_scores(row: Row, split: str) -> Measurement:
@@ -192,12 +185,8 @@ def _files(row: Row) -> tuple[list[Path], int]:
         return [row.folder / "model.safetensors"], sum(
             tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values()
         )
-    suffix = ".int8.onnx" if row.runtime == "onnx-int8" else ".onnx"
-    graphs = [
-        path
-        for path in sorted((row.folder / "onnx").glob(f"*{suffix}"))
-        if path.name.endswith(".int8.onnx") == (row.runtime == "onnx-int8")
-    ]
+    exported, int8 = sorted((row.folder / "onnx").glob("*.onnx")), row.runtime == "onnx-int8"
+    graphs = [path for path in exported if path.name.endswith(".int8.onnx") == int8]
     encoders = [path for path in graphs if path.name.partition(".")[0] == "encoder"]
     return [path for path in graphs if path not in encoders], sum(path.stat().st_size for path in encoders)
 

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from archlab.compress.results import QUESTIONS
+from archlab.compare.scores import ARMS, NAMES
+from archlab.compress.results import QUESTIONS, at_smallest
 from archlab.train.folder import atomic_write
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the marker tells the runtime.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a828c")
 _MARKERS = {"torch": "o", "onnx": "s", "onnx-int8": "D"}
-_NAMES = {"token": "token", "vljepa": "VL-JEPA"}
 _AREA = 40.0  # square points per megabyte
 
 
@@ -30,14 +30,14 @@ def plot_compression(results: Mapping[str, Any], path: Path) -> None:
     timed = [row for row in results["rows"] if "choose" in row["latency"] and QUESTIONS in row["scores"]["test"]]
     if not timed:
         return
-    arms = [arm for arm in _NAMES if any(row["arm"] == arm for row in timed)]
+    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in timed)]
     variants = list(dict.fromkeys(row["variant"] for row in timed))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(variants)}
     figure = Figure(figsize=(4.6 * len(arms), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
     for axes, arm in zip(panels, arms, strict=True):
-        axes.set_title(_NAMES[arm])
+        axes.set_title(NAMES[arm])
         for row in (row for row in timed if row["arm"] == arm):
             _draw(axes, row, colours[row["variant"]])
         axes.set_xscale("log")
@@ -59,8 +59,8 @@ def plot_compression(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _draw(axes: Axes, row: Mapping[str, Any], colour: str) -> None:
-    times, score = row["latency"]["choose"], row["scores"]["test"][QUESTIONS]
-    x, value = times[min(times, key=int)]["p50_ms"], 100 * score["value"]
+    score = row["scores"]["test"][QUESTIONS]
+    x, value = at_smallest(row["latency"]["choose"])["p50_ms"], 100 * score["value"]
     axes.vlines(x, 100 * score["low"], 100 * score["high"], color=colour, alpha=0.35, linewidth=1)
     area = _AREA * row["footprint"]["bytes"] / 1e6
     axes.scatter([x], [value], s=area, color=colour, marker=_MARKERS[row["runtime"]], alpha=0.75, edgecolors="white")

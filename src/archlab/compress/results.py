@@ -9,13 +9,14 @@ from typing import Any
 
 from archlab import machine
 from archlab.compare.latency import paired_ratio
-from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, load_scores, threads
+from archlab.compress.measure import ENCODER, SPLITS, TIMED, Row, footprint, load_scores
 from archlab.compress.recipe import DENSE, CompressConfig
-from archlab.compress.variants import Parent, describe
+from archlab.compress.variants import Parent
 from archlab.config import RunConfig, to_dict
-from archlab.evaluate.measure import Measurement, unit_of
-from archlab.evaluate.statistics import paired_difference, score
+from archlab.evaluate.measure import Measurement, scores_of
+from archlab.evaluate.statistics import paired_difference
 from archlab.export.manifest import MOST_LOST
+from archlab.train.card import describe
 from archlab.train.checkpoint import load_checkpoint
 
 QUESTIONS, CIDER = "vqa/accuracy", "caption/cider_d"
@@ -42,7 +43,7 @@ def assemble_results(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": machine.git_commit(),
         "machine": machine.describe(),
-        "threads": threads(),
+        "threads": machine.computing_threads(),
         "recipe": to_dict(config),
         "data": {"source": first.config.data.source, **first.setup.dataset.digest()},
         "encoder": {"weights": first.config.encoder.weights, "digest": first.setup.encoder.digest},
@@ -69,12 +70,12 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> str | None:
         for row in rows
         if "choose" in row["latency"] and -row["change"]["validation"][QUESTIONS]["difference"] <= MOST_LOST
     ]
-    return min(kept, key=_fastest)["name"] if kept else None
+    return min(kept, key=lambda row: at_smallest(row["latency"]["choose"])["p50_ms"])["name"] if kept else None
 
 
-def _fastest(row: Mapping[str, Any]) -> float:
-    times = row["latency"]["choose"]
-    return float(times[min(times, key=int)]["p50_ms"])
+def at_smallest(times: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What was timed at the smallest batch; empty where nothing was."""
+    return times[min(times, key=int)] if times else {}
 
 
 def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) -> dict[str, Any]:
@@ -92,14 +93,14 @@ def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) ->
         "variant": row.variant,
         "runtime": row.runtime,
         "method": checkpoint.config.compression.method,
-        "what": describe(checkpoint.config.compression),
+        "what": describe(checkpoint.config),
         "recipe": checkpoint.config.compression.recipe,
         "digest": checkpoint.digest(),
         "trained_seconds": metrics["seconds"] if row.variant != DENSE else None,
         "parameters": metrics.get("parameters"),
         "zeros": metrics.get("zeros"),
         "footprint": footprint(row),
-        "scores": {split: _scores(load_scores(row, split), config.bootstrap_samples) for split in SPLITS},
+        "scores": {split: scores_of([load_scores(row, split)], config.bootstrap_samples) for split in SPLITS},
         "change": {
             split: _changes(load_scores(bases["torch"], split), load_scores(row, split), config.bootstrap_samples)
             for split in SPLITS
@@ -121,20 +122,6 @@ def _row(row: Row, rows: Sequence[Row], times: Timed, config: CompressConfig) ->
             for mode in TIMED
             if f"{row.name}/{mode}" in times
         },
-    }
-
-
-def _scores(measured: Measurement, samples: int) -> dict[str, Any]:
-    return {
-        metric: score(
-            values,
-            measured.clusters[metric],
-            samples=samples,
-            seed=0,
-            unit=unit_of(metric),
-            chance=measured.chance.get(metric),
-        ).to_dict()
-        for metric, values in measured.values.items()
     }
 
 

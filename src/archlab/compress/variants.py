@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from archlab.compare.scores import ARMS
 from archlab.compress.pruning import importance, prune_magnitude, prune_structured, settle
 from archlab.compress.recipe import DENSE, Variant
 from archlab.config import CompressionConfig, RunConfig, flatten
@@ -25,8 +25,9 @@ from archlab.evaluate.whole_split import measure_answerer
 from archlab.layers.pruning import parts_of
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.distillation import EmbeddingDistillation, TokenDistillation
+from archlab.train.card import VARIANT, variant_line
 from archlab.train.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
-from archlab.train.folder import claim, write_text
+from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
 from archlab.train.run import (
     build_objective,
@@ -42,11 +43,8 @@ from archlab.train.setup import Setup
 from archlab.vl.answering import Answerer
 from archlab.vl.arms import Arm, EmbeddingArm, SupervisedArm, build_arm
 
-ARMS = ("token", "vljepa")
 VALIDATION = Path("scores") / "torch-validation.json"
 """Where a variant keeps what its card says, item by item."""
-
-_FILES = ("config.yaml", "model.safetensors", "tokenizer.json", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,8 @@ def make_variant(parent: Parent, name: str, variant: Variant, folder: Path) -> N
     settle(arm)
     metrics |= _weights(arm)
     measured = measure_answerer(_asked(arm.eval(), config, setup, metrics.get("scale")), setup, "validation")
-    (folder / VALIDATION).parent.mkdir(exist_ok=True)
     measured.save(folder / VALIDATION)
-    before = Measurement.load(parent_validation(parent, folder.parent)).means()
+    before = _parent_validation(parent, folder.parent).means()
     card = _card(config, parent, metrics, measured.means(), before)
     setup.encoder.save(folder)
     save_checkpoint(folder, arm, config, setup.tokenizer, metrics, card)
@@ -152,26 +149,11 @@ def copy_parent(parent: Parent, folder: Path) -> None:
         if load_checkpoint(folder, RunConfig).digest() != parent.digest:
             raise UserError(f"output folder {folder}: holds another run than {run}; name another with --out")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in _FILES:
-            shutil.copyfile(run / file, folder / file)
-        parent.setup.encoder.save(folder)
-        said = "**Variant:**"
         card = parent.checkpoint.card()
-        if said not in card:
-            card = f"{card.rstrip()}\n\n{said} {DENSE}, as it was trained.\n"
-        write_text(folder / "card.md", card)
-    path = parent_validation(parent, folder.parent)
-    if not path.exists():
-        metrics = parent.checkpoint.metrics
-        path.parent.mkdir(exist_ok=True)
-        asked = _asked(parent.arm(), parent.config, parent.setup, metrics.get("scale"))
-        measure_answerer(asked, parent.setup, "validation").save(path)
-
-
-def parent_validation(parent: Parent, runs: Path) -> Path:
-    """Where the parent's own scores on validation lie, beside those of its variants."""
-    return runs / f"{parent.config.arm}-{DENSE}" / VALIDATION
+        if VARIANT not in card:
+            card = f"{card.rstrip()}\n\n{variant_line(parent.config)}\n"
+        parent.setup.encoder.save(folder)
+        parent.checkpoint.copy(folder, card)
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> None:
@@ -299,19 +281,14 @@ def _asked(arm: Any, config: RunConfig, setup: Setup, scale: float | None) -> An
     return Answerer(config, setup.encoder, setup.tokenizer, readout, scale)
 
 
-def describe(config: CompressionConfig) -> str:
-    """The method and what it left, in a few words."""
-    recipe = config.recipe
-    if config.method == "bfloat16":
-        return "weights in bfloat16"
-    if config.method == "magnitude":
-        return f"magnitude pruning, {recipe['sparsity']:.0%} of the linear layers' entries are zero"
-    if config.method == "structured":
-        return f"structured pruning, {config.heads} heads and {config.feed_forward} channels left in each block"
-    if config.method == "distillation":
-        trunk = recipe["trunk"]
-        return f"distilled into a trunk of {trunk['depth']} blocks, width {trunk['width']}"
-    return f"{DENSE}, as it was trained"
+def _parent_validation(parent: Parent, runs: Path) -> Measurement:
+    """The parent's own scores on validation, which lie beside those of its variants; measured where they do not."""
+
+    def measure() -> Measurement:
+        asked = _asked(parent.arm(), parent.config, parent.setup, parent.checkpoint.metrics.get("scale"))
+        return measure_answerer(asked, parent.setup, "validation")
+
+    return Measurement.cached(runs / f"{parent.config.arm}-{DENSE}" / VALIDATION, measure)
 
 
 def _card(
@@ -321,8 +298,8 @@ def _card(
     zeros = f", {metrics['zeros']:,} of them zero" if metrics["zeros"] else ""
     parts = [
         f"# {config.arm} arm, seed {config.seed}: {config.compression.method}",
-        f"**Variant:** {describe(config.compression)}. Made by `archlab compress` of the run whose weights have the "
-        f"SHA-256\n`{parent.digest}`.",
+        f"{variant_line(config)} Made by `archlab compress` of the run whose weights have the SHA-256\n"
+        f"`{parent.digest}`.",
         f"{metrics['parameters']:,} parameters{zeros}; trained on `{config.data.source}` for {metrics['steps']} steps "
         f"after the parent, on\nfeatures of the frozen encoder `{config.encoder.weights}` "
         f"({parent.setup.encoder.digest[:12]}).",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from archlab.compare.scores import ARMS
 from archlab.cost.prices import Device
 from archlab.errors import UserError
 
 Layer = Literal["service", "model"]
-ARMS = ("vljepa", "token")
 
 
 @dataclass(frozen=True)

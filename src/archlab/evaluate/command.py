@@ -11,8 +11,7 @@ from rich.table import Table
 
 from archlab.config import RunConfig
 from archlab.errors import UserError
-from archlab.evaluate.measure import unit_of
-from archlab.evaluate.statistics import score
+from archlab.evaluate.measure import scores_of
 from archlab.train.checkpoint import load_checkpoint
 from archlab.train.folder import write_text
 from archlab.train.run import load_run, measure_arm
@@ -49,17 +48,7 @@ def evaluate_run(run: Path, split: str, data: str | None, out: Path | None) -> N
     result = measure_arm(load_run(run, setup).arm, setup, config, split, count)
     if not result.values:
         raise UserError(f"--split {split}: has nothing to score the {config.arm} arm on; give another split")
-    scores = {
-        metric: score(
-            values,
-            result.clusters[metric],
-            samples=_SAMPLES,
-            seed=0,
-            unit=unit_of(metric),
-            chance=result.chance.get(metric),
-        ).to_dict()
-        for metric, values in result.values.items()
-    }
+    scores = scores_of([result], _SAMPLES)
     table = Table("metric", "value", "95 % interval", "chance", "items", title=f"{config.arm}, {split}")
     for metric, one in scores.items():
         chance = f"{one['chance']:.3f}" if "chance" in one else ""

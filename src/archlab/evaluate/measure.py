@@ -1,15 +1,16 @@
 """Everything measured of one arm on one split: discriminative VQA, captions, retrieval, with per-item values.
 
-Per-item values, not means, leave this file: intervals and paired differences need them (`evaluate.statistics`).
+Per-item values, not means, are kept: intervals and paired differences need them (`evaluate.statistics`).
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from archlab.evaluate.captioning import cider_d
 from archlab.evaluate.controls import Condition
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout
 from archlab.evaluate.retrieval import LinearMap, retrieval_hits
+from archlab.evaluate.statistics import score
 from archlab.evaluate.vectors import cosine
 from archlab.evaluate.vqa import credit, rows_by_kind
 from archlab.train.folder import write_text
@@ -93,6 +95,13 @@ class Measurement:
             name: {metric: np.array(array) for metric, array in raw[name].items()} for name in ("values", "clusters")
         }
         return cls(**arrays, chance=raw["chance"], answers={int(row): text for row, text in raw["answers"].items()})
+
+    @classmethod
+    def cached(cls, path: Path, measure: Callable[[], Measurement]) -> Measurement:
+        """What was saved to `path` before, or is measured and saved now; read from the file in either case."""
+        if not path.exists():
+            measure().save(path)
+        return cls.load(path)
 
 
 def measure_vqa(
@@ -247,6 +256,27 @@ def batches_of(
         chunk = rows[start : start + size]
         images = np.array([collator.split.examples[row].image for row in chunk])
         yield collator(chunk, **(condition(chunk, images) if condition else {}))  # type: ignore[arg-type]
+
+
+def scores_of(measurements: Sequence[Measurement], samples: int) -> dict[str, dict[str, Any]]:
+    """Every metric over seeds and items, with its interval, as `results.json` holds it.
+
+    Args:
+        measurements: of the same items, one for each seed.
+        samples: of the bootstrap; see `statistics.score`.
+    """
+    first = measurements[0]
+    return {
+        metric: score(
+            np.stack([one.values[metric] for one in measurements]),
+            clusters,
+            samples=samples,
+            seed=0,
+            unit=unit_of(metric),
+            chance=first.chance.get(metric),
+        ).to_dict()
+        for metric, clusters in first.clusters.items()
+    }
 
 
 def unit_of(metric: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.layers.cache import KVCache
-from archlab.machine import usable_cores
+from archlab.machine import computing_threads
 from archlab.vl.decoding import Prefix, Step, collect, continuation_log_probs, greedy_steps
 
 Run = Callable[..., list[Tensor]]
@@ -23,9 +23,9 @@ Run = Callable[..., list[Tensor]]
 
 
 def open_graph(path: Path) -> Run:
-    """Open a graph. All processors but one compute: the last one is left to what answers the requests."""
+    """Open a graph."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, usable_cores() - 1)
+    options.intra_op_num_threads = computing_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the processor
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     read = {given.name for given in session.get_inputs()}  # what a graph has no use for is not among its inputs

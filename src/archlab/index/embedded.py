@@ -36,6 +36,7 @@ from archlab.index.protocol import (
     Hit,
     IndexUnavailable,
     Points,
+    UnknownCollection,
     checked_name,
     checked_points,
     checked_query,
@@ -290,7 +291,7 @@ class EmbeddedCollection:
     def _using(self) -> Iterator[edge.EdgeShard]:
         shard = self._shard
         if shard is None:
-            raise UserError(f"collection {self.name!r}: was closed or dropped; open it again")
+            raise UnknownCollection(f"collection {self.name!r}: was closed or dropped; open it again")
         with _engine(self.name):
             yield shard
 
@@ -379,11 +380,11 @@ def _read_spec(place: Path) -> tuple[CollectionSpec, str]:
     try:
         raw = json.loads((place / _SPEC).read_text(encoding="utf-8"))
         shard = raw.pop("shard")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
+        return build(CollectionSpec, raw), shard
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        raise IndexUnavailable(
             f"collection {place}: {_SPEC} cannot be read ({error}); restore it, or remove the folder"
         ) from None
-    return build(CollectionSpec, raw), shard
 
 
 def _check_folder(folder: Path) -> None:

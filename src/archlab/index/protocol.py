@@ -22,6 +22,8 @@ from archlab.rules import between
 WIDEST = 65_536
 MOST_HITS = 10_000
 LONGEST_ID = 512
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of a collection, as a regular expression."""
 LONGEST_VECTOR = 1e18
 """Of the products of longer ones, 32 bits hold not all."""
 
@@ -205,7 +207,7 @@ def checked_name(name: str) -> str:
     Raises:
         UserError: it is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+    if not re.fullmatch(NAME, name):
         raise UserError(f"collection {name!r}: must be 1 to 64 letters, digits and . _ -, the first a letter or digit")
     return name
 

@@ -5,8 +5,12 @@ Shape legend: B samples, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+
+_WIDTHS = (32, 64, 128, 256)  # channels of each block
 
 
 class ResidualBlock(nn.Module):
@@ -25,19 +29,16 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, one residual block per entry of `widths`, each but the first at half the resolution, and a classifier."""
+    """A stem, residual blocks of which each but the first halves the resolution, and a classifier."""
 
-    def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.stem = _convolution(3, widths[0], 3, 2)
-        strides = (1, *(2 for _ in widths[1:]))
+        self.stem = _convolution(3, _WIDTHS[0], 3, 2)
         self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(inputs, outputs, stride)
-                for inputs, outputs, stride in zip((widths[0], *widths), widths, strides, strict=False)
-            )
+            ResidualBlock(_WIDTHS[0], _WIDTHS[0], 1),
+            *(ResidualBlock(inputs, outputs, 2) for inputs, outputs in pairwise(_WIDTHS)),
         )
-        self.head = nn.Linear(widths[-1], classes)
+        self.head = nn.Linear(_WIDTHS[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """RGB images of roughly unit variance (B, 3, H, W) to logits (B, K)."""

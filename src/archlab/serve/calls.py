@@ -92,10 +92,16 @@ class Call(Generic[Parsed]):
     @contextmanager
     def using(self, operation: Operation, *, arm: str | None = None) -> Iterator[Model]:
         """The model that the body names, or the default one; see `Service.using`."""
-        with self.service.using(getattr(self.body, "model", None), operation, arm=arm) as model:
-            self.context.model = model.name
-            with _tracer.start_as_current_span(f"model {operation}", attributes={"model": model.name}):
-                yield model
+        named = getattr(self.body, "model", None)
+        with self.service.using(named, operation, arm=arm) as model, self.noted(model, operation):
+            yield model
+
+    @contextmanager
+    def noted(self, model: Model, operation: Operation) -> Iterator[None]:
+        """Name the model in the record of the request, and its work inside the block in the trace."""
+        self.context.model = model.name
+        with _tracer.start_as_current_span(f"model {operation}", attributes={"model": model.name}):
+            yield
 
     def count(self, items: int) -> None:
         """Say how many texts and images are asked about; the first was counted with the request."""

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -48,6 +49,7 @@ class Collections:
         self._threads = ThreadPoolExecutor(_THREADS, "index")
         self._builder = ThreadPoolExecutor(1, "graph")  # graphs take minutes, and requests need their threads
         self._optimizing: dict[str, asyncio.Task[None]] = {}
+        self._changed: set[str] = set()  # collections that have changed since their graph was last begun
 
     async def warm(self) -> None:
         """Open the index now if it exists: the first request need not wait. A failure is told by the requests."""
@@ -92,25 +94,33 @@ class Collections:
             self._observe(time.perf_counter() - started)
 
     def optimize(self, name: str) -> None:
-        """Begin to make a collection fast to search, unless that is being done; searches and changes go on."""
+        """Begin to make a collection fast to search, or again where that is being done; searches and changes go on."""
+        self._changed.add(name)
         running = self._optimizing.get(name)
         if running is None or running.done():
             self._optimizing[name] = asyncio.create_task(self._optimize(name))
 
     async def close(self) -> None:
         """Write what is pending and let the index go; a graph that is being built is given up."""
-        with self._opening:
-            self._closed = True
-        if self._index is not None:
-            await asyncio.to_thread(self._index.close)
+        await asyncio.to_thread(self._shut)
         await asyncio.gather(*self._optimizing.values())
         for threads in (self._threads, self._builder):
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def _shut(self) -> None:
+        with self._opening:  # which may take its time
+            self._closed = True
+            if self._index is not None:
+                self._index.close()
+
     async def _optimize(self, name: str) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._builder, lambda: self._opened().open(name).optimize())
+            while name in self._changed:  # points that come while a graph is built are not in it
+                self._changed.remove(name)
+                await loop.run_in_executor(self._builder, lambda: self._opened().open(name).optimize())
+        except UnknownCollection:  # it was dropped
+            pass
         except (UserError, OSError) as error:
             self.failures["optimize"] += 1
             structlog.get_logger().warning("collection not optimised", collection=name, reason=str(error))
@@ -120,7 +130,19 @@ class Collections:
             if self._closed:
                 raise IndexUnavailable("the service is about to end; ask another one")
             if self._index is None:
-                index = open_index(self.place)
-                self.sizes |= {name: index.open(name).count() for name in index.names()}
-                self._index = index
+                self._index = self._open()
             return self._index
+
+    def _open(self) -> VectorIndex:
+        """Open the place; that it cannot be is no fault of who asks."""
+        index = None
+        try:
+            index = open_index(self.place)
+            for name in index.names():
+                with suppress(UserError, OSError):  # a damaged one leaves the others as good as ever
+                    self.sizes[name] = index.open(name).count()
+        except UserError as error:
+            if index is not None:
+                index.close()
+            raise IndexUnavailable(str(error)) from error
+        return index

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 
 from archlab.index.filters import MOST_CONDITIONS
 from archlab.index.metadata import LARGEST_NUMBER, LONGEST_NAME
-from archlab.index.protocol import LONGEST_ID, LONGEST_VECTOR, WIDEST
+from archlab.index.protocol import LONGEST_ID, LONGEST_VECTOR, NAME, WIDEST
 from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Body, ImageData, ModelName, Text
 
 KINDS = ("text", "image", "vector")
@@ -44,7 +44,7 @@ def _filter(levels: int) -> dict[str, Any]:
         _condition(field=_FIELD, exists={"type": "boolean"}),
     ]
     if levels:
-        parts = {"type": "array", "items": _filter(levels - 1), "minItems": 1, "maxItems": 16}
+        parts = {"type": "array", "items": _filter(levels - 1), "minItems": 1, "maxItems": MOST_CONDITIONS - 1}
         kinds += [_condition(**{name: parts}) for name in ("and", "or")]
         kinds.append(_condition(**{"not": _filter(levels - 1)}))
     return {"oneOf": kinds}
@@ -103,7 +103,7 @@ Origin = Annotated[
 class CreateRequest(Body):
     """A new collection, for a model's vectors or for your own."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=f"^{NAME}$")
     model: ModelName = None
     query: Text = Field(default=DESCRIBE, description="What the model is asked about every image.")
     width: int | None = Field(

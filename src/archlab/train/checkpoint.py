@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -58,6 +59,16 @@ class Checkpoint(Generic[Config]):
     def card(self) -> str:
         """What the run wrote about itself, Markdown."""
         return (self.folder / _CARD).read_text(encoding="utf-8")
+
+    def copy(self, folder: Path, card: str) -> None:
+        """Write the same checkpoint to another folder, whole or not at all, with another card."""
+        names = [name for name in _FILES if (self.folder / name).exists()]
+        with atomic_write(*(folder / name for name in names)) as partial:
+            for name, path in zip(names, partial, strict=True):
+                if name == _CARD:
+                    path.write_text(card, encoding="utf-8")
+                else:
+                    shutil.copyfile(self.folder / name, path)
 
     def load_into(self, model: nn.Module) -> None:
         """Copy the weights into `model`; every tensor must be there, be asked for, and have the right shape.

@@ -34,6 +34,7 @@ from archlab.objectives.classification import Classification
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.embedding_prediction import SpokenPrediction, build_embedding_objective
 from archlab.objectives.next_token import NextToken
+from archlab.train.card import variant_line
 from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
@@ -301,7 +302,7 @@ def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
         "",
         f"Trained on `{config.data.source}` for {metrics['steps']} steps of {config.optimizer.batch_size} samples, on",
         f"features of the frozen encoder `{config.encoder.weights}` ({setup.encoder.digest[:12]}).",
-        "**Variant:** float32, as it was trained.",
+        variant_line(config),
         "",
         "| validation metric | last checkpoint |",
         "|---|---|",

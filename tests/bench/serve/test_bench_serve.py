@@ -11,7 +11,7 @@ import pytest
 
 from archlab.bench.serve import ours
 from archlab.bench.serve.collection import NAME, build_collection
-from archlab.bench.serve.command import Plan, bench_serve
+from archlab.bench.serve.command import Plan, _start_peer, bench_serve
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.images import image_floor
 from archlab.bench.serve.peers.variants import LITSERVE, SESSION, TORCH, Variant
@@ -57,6 +57,13 @@ def test_the_whole_benchmark_runs_and_its_results_can_be_priced(
         *((what, arm) for what in ("classify", "caption") for arm in ("vljepa", "token")),
     }
     assert "Side by side" in capsys.readouterr().out
+
+
+def test_peers_that_run_side_by_side_write_logs_of_their_own(tmp_path: Path) -> None:
+    servers = [_start_peer(way, run=tmp_path, index=tmp_path, work=tmp_path) for way in WAYS]
+    for server in servers:
+        server.end()
+    assert len({server.log for server in servers}) == len(WAYS)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ def started(way: Variant) -> Any:
 class Still:
     """A server that knows whether it runs."""
 
-    def __init__(self, name: str, hits: tuple[str, ...] = ()) -> None:
-        self.name, self.hits, self.runs = name, hits, False
+    def __init__(self, name: str, hits: tuple[str, ...] = (), status: int = 200) -> None:
+        self.name, self.hits, self.status, self.runs = name, hits, status, False
 
     def pause(self) -> None:
         self.runs = False
@@ -31,7 +31,7 @@ class Still:
         self.runs = True
 
     def ask(self, _: bytes) -> httpx.Response:
-        return httpx.Response(200, json={"hits": [{"id": name} for name in self.hits]})
+        return httpx.Response(self.status, json={"hits": [{"id": name} for name in self.hits]})
 
 
 def test_every_way_is_tried_and_the_fastest_without_errors_is_taken() -> None:
@@ -87,6 +87,13 @@ def test_a_peer_that_finds_something_else_is_refused() -> None:
     other = {**same, LITSERVE: Still(LITSERVE, ("a", "c"))}
     with pytest.raises(RuntimeError, match=r"equal work.*LitServe.*0\.5"):
         check_same_hits(other)  # type: ignore[arg-type]
+
+
+def test_a_peer_that_refuses_a_search_is_told_with_its_answer_and_held_still_again() -> None:
+    broken = Still(TORCH, status=500)
+    with pytest.raises(RuntimeError, match=r"FastAPI, torch: a search was answered 500 .*hits"):
+        check_same_hits({OURS: Still(OURS, ("a",)), TORCH: broken})  # type: ignore[dict-item]
+    assert not broken.runs
 
 
 def test_every_peer_is_tried_in_several_ways_with_our_backend_or_in_torch() -> None:

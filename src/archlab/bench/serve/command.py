@@ -154,7 +154,7 @@ def _start_peer(way: Variant, *, run: Path, index: Path, work: Path) -> Server:
     # Its copies of the index go with the folder of the benchmark.
     settings = {"TMPDIR": str(work)}
     arguments = way.arguments(str(run.resolve()), str(index), NAME, ours.PATH)
-    return Server(arguments, path=ours.PATH, body=ours.PROBE, log=work / f"{way.module}.log", settings=settings)
+    return Server(arguments, path=ours.PATH, body=ours.PROBE, log=work / f"{way.peer}.log", settings=settings)
 
 
 def _beside_floor(model: Model, measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,19 @@ class Paused(Protocol):
     def resume(self) -> None: ...
 
 
+Held = TypeVar("Held", bound=Paused)
+
+
+@contextmanager
+def running(server: Held) -> Iterator[Held]:
+    """Let a server that is held still run inside the block."""
+    server.resume()
+    try:
+        yield server
+    finally:
+        server.pause()
+
+
 def try_variants(
     variants: Sequence[Variant], start: Callable[[Variant], Server], measure: Callable[[Server], Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Variant]]:
@@ -54,21 +68,24 @@ def try_variants(
             progress.advance()
     if missing := [peer for peer in tried if peer not in fastest]:
         raise RuntimeError(f"{', '.join(missing)}: errors in every way it was tried: {tried[missing[0]]}")
-    return dict(tried), {peer: variant for peer, (_, variant) in fastest.items()}
+    return tried, {peer: variant for peer, (_, variant) in fastest.items()}
 
 
 def check_same_hits(servers: Mapping[str, Server]) -> dict[str, float]:
     """Share of its hits that each peer has in common with ours.
 
     Raises:
-        RuntimeError: a peer finds something else, so that it does other work.
+        RuntimeError: a peer refuses a search, or finds something else, so that it does other work.
     """
     bodies = [search_body(text) for text in captions(_PROBES, _SEED)]
-    found: dict[str, list[set[str]]] = {}
-    for name, server in servers.items():
-        server.resume()
-        found[name] = [{hit["id"] for hit in server.ask(body).json()["hits"]} for body in bodies]
-        server.pause()
+    found: dict[str, list[set[str]]] = {name: [] for name in servers}
+    for name, held in servers.items():
+        with running(held) as server:
+            for body in bodies:
+                answer = server.ask(body)
+                if answer.status_code != 200:
+                    raise RuntimeError(f"{name}: a search was answered {answer.status_code} {answer.text[:200]}")
+                found[name].append({hit["id"] for hit in answer.json()["hits"]})
     shares = {
         name: float(np.mean([len(own & best) / len(best) for own, best in zip(hits, found[OURS], strict=True)]))
         for name, hits in found.items()
@@ -80,12 +97,12 @@ def check_same_hits(servers: Mapping[str, Server]) -> dict[str, float]:
 
 
 def side_by_side(
-    servers: Mapping[str, Any], measure: Callable[[Any], Mapping[str, Any]], rounds: int
+    servers: Mapping[str, Held], measure: Callable[[Held], Mapping[str, Any]], rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Measure all servers in turns; every round begins with another one.
 
     Args:
-        servers: name -> `Paused`, all held still; `OURS` is among them.
+        servers: by name, all held still; `OURS` is among them.
 
     Returns:
         name -> its `compared` rounds.
@@ -99,9 +116,8 @@ def side_by_side(
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                servers[name].resume()
-                steps[name].append(measure(servers[name]))
-                servers[name].pause()
+                with running(servers[name]) as server:
+                    steps[name].append(measure(server))
                 if not steps[name][-1]["requests"]:
                     raise RuntimeError(f"{name}: no request was answered: {steps[name][-1]}")
                 progress.advance()

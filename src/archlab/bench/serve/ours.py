@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from archlab.bench.serve.collection import NAME
 from archlab.bench.serve.servers import Server
 from archlab.bench.serve.workload import search_body
+from archlab.compare.scores import ARMS
 from archlab.errors import UserError
 from archlab.serve.auth import create_key
 from archlab.serve.engine import Engine
@@ -57,7 +58,7 @@ def open_models(runs: tuple[str, ...], backend: Choice) -> dict[str, Model]:
     models: dict[str, Model] = {}
     for name, folder in (named_folders(runs) if runs else shipped()).items():
         engine = open_engine(folder, backend)
-        if engine.about.arm in ("vljepa", "token"):
+        if engine.about.arm in ARMS:
             models.setdefault(engine.about.arm, Model(name, folder, engine))
     if "vljepa" not in models:
         raise UserError(

@@ -16,6 +16,7 @@ from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.plan.encoder import EncoderNeeds, encoder_needs
 from archlab.compare.plan.footprint import Footprint, footprint
 from archlab.compare.plan.hardware import GPUS, Gpu, find_gpu
+from archlab.compare.scores import ARMS
 from archlab.config import CompareConfig, RunConfig, to_yaml
 from archlab.data.tokenizer import TextTokenizer
 from archlab.documents import table
@@ -24,7 +25,6 @@ from archlab.train.folder import write_text
 
 _GIB = 2**30
 _PER_NODE = 8
-_ARMS = ("token", "vljepa")
 _SPARE = 0.1  # of a device's memory, for its own libraries and for what kernels use while they run
 
 
@@ -104,7 +104,7 @@ def plan_command(
     plan = make_plan(config, Hardware(find_gpu(gpu, hardware or GPUS), gpus, utilization))
     text = render(plan, name, out)
     if out is not None:
-        for arm in _ARMS:
+        for arm in ARMS:
             write_text(out / f"{arm}.yaml", "recipe: arm\n" + to_yaml(getattr(plan.budget, arm)))
         write_text(out / "plan.json", json.dumps(to_json(plan), indent=1) + "\n")
         write_text(out / "plan.md", f"# Plan of {name}\n\n{text}")
@@ -122,7 +122,7 @@ def make_plan(config: CompareConfig, hardware: Hardware) -> Plan:
     sizes = Sizes(encoder.width, _vocabulary(run), 1)
     shape = BatchShape(run.optimizer.batch_size, encoder.tokens, run.tokenizer.max_query, run.tokenizer.max_target)
     budget = apply_budget(config.budget, run, sizes, [shape] * run.optimizer.steps)
-    arms = {arm: footprint(getattr(budget, arm), sizes, shape, hardware.gpus) for arm in _ARMS}
+    arms: dict[str, Footprint] = {arm: footprint(getattr(budget, arm), sizes, shape, hardware.gpus) for arm in ARMS}
     return Plan(config, budget, encoder, shape, arms, hardware)
 
 
@@ -159,11 +159,11 @@ def render(plan: Plan, name: str, out: Path | None) -> str:
         f"A batch: {shape.samples:,} samples of {shape.visual} visual, {shape.query} query and {shape.target} target "
         f"tokens, all texts as long as they may be; shorter ones cost less.",
         "",
-        table(["parameters", *_ARMS], _parameter_rows(plan)),
+        table(["parameters", *ARMS], _parameter_rows(plan)),
         "",
-        table(["memory of each device", *(f"{arm}{way}" for arm in _ARMS for way in _ways(plan))], _memory_rows(plan)),
+        table(["memory of each device", *(f"{arm}{way}" for arm in ARMS for way in _ways(plan))], _memory_rows(plan)),
         "",
-        table(["operations and time", *_ARMS], _time_rows(plan)),
+        table(["operations and time", *ARMS], _time_rows(plan)),
         "",
         f"Time is at {hardware.utilization:.0%} of the peak; evaluation and loading come on top. Features are computed "
         f"once and read by both arms: {show.quantity(encoding, 'FLOP')}, "
@@ -196,7 +196,7 @@ def _parameter_rows(plan: Plan) -> list[list[str]]:
 
 def _memory_rows(plan: Plan) -> list[list[str]]:
     gpus, memory = plan.hardware.gpus, plan.hardware.gpu.memory * _GIB
-    found = [plan.arms[arm].bytes_on_each(gpus, sharded=sharded) for arm in _ARMS for sharded in _ways(plan).values()]
+    found = [plan.arms[arm].bytes_on_each(gpus, sharded=sharded) for arm in ARMS for sharded in _ways(plan).values()]
     rows = [[use, *(show.mebibytes(one[use] / 2**20) for one in found)] for use in found[0]]
     totals = [sum(one.values()) for one in found]
     rows.append(["in all", *(show.mebibytes(total / 2**20) for total in totals)])
@@ -212,11 +212,11 @@ def _time_rows(plan: Plan) -> list[list[str]]:
         return [name, *(f"{show.quantity(one, 'FLOP')}, {time}" for one, time in zip(flops, times, strict=True))]
 
     per_step = [needs.flops for needs in plan.arms.values()]
-    steps = [getattr(plan.budget, arm).optimizer.steps for arm in _ARMS]
+    steps = [getattr(plan.budget, arm).optimizer.steps for arm in ARMS]
     return [
         row("a step", per_step),
         row("a run", [one * count for one, count in zip(per_step, steps, strict=True)]),
-        row("all runs", [one * plan.steps(arm) for arm, one in zip(_ARMS, per_step, strict=True)]),
+        row("all runs", [one * plan.steps(arm) for arm, one in zip(ARMS, per_step, strict=True)]),
     ]
 
 
@@ -236,7 +236,7 @@ def _commands(plan: Plan, name: str, out: Path | None) -> list[str]:
             [*launcher, "train", str(folder / f"{arm}.yaml"), "--out", f"runs/{name}/{arm}-{seed}", f"seed={seed}"]
         )
         for seed in plan.config.seeds
-        for arm in _ARMS
+        for arm in ARMS
     ]
     where = "Commands" if nodes == 1 else f"Commands, each on every one of {nodes} machines, HOST being one of them"
     missing = "" if out else f" (`archlab plan --out {folder}` writes the recipes)"

@@ -5,12 +5,12 @@ A section whose numbers are absent says so with the reason: a reader must not ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from archlab.compare import formatting as show
 from archlab.compare import monitoring, plots, scores
-from archlab.compare.caveats import REFERENCES, Reference, shares
+from archlab.compare.caveats import REFERENCES, Reference, Share, shares
 from archlab.compare.findings import PROBES, probes_of, unit_of, verdict_label
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM, Section, Table, capital, per_arm, rate, section
 from archlab.compare.scores import ARMS, NAMES, Results
@@ -118,8 +118,9 @@ def kinds(results: Results) -> Section:
     ]
     columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control"), "supervised head"]
     tables = [Table("Accuracy by kind of question, test split", columns, rows)] if rows else []
-    tables += [_shares(results, reference) for reference in REFERENCES if shares(results, reference)]
-    tables += [table for table in (_readouts(results),) if table.rows]
+    tables += [_shares(reference, found) for reference in REFERENCES if (found := shares(results, reference))]
+    if (readouts := _readouts(results)).rows:
+        tables.append(readouts)
     caption = "Arms with 95 % intervals; grey signs are controls."
     return section(
         "kinds", "Kinds of question", "Which questions does each arm answer?",
@@ -128,10 +129,9 @@ def kinds(results: Results) -> Section:
     )  # fmt: skip
 
 
-def _shares(results: Results, reference: Reference) -> Table:
+def _shares(reference: Reference, found: Sequence[Share]) -> Table:
     """The arms beside what the frozen features allow, or beside what freezing them cost."""
-    found, label = shares(results, reference), scores.control_label(reference.control)
-    goal = show.scalar(reference.goal, "accuracy")
+    label, goal = scores.control_label(reference.control), show.scalar(reference.goal, "accuracy")
     rows = [
         [
             scores.metric_label(share.metric),

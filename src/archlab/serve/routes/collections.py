@@ -237,10 +237,12 @@ async def _vectors(
         if given["image"]:
             read = (call.image(items[at].image, model, f"{prefixes[at]}image") for at in given["image"])
             queries = [spec.query or DESCRIBE] * len(given["image"])
-            vectors[given["image"]] = await model.embed_images(await gather(*read), queries, **call.patience)
+            with call.noted(model, "embed_images"):
+                vectors[given["image"]] = await model.embed_images(await gather(*read), queries, **call.patience)
         if given["text"]:
             texts = [items[at].text for at in given["text"]]
-            vectors[given["text"]] = await model.embed_texts(texts, **call.patience)
+            with call.noted(model, "embed_texts"):
+                vectors[given["text"]] = await model.embed_texts(texts, **call.patience)
         return vectors, model.name
 
 
@@ -254,7 +256,6 @@ def _model_of(call: Call[Any], collection: Collection) -> Iterator[Model]:
             f"Collection {collection.name!r} holds vectors of {collection.spec.model_name!r} "
             f"({collection.spec.model[:12]}), which is not loaded; load it with POST /v1/models.",
         )
-    call.context.model = model.name
     with model.use():
         yield model
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from archlab.compare.cost import cost_per_1000_requests
+from archlab.compare.scores import ARMS
 from archlab.serve.asking import ask, needs
 from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
@@ -17,7 +18,6 @@ from archlab.serve.openapi import operation
 from archlab.serve.schemas import Answer, Asked, Body, Candidates, ImageData, Text
 
 router = APIRouter(prefix="/v1", tags=["images"])
-_ARMS = ("token", "vljepa")
 
 
 class CompareRequest(Body):
@@ -61,9 +61,9 @@ _EXAMPLES = {
 @router.post("/compare", **operation(CompareResponse, body=CompareRequest, examples=_EXAMPLES, forms=True))
 async def compare(call: Annotated[Call[CompareRequest], Depends(accepts(CompareRequest, forms=True))]) -> Response:
     """Ask the default model of each arm, one after the other, so that neither slows the other."""
-    call.count(len(_ARMS))
+    call.count(len(ARMS))
     operation = needs(call.body.candidates)
-    with call.using(operation, arm=_ARMS[0]) as first, call.using(operation, arm=_ARMS[1]) as second:
+    with call.using(operation, arm=ARMS[0]) as first, call.using(operation, arm=ARMS[1]) as second:
         sizes = {model.image_size: model for model in (first, second)}
         pixels = {size: await call.image(call.body.image, model) for size, model in sizes.items()}
         answers = [await _ask(call, model, pixels[model.image_size]) for model in (first, second)]

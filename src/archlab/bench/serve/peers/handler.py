@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from archlab.bench.serve.peers.searching import Searcher
+from archlab.bench.serve.peers.searching import Searcher, parse_options
 
 
 class Query(BaseModel):
@@ -48,14 +48,10 @@ def create_app(searcher: Searcher, path: str, style: str) -> FastAPI:
 def main() -> None:
     """Serve until a signal ends it."""
     parser = argparse.ArgumentParser()
-    for name in ("run", "backend", "index", "collection", "path"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--style", choices=["def", "async"], required=True)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    searcher = Searcher(given.run, given.backend, given.index, given.collection, given.threads)
-    app = create_app(searcher, given.path, given.style)
+    given, searching = parse_options(parser)
+    app = create_app(Searcher(**searching, threads=given.threads), given.path, given.style)
     uvicorn.run(app, port=given.port, loop="uvloop", http="httptools", access_log=False, log_level="error")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import litserve
 
-from archlab.bench.serve.peers.searching import Searcher
+from archlab.bench.serve.peers.searching import Searcher, parse_options
 
 _BATCH = 32  # as ours
 
@@ -47,14 +47,10 @@ class Api(litserve.LitAPI):  # type: ignore[misc]  # it has no types
 def main() -> None:
     """Serve until a signal ends it."""
     parser = argparse.ArgumentParser()
-    for name in ("run", "backend", "index", "collection", "path"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--batch-timeout", type=float, required=True)
     parser.add_argument("--queue", choices=["manager", "zmq"], required=True)
-    given = parser.parse_args()
-    searching = {name: getattr(given, name) for name in ("run", "backend", "index", "collection")}
+    given, searching = parse_options(parser)
     api = Api(searching, max_batch_size=_BATCH, batch_timeout=given.batch_timeout, api_path=given.path)
     server = litserve.LitServer(
         api,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ from archlab.index.embedded import EmbeddedIndex
 from archlab.index.protocol import Collection
 from archlab.serve.opening import Choice, open_engine
 from archlab.serve.vision_engine import VisionEngine
+
+
+def parse_options(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read the command line of a peer, whose own options `parser` has; also apart: the arguments of its `Searcher`."""
+    searching = ("run", "backend", "index", "collection")
+    for name in (*searching, "path"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    return given, {name: getattr(given, name) for name in searching}
 
 
 class Searcher:

@@ -1,0 +1,29 @@
+"""What the card of a run says of its weights: that they are the run's own, or how they were made of a larger one's."""
+
+from __future__ import annotations
+
+from archlab.config import RunConfig
+
+VARIANT = "**Variant:**"
+"""What the sentence begins with; a card without it is older than the sentence."""
+
+
+def variant_line(config: RunConfig) -> str:
+    """The sentence."""
+    return f"{VARIANT} {describe(config)}."
+
+
+def describe(config: RunConfig) -> str:
+    """The method and what it left, in a few words."""
+    made = config.compression
+    if made.method == "bfloat16":
+        return "weights in bfloat16"
+    if made.method == "magnitude":
+        return f"magnitude pruning, {made.recipe['sparsity']:.0%} of the linear layers' entries are zero"
+    if made.method == "structured":
+        return f"structured pruning, {made.heads} heads and {made.feed_forward} channels left in each block"
+    if made.method == "distillation":
+        trunk = made.recipe["trunk"]
+        return f"distilled into a trunk of {trunk['depth']} blocks, width {trunk['width']}"
+    products = config.optimizer.precision  # the weights are in float32 whatever these are in; see `train.loop`
+    return f"float32, as it was trained{'' if products == 'float32' else f', with matrix products in {products}'}"
