@@ -104,13 +104,13 @@ def test_as_many_items_are_scored_as_asked_for(
         assert trial.answers.keys() == {*items.vqa, *items.captions}
 
 
-def test_likelihood_retrieval_is_the_token_arms_on_test_in_its_gallery(
+def test_both_arms_retrieve_on_test_in_the_gallery_of_likelihood(
     tried: dict[str, tuple[Run, Trial]], config: CompareConfig
 ) -> None:
     for arm, (_, trial) in tried.items():
         for name, measurement in trial.items():
             found = {metric for metric in measurement.values if metric.startswith("retrieval_pmi")}
-            assert bool(found) == (arm == "token" and name == "test")
+            assert bool(found) == (arm in ("token", "vljepa") and name == "test")
             assert all(len(measurement.values[metric]) == config.pmi_gallery for metric in found)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,6 +25,7 @@ from archlab.objectives.classification import Classification
 from archlab.objectives.embedding_prediction import EmbeddingPrediction
 from archlab.objectives.next_token import NextToken
 from archlab.train.checkpoint import load_checkpoint
+from archlab.train.folder import check_folder
 from archlab.train.run import (
     Run,
     build_objective,
@@ -225,6 +227,19 @@ def test_a_folder_of_another_configuration_is_refused(
     }[change]
     with pytest.raises(UserError, match=rf"output folder .*: holds a run with .*{change}=.*; name another with --out"):
         train_run(other, tiny_setup, folder, "")
+
+
+def test_a_folder_from_before_a_key_was_there_has_its_default(
+    tiny_run: Callable[[str], Run], tiny_setup: Setup, tmp_path: Path
+) -> None:
+    run = tiny_run("token")
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    del saved["blind"], saved["optimizer"]["gradient_clip"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    check_folder(folder, run.config)
+    with pytest.raises(UserError, match="holds a run with blind=False, not True"):
+        check_folder(folder, replace(run.config, blind=True))
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -105,6 +105,7 @@ def assemble(
         },
         "data": _data(setup, config),
         "seeds": config.seeds,
+        "training_seconds": _training_seconds(runs),
         "budget": {
             "name": budget.name,
             "rule": budget.rule,
@@ -272,6 +273,12 @@ def _training(runs: Sequence[Run], sizes: Sizes, shapes: Sequence[BatchShape]) -
         "tokens_per_second": tokens / float(np.mean(seconds)),
         "learning_rate": plan.optimizer.learning_rate,
     }
+
+
+def _training_seconds(runs: Runs) -> float:
+    """Of all runs but those of the sweep, one after another."""
+    groups = [*runs.arms.values(), *runs.blind.values(), runs.supervised]
+    return float(sum(run.metrics["seconds"] for group in groups for run, _ in group))
 
 
 def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, config: CompareConfig) -> dict[str, Any]:

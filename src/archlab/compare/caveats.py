@@ -69,6 +69,8 @@ def caveats(results: Results) -> dict[str, list[str]]:
     for reference in REFERENCES:
         heading = f"Below {show.scalar(reference.goal, 'accuracy')} of the {scores.control_label(reference.control)}"
         found[heading] = [_below(results, share) for share in shares(results, reference) if not share.reached]
+    found["Text decoder not above copying the nearest training caption"] = not_above_copy(results)
+    found["Not seen to converge within the run"] = not_converged(results)
     return {heading: texts for heading, texts in found.items() if texts}
 
 
@@ -86,6 +88,33 @@ def not_above_blind(results: Results) -> list[str]:
         if weak:
             who = "both arms" if len(weak) == len(ARMS) else f"{NAMES[next(iter(weak))]} alone"
             texts.append(f"{scores.metric_label(metric)}, {who}: {_against(weak)}{_ceiling(results, metric)}")
+    return texts
+
+
+def not_above_copy(results: Results) -> list[str]:
+    """Measures of captions in which VL-JEPA's decoder does no better than copying the nearest training caption."""
+    return [
+        f"{scores.metric_label(metric)}: {NAMES['vljepa']} {show.score(score)} against {show.score(copy)}"
+        for metric in (scores.CIDER, scores.SLOTS)
+        if (score := scores.score_of(results, "vljepa", metric))
+        and (copy := scores.control_of(results, "nearest_caption", "vljepa", metric))
+        and not scores.clearly_above(score, copy)
+    ]
+
+
+def not_converged(results: Results) -> list[str]:
+    """Tasks whose validation score came within 1 % of its end at the last checkpoint only: more steps may tell more."""
+    found = results.get("convergence") or {}
+    texts = []
+    for metric in scores.HEADLINE:
+        late = [
+            NAMES[arm]
+            for arm in ARMS
+            if (step := (found.get(arm) or {}).get(metric)) is not None
+            and step == (results["arms"][arm].get("training") or {}).get("steps")
+        ]
+        if late:
+            texts.append(f"{scores.metric_label(metric)}, {'both arms' if len(late) == len(ARMS) else late[0]}")
     return texts
 
 
@@ -112,7 +141,11 @@ def _against(weak: Mapping[Any, tuple[Score, Control]]) -> str:
 def _ceiling(results: Results, metric: str) -> str:
     """What the frozen features allow, where that was measured: it tells a weak arm from a question beyond them."""
     head = scores.control_of(results, "supervised_head", "both", metric)
-    return f"; supervised head {show.score(head)}" if head else ""
+    if not head:
+        return ""
+    blind = scores.strongest_blind(results, metric)
+    weak = ", not above it either" if blind and not scores.clearly_above(head, blind.score) else ""
+    return f"; supervised head {show.score(head)}{weak}"
 
 
 def _below(results: Results, share: Share) -> str:

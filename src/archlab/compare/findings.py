@@ -101,6 +101,7 @@ def key_findings(results: Results) -> list[Finding]:
         *_metrics(results, TEXT, (scores.CIDER, scores.SLOTS)),
         *_metrics(results, IMAGES, (scores.VQA, scores.CLASSIFICATION)),
         *_metrics(results, RETRIEVAL, (scores.TO_TEXT, scores.TO_IMAGE)),
+        *(_compared(results, RETRIEVAL, metric, scores.TEST) for metric in scores.by_likelihood(results)),
         *_representation(results),
         *_metrics(results, TRANSFER, (scores.CLASSIFICATION, scores.VQA), UNSEEN),
     ]
@@ -183,7 +184,7 @@ def _training_on(results: Results, metric: str, row: dict[str, Any]) -> Finding:
     else:
         verdict = "undecided"
         why = ONE_SEED if scores.one_seed(results) else "samples to a threshold have no paired interval"
-    subject = f"samples to learn {scores.metric_label(metric)}"
+    subject = f"learning curve of {scores.metric_label(metric)}"
     return Finding(TRAINING, subject, text, tuple(evidence), verdict, why)
 
 
@@ -265,6 +266,8 @@ def _compared(results: Results, topic: str, metric: str, split: str) -> Finding:
     subject = scores.metric_label(metric)
     if split != scores.TEST:
         subject += f" on {scores.split_label(split)}"
+    if topic == RETRIEVAL and pair["token"]:
+        subject += f" of {show.count(pair['token'].get('n'))}"
     text = f"{_capital(subject)}: {_both(pair)}"
     paired = scores.paired_of(results, metric, split)
     if paired:
@@ -315,7 +318,9 @@ def _representation(results: Results) -> list[Finding]:
             verdict, _ = scores.decide(results, f"probe/{method}/{target}")
             verdicts.append(verdict)
             said = "" if scores.one_seed(results) or verdict == "untested" else f" ({verdict_label(verdict)})"
-            frozen = f", frozen features {show.score(row['features'])}" if row.get("features") else ""
+            frozen = (
+                f", frozen features without the question {show.score(row['features'])}" if row.get("features") else ""
+            )
             texts.append(f"{target.replace('_', ' ')} {_both(row)}{frozen}{said}")
             evidence += [
                 Number(f"{target}, {NAMES[arm]}", row[arm]["value"], row[arm]["low"], row[arm]["high"], "accuracy")

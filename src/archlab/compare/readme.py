@@ -26,7 +26,11 @@ def findings_markdown(results: Results) -> str:
         "\n".join(f"- **{head}:** {escape('; '.join(own))}." for head, own in heads.items()),
         _table(
             ["Test split", *(NAMES[arm] for arm in ARMS), "VL-JEPA minus token", "verdict"],
-            [_row(results, metric) for metric in scores.HEADLINE if metric in scores.metrics_of(results)],
+            [
+                _row(results, metric)
+                for metric in (*scores.HEADLINE, *scores.by_likelihood(results))
+                if metric in scores.metrics_of(results)
+            ],
         ),
         _table(
             ["When you need", "use", "because"],
@@ -44,12 +48,14 @@ def provenance(results: Results) -> str:
     """Command, preset, seeds, date and commit, in one sentence of Markdown."""
     seeds = len(results.get("seeds") or ())
     commit = show.commit((results.get("provenance") or {}).get("git"))
+    work = results.get("training_seconds")
+    spent = f" Its runs trained for {show.seconds(work)} in all, one after another." if work else ""
     return (
         f"Intervals are 95 %, over test images{' and seeds' if seeds > 1 else ' only'}. Generated from the results of "
         f"`{code(results.get('command', 'unknown'))}`: preset {escape(results.get('preset', 'unknown'))}, budget "
         f"{escape((results.get('budget') or {}).get('name', 'unknown'))}, data "
         f"{escape((results.get('data') or {}).get('name', 'unknown'))}, {seeds} seed{'s' * (seeds != 1)}, "
-        f"{escape(str(results.get('created', 'unknown'))[:10])}, commit `{code(commit)}`."
+        f"{escape(str(results.get('created', 'unknown'))[:10])}, commit `{code(commit)}`.{spent}"
     )
 
 

@@ -28,6 +28,8 @@ TEST = "test"
 VQA, CLASSIFICATION = "vqa/accuracy", "classification/accuracy"
 CIDER, SLOTS = "caption/cider_d", "caption/slots"
 TO_TEXT, TO_IMAGE = "retrieval/image_to_text_r1", "retrieval/text_to_image_r1"
+BY_LIKELIHOOD = ("retrieval_pmi/image_to_text_r1", "retrieval_pmi/text_to_image_r1")
+"""Retrieval among few captions by the token arm's likelihood, and by VL-JEPA's embeddings."""
 PROBE_CURVES = ("probe/linear/answers", "probe/knn/answers")
 """What the trunk's states give away at each checkpoint."""
 HEADLINE = (VQA, CLASSIFICATION, CIDER, SLOTS, TO_TEXT, TO_IMAGE)
@@ -59,7 +61,7 @@ _CONTROLS = {
     "shuffled_image": "shuffled image",
     "no_query": "no query",
     "majority": "majority answer",
-    "trained_blind": "trained blind",
+    "trained_blind": "trained blind, one seed",
     "nearest_caption": "nearest training caption",
     "decoder_ceiling": "decoder ceiling",
     "supervised_head": "supervised head",
@@ -103,7 +105,7 @@ def metric_label(metric: str) -> str:
     family, _, rest = metric.partition("/")
     if family.startswith("retrieval"):
         direction, _, k = rest.rpartition("_r")
-        how = " by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
+        how = ", token by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
         how += ", own item only" if family.endswith("_strict") else ""
         return f"{direction.replace('_', ' ')}{how}, R@{k}"
     if family == "monitor":
@@ -141,6 +143,11 @@ def metrics_of(results: Results, split: str = TEST) -> list[str]:
     return list(dict.fromkeys(metric for arm in ARMS for metric in _get(results, "arms", arm, "test", split) or {}))
 
 
+def by_likelihood(results: Results) -> list[str]:
+    """Retrieval by the token arm's likelihood, where both arms were scored on the same few captions."""
+    return [metric for metric in BY_LIKELIHOOD if measured(results, metric)]
+
+
 def kinds_of(results: Results) -> dict[str, str]:
     """Metric -> name of every question kind that both arms were scored on."""
     metrics = [metric for metric in metrics_of(results) if metric.startswith("vqa/") and metric != VQA]
@@ -157,6 +164,12 @@ def best_blind(results: Results, arm: str, metric: str) -> Control | None:
     """The control without image, or for questions without query, that scores highest; measured on the test split."""
     names = _IMAGE_BLIND + (_QUERY_BLIND if metric.startswith("vqa") else ())
     found = [Control(name, one) for name in names if (one := control_of(results, name, arm, metric))]
+    return max(found, key=lambda control: control.score["value"], default=None)
+
+
+def strongest_blind(results: Results, metric: str) -> Control | None:
+    """The blind control of either arm that scores highest."""
+    found = [one for arm in ARMS if (one := best_blind(results, arm, metric))]
     return max(found, key=lambda control: control.score["value"], default=None)
 
 

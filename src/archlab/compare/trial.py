@@ -11,11 +11,13 @@ from archlab.data.batch import Collator
 from archlab.evaluate.captioning import nearest_caption
 from archlab.evaluate.controls import Condition, no_query, shuffled_image
 from archlab.evaluate.measure import (
+    SMALL_GALLERY,
     Items,
     Measurement,
     add_captions,
     batches_of,
     measure_likelihood_retrieval,
+    measure_retrieval,
 )
 from archlab.evaluate.readout import EmbeddingReadout, SupervisedReadout, TokenReadout
 from archlab.train.run import Run, measure_arm, readout_of
@@ -54,10 +56,12 @@ def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measure
     result = measure_arm(run.arm, setup, run.config, split, config.test_items)
     readout, collator = readout_of(run.arm, setup), setup.collator(split)
     gallery = Items.first(collator.split, config.test_items).captions[: config.pmi_gallery]
-    wanted = isinstance(readout, TokenReadout) and split == "test" and not run.config.blind
-    if wanted and len(gallery) > 1 and "train" not in setup.uncaptioned:  # the prior is that of training captions
-        assert isinstance(readout, TokenReadout)
-        measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
+    wanted = split == "test" and not run.config.blind and len(gallery) > 1
+    if wanted and "train" not in setup.uncaptioned:  # the prior is that of training captions
+        if isinstance(readout, TokenReadout):
+            measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
+        elif isinstance(readout, EmbeddingReadout):  # as it always retrieves, among as few
+            measure_retrieval(result, readout, collator, gallery, family=SMALL_GALLERY)
     return result
 
 

@@ -26,6 +26,8 @@ from archlab.evaluate.vectors import cosine
 from archlab.evaluate.vqa import credit, rows_by_kind
 from archlab.train.folder import write_text
 
+SMALL_GALLERY = "retrieval_pmi"
+"""Retrieval among few captions, which the token arm's likelihood can afford."""
 _BATCH = 64
 _PRIOR_IMAGES = 64
 OPEN_VOCABULARY = "object"  # the kind that is reported as classification, with every attribute combination a candidate
@@ -196,12 +198,14 @@ def measure_retrieval(
     rows: np.ndarray,
     linear_map: LinearMap | None = None,
     condition: Condition | None = None,
+    family: str = "retrieval",
 ) -> None:
     """Image-to-text and text-to-image R@1, 5, 10 among the captions in `rows`; equal meanings are all right.
 
     Where captions repeat, `retrieval_strict/...` stands beside it, in which only the own caption is.
 
     Args:
+        family: first part of the names of the metrics.
         linear_map: fitted on training captions, from image vectors to text vectors; VL-JEPA needs none.
     """
     if len(rows) < 2:
@@ -213,7 +217,7 @@ def measure_retrieval(
         image_vectors = linear_map(image_vectors)
         text_vectors = linear_map.centre_targets(text_vectors)
     similarity = cosine(image_vectors, text_vectors)
-    _add_retrieval(result, "retrieval", similarity, split, rows)
+    _add_retrieval(result, family, similarity, split, rows)
 
 
 def measure_likelihood_retrieval(
@@ -235,7 +239,7 @@ def measure_likelihood_retrieval(
     marginal = likelihood(prior, Items.first(prior.split, _PRIOR_IMAGES).captions)
     peak = marginal.max(0)
     log_prior = peak + np.log(np.exp(marginal - peak).mean(0))
-    _add_retrieval(result, "retrieval_pmi", conditional - log_prior, collator.split, rows)
+    _add_retrieval(result, SMALL_GALLERY, conditional - log_prior, collator.split, rows)
 
 
 def fit_retrieval_map(readout: Readout, collator: Collator, validation: Collator, count: int) -> LinearMap:

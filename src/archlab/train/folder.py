@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from archlab.config import flatten, to_dict, to_yaml
+from archlab.config import build, flatten, to_dict, to_yaml
 from archlab.errors import UserError
 
 
@@ -73,6 +73,8 @@ def check_folder(folder: Path, config: Any) -> None:
     if not isinstance(saved, dict):
         raise UserError(f"output folder {folder}: its config.yaml is damaged; name another with --out, or remove it")
     there, asked = flatten(saved), flatten(to_dict(config))
+    with suppress(UserError):  # a key that is newer than the folder has its default there
+        there = flatten(to_dict(build(type(config), saved)))
     different = [key for key in asked | there if (key in there, there.get(key)) != (key in asked, asked.get(key))]
     if different:
         key = different[0]

@@ -36,10 +36,12 @@ def said(results: Results, heading: str, kind: str) -> list[str]:
 def test_a_kind_on_which_both_arms_are_blind_is_named_with_all_intervals(results: Results) -> None:
     put(results, "vqa/exists", 0.52, 0.55, 0.5, head=0.51)
     assert said(results, BLIND, "exists") == [
-        "exists, both arms: token 52.0 % [48.0, 56.0] against 50.0 % [46.0, 54.0] (trained blind), "
-        "VL-JEPA 55.0 % [51.0, 59.0] against 50.0 % [46.0, 54.0] (trained blind); "
-        "supervised head 51.0 % [47.0, 55.0]"
+        "exists, both arms: token 52.0 % [48.0, 56.0] against 50.0 % [46.0, 54.0] (trained blind, one seed), "
+        "VL-JEPA 55.0 % [51.0, 59.0] against 50.0 % [46.0, 54.0] (trained blind, one seed); "
+        "supervised head 51.0 % [47.0, 55.0], not above it either"
     ]
+    put(results, "vqa/exists", 0.52, 0.55, 0.5)
+    assert said(results, BLIND, "exists")[0].endswith("supervised head 90.0 % [86.0, 94.0]")
     put(results, "vqa/exists", 0.7, 0.7, 0.5)
     assert said(results, BLIND, "exists") == []
 
@@ -113,4 +115,26 @@ def test_a_run_without_weaknesses_has_no_caveats(results: Results) -> None:
             for arm in ("token", "vljepa"):
                 for name in ("shuffled_image", "trained_blind"):
                     results["controls"][name][arm][metric] |= {"value": 0.0, "high": 0.0}
+    for copy in results["controls"]["nearest_caption"]["vljepa"].values():
+        copy |= {"value": 0.0, "high": 0.0}
+    results["convergence"] = {arm: dict.fromkeys(steps, 1) for arm, steps in results["convergence"].items()}
     assert caveats(results) == {}
+
+
+def test_a_decoder_that_does_not_beat_the_copy_is_named(results: Results) -> None:
+    heading = "Text decoder not above copying the nearest training caption"
+    for metric, value in (("caption/cider_d", 0.1), ("caption/slots", 0.99)):
+        copy = results["controls"]["nearest_caption"]["vljepa"][metric]
+        copy |= {"value": value, "low": value, "high": value}
+    (text,) = caveats(results)[heading]
+    assert text.startswith("captions, facts right: VL-JEPA ")
+    assert text.endswith("against 99.0 % [99.0, 99.0]")
+
+
+def test_what_was_still_moving_at_the_last_checkpoint_is_named(results: Results) -> None:
+    heading, steps = "Not seen to converge within the run", results["arms"]["token"]["training"]["steps"]
+    results["convergence"] = {arm: dict.fromkeys(found, 1) for arm, found in results["convergence"].items()}
+    results["convergence"]["token"]["vqa/accuracy"] = steps
+    assert caveats(results)[heading] == ["questions about the image, token"]
+    results["convergence"]["vljepa"]["vqa/accuracy"] = steps
+    assert caveats(results)[heading] == ["questions about the image, both arms"]

@@ -144,17 +144,17 @@ def test_where_tokens_win_is_said_even_where_they_win_nothing(results: Results) 
 def test_samples_to_a_score_are_bracketed_and_never_reached_is_said(results: Results) -> None:
     row = max((row for row in results["efficiency"] if row["metric"] == "vqa/accuracy"), key=lambda r: r["threshold"])
     row["token"], row["vljepa"] = {"samples": 6400, "samples_before": 3200, "flops": 1.0, "seconds": 30.0}, None
-    finding = find(results, "samples to learn questions about the image")
+    finding = find(results, "learning curve of questions about the image")
     assert "token between 3,200 and 6,400 samples and VL-JEPA did not reach it" in finding.statement
     assert [(one.value, one.low, one.high) for one in finding.evidence] == [(6400, 3200, 6400)]
     row["vljepa"] = {"samples": 800, "samples_before": 0, "flops": 1.0, "seconds": 12.0}
-    statement = find(results, "samples to learn questions about the image").statement
+    statement = find(results, "learning curve of questions about the image").statement
     assert "VL-JEPA at most 800 samples" in statement
     assert "token took 2.50 times the seconds" in statement
 
 
 def test_training_and_latency_are_undecided_without_a_paired_interval_and_decided_by_one(decided: Results) -> None:
-    subjects = ("samples to learn questions about the image", "time for choosing an answer", "linear probes")
+    subjects = ("learning curve of questions about the image", "time for choosing an answer", "linear probes")
     assert [find(decided, subject).verdict for subject in subjects] == ["vljepa"] * 3
     assert "2.77 times [2.61, 2.93] at batch 1" in find(decided, subjects[1]).statement
     del decided["paired"]["curves"], decided["paired"]["inference"]
@@ -215,3 +215,15 @@ def test_results_that_are_none_are_refused_in_one_line(tmp_path: Path, content: 
 )  # fmt: skip
 def test_numbers_read_as_their_unit_asks(text: str, expected: str) -> None:
     assert text == expected
+
+
+def test_retrieval_by_likelihood_stands_beside_the_embeddings_where_both_were_scored(results: Results) -> None:
+    subject = "image to text, token by likelihood (PMI), R@1 of 100"
+    assert subject not in [finding.subject for finding in key_findings(results)]
+    test = {arm: results["arms"][arm]["test"]["test"] for arm in ("token", "vljepa")}
+    metric = "retrieval_pmi/image_to_text_r1"
+    test["vljepa"][metric] = test["token"][metric] | {"value": 0.5, "low": 0.4, "high": 0.6}
+    results["paired"]["test"][metric] = results["paired"]["test"]["caption/slots"] | {"winner": "vljepa"}
+    finding = find(results, subject)
+    assert finding.verdict == "vljepa"
+    assert "VL-JEPA 50.0 % [40.0, 60.0]" in finding.statement

@@ -208,11 +208,10 @@ def retrieval(results: Results) -> Section:
     for metric in (m for m in scores.metrics_of(results) if m.startswith("retrieval")):
         cells = [scores.score_of(results, arm, metric) for arm in ARMS]
         one = next(cell for cell in cells if cell)
-        of_token_alone = metric.startswith("retrieval_pmi")
         rows.append(
             [
                 scores.metric_label(metric),
-                *(show.score(cell) if cell or not of_token_alone else "does not apply" for cell in cells),
+                *map(show.score, cells),
                 show.difference(scores.paired_of(results, metric), unit_of(results, metric)) if all(cells) else "–",
                 verdict_label(scores.decide(results, metric)[0]) if all(cells) else "–",
                 show.count(one.get("n")),
@@ -224,8 +223,8 @@ def retrieval(results: Results) -> Section:
     note = (
         "VL-JEPA compares embeddings by cosine. The token arm has two ways: the cosine of pooled trunk states through "
         "a linear map fitted on training captions, and the likelihood of the caption corrected for its prior (PMI), "
-        "which needs a smaller gallery and compares with nothing else here. Items with the same meaning are all right, "
-        "but where it says own item only; equal similarities count in expectation over a random order."
+        "which is slow: it stands beside VL-JEPA's cosine among fewer captions. Items with the same meaning are all "
+        "right, but where it says own item only; equal similarities count in expectation over a random order."
     )
     panels = plots.retrieval(results)
     return section(
@@ -248,7 +247,7 @@ def probes(results: Results) -> Section:
             ]
             for target, row in targets.items()
         ]
-        columns = ["target", *EACH_ARM, "frozen features", "verdict"]
+        columns = ["target", *EACH_ARM, "frozen features, without the question", "verdict"]
         tables.append(Table(f"{capital(PROBES[method])} probe, test split", columns, rows))
     lines = []
     if collapse := results.get("collapse"):
