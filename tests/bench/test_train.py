@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.bench import gpt2_peer, train
+from archlab.bench import gpt2_peer, train, translator_peer
 from archlab.bench.peer import Contender, Shape
 from archlab.config import RunConfig, TransformerConfig
 
@@ -47,13 +47,18 @@ def test_both_compute_the_same_loss_and_the_same_gradients(both: Found) -> None:
     np.testing.assert_allclose(norms["archlab"], norms["transformers"], rtol=1e-4)
 
 
-def test_layers_of_torch_compute_the_same_loss_and_the_same_gradients() -> None:
-    found = made("gpt2")
+MAPS: dict[str, Any] = {"gpt2": gpt2_peer.weights, "translator": translator_peer.weights}
+
+
+@pytest.mark.parametrize("architecture", MAPS)
+def test_layers_of_torch_compute_the_same_loss_and_the_same_gradients(architecture: str) -> None:
+    found = made(architecture)
     losses = train.check_equal_work(found)
     assert set(losses) == {"archlab", "transformers", "torch.nn"}
-    assert losses["archlab"] == pytest.approx(np.log(TINY.vocabulary), abs=0.1)
     ours: Any = found["archlab"].model
-    expected = gpt2_peer.weights(ours.config).to_hf(gradients(found["archlab"]))
+    untrained = {name: torch.zeros_like(buffer) for name, buffer in ours.named_buffers() if name == "output_bias"}
+    expected = MAPS[architecture](ours.config).to_hf(gradients(found["archlab"]) | untrained)
+    expected = {name: gradient for name, gradient in expected.items() if name not in untrained}
     other = gradients(found["torch.nn"])
     assert other.keys() == expected.keys()
     for name, gradient in other.items():
@@ -63,6 +68,7 @@ def test_layers_of_torch_compute_the_same_loss_and_the_same_gradients() -> None:
 def test_ours_is_the_first_and_every_other_one_is_its_peer() -> None:
     assert [list(made(name)) for name in SHAPES] == [
         ["archlab", "transformers"],
+        ["archlab", "transformers", "torch.nn"],
         ["archlab", "transformers", "torch.nn"],
     ]
 
@@ -96,10 +102,13 @@ def test_ours_reads_masks_as_large_as_those_of_the_comparison(both: Found, monke
         assert torch.equal(mask, torch.ones(2, 1, 7, 7, dtype=torch.bool).tril())
 
 
-def test_layers_of_torch_with_other_weights_are_refused() -> None:
-    found = made("gpt2")
+@pytest.mark.parametrize(
+    ("architecture", "path"), [("gpt2", "encoder.norm.weight"), ("translator", "stacks.decoder.layers.1.norm3.weight")]
+)
+def test_layers_of_torch_with_other_weights_are_refused(architecture: str, path: str) -> None:
+    found = made(architecture)
     with torch.no_grad():
-        found["torch.nn"].model.encoder.norm.weight.mul_(3)  # type: ignore[union-attr]
+        found["torch.nn"].model.get_parameter(path).mul_(3)
     with pytest.raises(RuntimeError, match="do not do equal work: losses"):
         train.check_equal_work(found)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from archlab.data.tokenizer import TextTokenizer
 from archlab.evaluate.text_floors import majority, tfidf
-from archlab.evaluate.translation import bleu, bleu_by_length, search, translate
+from archlab.evaluate.translation import bleu, bleu_by_length, search, tokenised_bleu, translate
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
 from archlab.models.lstm import LSTMConfig, LSTMState, LSTMTranslator
 
@@ -31,6 +31,18 @@ def test_lowercased_bleu_forgives_case_and_says_so() -> None:
     forgiving = bleu(loud, REFERENCES, lowercase=True)
     assert forgiving.score == pytest.approx(100)
     assert "case:lc" in forgiving.signature
+
+
+def test_tokenised_bleu_counts_the_words_of_moses_whatever_their_case() -> None:
+    reference = "Un homme à l'ombre d'un arbre qu'il a planté."
+    written = "UN HOMME À L'OMBRE D'UN CHÊNE QU'IL A PLANTÉ."
+    words = "un homme à l' ombre d' un {} qu' il a planté ."
+    expected = bleu([words.format("chêne")], [words.format("arbre")])
+    found = tokenised_bleu([written], [reference], "fr")
+    assert found.score == pytest.approx(expected.score)
+    assert found.score > bleu([written], [reference], lowercase=True).score + 5
+    assert "tok:none" in found.signature
+    assert "Moses" in found.signature
 
 
 def test_parts_by_length_are_in_order_and_together_the_whole_set() -> None:

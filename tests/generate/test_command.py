@@ -206,6 +206,27 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, ch
     assert "another vocabulary" in fails(capsys, "--model", checkpoint, "hello", "--draft", other)
 
 
+def test_a_tokenizer_or_tokens_that_the_model_does_not_know_are_refused_in_one_line(tmp_path, capsys, byte_level):
+    narrow = saved(tmp_path / "narrow", "gpt2", Text(tokenizer=byte_level), vocab_size=200)
+    size = byte_level.get_vocab_size()
+    assert f"tokenizer.json has {size} tokens, more than the model's 200" in fails(capsys, "--model", narrow, "hello")
+    wrong = saved(tmp_path / "wrong", "gpt2", Text(tokenizer=byte_level, bos=999))
+    assert "bos_token_id=999: the model knows the ids 0 to 299" in fails(capsys, "--model", wrong, "hello")
+    rules = Rules(forbidden=(5, 300))
+    wrong = saved(tmp_path / "rules", "gpt2", Text(tokenizer=byte_level, rules=rules))
+    assert "bad_words_ids=300" in fails(capsys, "--model", wrong, "hello")
+
+
+def test_a_token_that_was_added_beyond_the_models_table_is_refused_only_where_a_prompt_holds_it(
+    tmp_path, capsys, byte_level, said
+):
+    tokenizer = type(byte_level).from_str(byte_level.to_str())
+    tokenizer.add_special_tokens([f"<{number}>" for number in range(50)])
+    folder = saved(tmp_path / "model", "gpt2", Text(tokenizer=tokenizer))
+    assert said("--model", folder, "hello", "--max-new-tokens", 3) is not None
+    assert "prompt: holds '<49>'" in fails(capsys, "--model", folder, "hello <49>")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

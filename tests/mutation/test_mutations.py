@@ -871,6 +871,34 @@ TEXT = [
         "*ids[most - tail : most]]",
         "train/text/test_tasks.py::test_head_and_tail_keep_both_ends_and_the_right_number",
     ),
+    Fault(
+        "tokenised BLEU does not split words at apostrophes",
+        "evaluate/translation.py",
+        "MosesTokenizer(language)",
+        'MosesTokenizer("de")',
+        "evaluate/test_translation.py::test_tokenised_bleu_counts_the_words_of_moses_whatever_their_case",
+    ),
+    Fault(
+        "scores on different data stand in one table",
+        "train/text/results.py",
+        ", {Path(name).name}",
+        "",
+        "train/text/test_results.py::test_scores_on_different_data_are_in_different_tables",
+    ),
+    Fault(
+        "a tokenizer with more tokens than the model has vectors is accepted",
+        "interop/text.py",
+        "size > vocabulary",
+        "False",
+        "generate/test_command.py::test_a_tokenizer_or_tokens_that_the_model_does_not_know_are_refused_in_one_line",
+    ),
+    Fault(
+        "the layers of torch see later target tokens",
+        "bench/translator_peer.py",
+        "tgt_mask=mask, tgt_is_causal=True",
+        "tgt_is_causal=False",
+        "bench/test_train.py::test_layers_of_torch_compute_the_same_loss_and_the_same_gradients",
+    ),
 ]
 
 SELECTIVE = [

@@ -47,7 +47,7 @@ class Shape:
     tokens: int
     vocabulary: int
     stack: TransformerConfig
-    architecture: Literal["llama", "gpt2"] = "llama"
+    architecture: Literal["llama", "gpt2", "translator"] = "llama"
 
     def random_tokens(self, seed: int) -> Tensor:
         """A batch (B, T + 1)."""

@@ -1,5 +1,7 @@
 """`archlab bench train`: our training step beside that of the same model built from `transformers` and from `torch.nn`.
 
+Decoders, and the encoder-decoder that `nn.Transformer` is.
+
 All take their steps in turns in one process, so that whatever else the machine does hits all; the result is the median
 ratio of the times of neighbouring steps, with a bootstrap interval over the rounds.
 """
@@ -23,6 +25,7 @@ from torch import nn
 from archlab import __version__, machine
 from archlab.bench.gpt2_peer import gpt2_contenders
 from archlab.bench.peer import Contender, Shape, llama_contenders
+from archlab.bench.translator_peer import translator_contenders
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
 from archlab.config import OptimizerConfig, TransformerConfig, to_dict
@@ -43,8 +46,19 @@ _GPT2S = {
     f"{name} GPT-2": replace(shape, architecture="gpt2", stack=replace(shape.stack, feed_forward=4 * shape.stack.width))
     for name, shape in _LLAMAS.items()
 }
-SHAPES = _LLAMAS | _GPT2S
-CONTENDERS: dict[str, Callable[[Shape], dict[str, Contender]]] = {"llama": llama_contenders, "gpt2": gpt2_contenders}
+_TRANSLATORS: dict[str, Shape] = {
+    # The model of the recipe `translation` on a batch of its size, and a wider one; so many blocks on either side.
+    "translator": Shape(160, 24, 10000, TransformerConfig(width=128, depth=4, heads=4, feed_forward=256), "translator"),
+    "wide translator": Shape(
+        32, 64, 8192, TransformerConfig(width=256, depth=4, heads=8, feed_forward=1024), "translator"
+    ),
+}
+SHAPES = _LLAMAS | _GPT2S | _TRANSLATORS
+CONTENDERS: dict[str, Callable[[Shape], dict[str, Contender]]] = {
+    "llama": llama_contenders,
+    "gpt2": gpt2_contenders,
+    "translator": translator_contenders,
+}
 LOSS_TOLERANCE = 1e-4
 _BOOTSTRAP_SAMPLES = 2000
 

@@ -15,7 +15,7 @@ from archlab.generate.session import context
 from archlab.generate.settings import BeamSearch, Sampling, Settings
 from archlab.generate.text import TextGenerator
 from archlab.interop.checkpoint import load_pretrained, locate, model_type_of
-from archlab.interop.text import Text, load_text
+from archlab.interop.text import Text, check_fits, load_text
 from archlab.models.families.family import Kind
 from archlab.models.protocols import Decoder
 from archlab.models.registry import FAMILIES, find_by_model_type
@@ -61,6 +61,10 @@ def continue_text(
         raise UserError("compile: compiles the steps of a language model, and this is an encoder-decoder; leave it out")
     guesser = None if draft is None else _draft(draft, text.tokenizer)
     model = _load(folder)
+    try:
+        check_fits(text, model.config.vocab_size)
+    except UserError as error:
+        raise UserError(f"checkpoint {source}: {error}") from None
     if compiled:
         model = CompiledDecoder(model)
     if max_new_tokens is None:

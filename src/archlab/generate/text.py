@@ -56,8 +56,16 @@ class TextGenerator:
         self.stop, self.draft, self.bos, self.start = stop, draft, bos, start
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt, with the special tokens that its tokenizer puts around texts."""
+        """Ids of a prompt, with the special tokens that its tokenizer puts around texts.
+
+        Raises:
+            UserError: the model knows no such token.
+        """
         ids: list[int] = self.tokenizer.encode(prompt).ids
+        known = getattr(getattr(self.model, "config", None), "vocab_size", None)
+        if known is not None and max(ids, default=0) >= known:
+            token = self.tokenizer.id_to_token(max(ids))
+            raise UserError(f"prompt: holds {token!r}, token {max(ids)}, and the model knows {known}; leave it out")
         return [self.bos] if not ids and self.bos is not None else ids
 
     def stream(self, prompt: str) -> Iterator[str]:

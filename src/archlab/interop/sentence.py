@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from archlab.errors import UserError
 from archlab.interop.adapter import load_adapted
 from archlab.interop.checkpoint import load_pretrained, locate, model_type_of, read_json
-from archlab.interop.text import load_text
+from archlab.interop.text import Text, check_fits, load_text
 from archlab.layers.pooling import masked_mean
 from archlab.models.bert import Bert
 from archlab.models.gemma import Gemma
@@ -121,7 +121,7 @@ def load_sentence_encoder(source: str) -> SentenceEncoder:
         tokenizer = load_text(folder).tokenizer
         if tokenizer is None:
             raise UserError("tokenizer.json is missing; save the tokenizer in the format of the tokenizers library")
-        model, width, context = _text_model(folder)
+        model, width, context = _text_model(folder, tokenizer)
     except UserError as error:
         raise UserError(f"checkpoint {source}: {str(error).removeprefix(f'checkpoint {folder}: ')}") from None
     tokenizer.encode_special_tokens = True  # as text: a caption's "[SEP]" must not end it
@@ -145,11 +145,12 @@ def pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return states[torch.arange(len(states), device=mask.device), chosen]
 
 
-def _text_model(folder: Path) -> tuple[nn.Module, int, int]:
+def _text_model(folder: Path, tokenizer: Tokenizer) -> tuple[nn.Module, int, int]:
     """The Transformer, its width and its context."""
     if model_type_of(folder) in _OURS:
         model = without_unused(load_pretrained(folder))
         config: Any = model.config
+        check_fits(Text(tokenizer=tokenizer), config.vocab_size)
         return model, config.width, config.context
     theirs = load_adapted(folder, "input_ids")
     found = theirs.config

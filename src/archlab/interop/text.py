@@ -113,6 +113,30 @@ def load_text(folder: Path) -> Text:
     )
 
 
+def check_fits(text: Text, vocabulary: int) -> None:
+    """Refuse a tokenizer or special tokens that a model does not know.
+
+    Tokens that were added to a tokenizer may lie beyond the model's table, as those of Gemma for images do; a text that
+    holds one is refused when it is read.
+
+    Args:
+        vocabulary: ids that the model has a vector of.
+
+    Raises:
+        UserError: so it is.
+    """
+    size = 0 if text.tokenizer is None else text.tokenizer.get_vocab_size(with_added_tokens=False)
+    if size > vocabulary:
+        raise UserError(
+            f"{TOKENIZER} has {size} tokens, more than the model's {vocabulary}; take both from the same checkpoint"
+        )
+    ids = {"bos_token_id": text.bos, "decoder_start_token_id": text.start, "forced_eos_token_id": text.rules.forced_end}
+    ids |= {"bad_words_ids": max(text.rules.forbidden, default=None), "eos_token_id": max(text.eos, default=None)}
+    for name, token in ids.items():
+        if token is not None and not 0 <= token < vocabulary:
+            raise UserError(f"{name}={token}: the model knows the ids 0 to {vocabulary - 1}; correct {_GENERATION}")
+
+
 def _tokenizer(folder: Path) -> Tokenizer | None:
     path = folder / TOKENIZER
     if not path.exists():

@@ -59,14 +59,12 @@ class Translation(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, model: Translates, batch: Pairs) -> Output:
-        """`loss`; the part `cross_entropy` is without smoothing."""
+        """`loss`."""
         logits = model(batch.source, batch.target[:, :-1], source_mask=batch.source_mask)  # (B, L - 1, V)
         labels = batch.target[:, 1:].masked_fill(~batch.target_mask[:, 1:], _IGNORED).flatten()
-        logits, real = logits.flatten(0, 1).float(), batch.target_mask[:, 1:].sum()
-
-        def cross_entropy(logits: Tensor, smoothing: float) -> Tensor:
-            return share(F.cross_entropy(logits, labels, ignore_index=_IGNORED, label_smoothing=smoothing), real)
-
-        loss = cross_entropy(logits, self.label_smoothing)
-        plain = cross_entropy(logits.detach(), 0.0) if self.label_smoothing else loss.detach()
-        return Output(loss, {"cross_entropy": plain}, weight=float(real))
+        real = batch.target_mask[:, 1:].sum()
+        mean = F.cross_entropy(
+            logits.flatten(0, 1).float(), labels, ignore_index=_IGNORED, label_smoothing=self.label_smoothing
+        )
+        loss = share(mean, real)
+        return Output(loss, {"cross_entropy": loss.detach()}, weight=float(real))

@@ -14,6 +14,7 @@ from archlab.cli import main
 from archlab.config import build
 from archlab.data.text.sets import cut_end
 from archlab.errors import UserError
+from archlab.generate.compiled import has_compiler
 from archlab.train.text import characters as module
 from archlab.train.text.characters import Text, train_characters
 from archlab.train.text.config import CharactersConfig
@@ -80,6 +81,7 @@ def test_a_run_leaves_metrics_a_plot_and_a_table_with_the_floors(text_file: Path
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
     card = (tmp_path / "run" / "card.md").read_text()
     assert f"| GPT-2 | {metrics['parameters']:,} | {metrics['validation_loss']:.4g} |" in card
+    assert metrics["table"][-1]["lowest of the curve"] == min(point["scores"]["loss"] for point in metrics["curve"])
     assert "| 3-gram, Kneser-Ney |" in card
     assert not (tmp_path / "run" / "state.pt").exists()
 
@@ -90,6 +92,7 @@ def test_the_step_at_which_a_floor_is_passed_is_the_first_scored_one_below_it(te
         below = [point["step"] for point in metrics["curve"] if point["scores"]["loss"] < floor]
         assert metrics["passed_at_step"][name] == (below[0] if below else None)
     assert metrics["passed_at_step"]["1-gram"] is not None
+    assert metrics["table"][-1]["passes the 3-gram at step"] == metrics["passed_at_step"]["3-gram"]
 
 
 OPTIONS = {
@@ -106,9 +109,14 @@ OPTIONS = {
     ],
     "float16": ["training.precision=float16", "training.average={kind: checkpoints, every: 2, last: 2}"],
 }
+COMPILED = pytest.param(
+    ["training.compile=true", "training.dropout=0.1"],
+    id="compiled",
+    marks=[pytest.mark.slow, pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")],
+)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", [*(pytest.param(one, id=name) for name, one in OPTIONS.items()), COMPILED])
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
     options: list[str], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

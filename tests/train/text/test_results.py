@@ -12,12 +12,14 @@ from archlab.train.text.results import main, page, record, write_page
 RESULTS = Path(__file__).resolve().parents[3] / "02-transformer-impl" / "results"
 
 
-def finished(folder: Path, model: str, accuracy: float) -> Path:
+def finished(folder: Path, model: str, accuracy: float, source: str = "imdb") -> Path:
     """The folder of a run, weights included."""
     folder.mkdir(parents=True)
     floor = {"model": "majority", "parameters": None, "test accuracy": 0.5}
     metrics: dict[str, Any] = {
         "task": f"sentiment, {model}",
+        "source": source,
+        "note": f"Accuracy on {source}.",
         "seed": 0,
         "steps": 10,
         "seconds": 90.0,
@@ -43,7 +45,16 @@ def test_the_page_has_every_model_once_and_a_shared_floor_once(tmp_path: Path) -
     assert text.count("| majority |") == 1
     assert "| A | 1,000 | 0.7 | a | 10 | 0 | 1.5 | `012345678` |" in text
     assert "| B | 1,000 | 0.7 | b |" in text
-    assert text.count("## Sentiment") == 1
+    assert text.count("## Sentiment, imdb") == 1
+    assert text.count("Accuracy on imdb.") == 1
+
+
+def test_scores_on_different_data_are_in_different_tables(tmp_path: Path) -> None:
+    record(finished(tmp_path / "one", "A", 0.7), tmp_path / "results")
+    record(finished(tmp_path / "two", "A", 0.8, "sst2:/a/download"), tmp_path / "results")
+    text = page(tmp_path / "results")
+    first, second = text.index("## Sentiment, imdb"), text.index("## Sentiment, sst2\n")
+    assert first < text.index("| A | 1,000 | 0.7 |") < second < text.index("| A | 1,000 | 0.8 |")
 
 
 def test_a_page_that_was_edited_is_found_out(tmp_path: Path) -> None:

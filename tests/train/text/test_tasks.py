@@ -154,11 +154,13 @@ def test_translation_reports_both_tests_with_signatures_and_by_length(
     test = metrics["bleu"]["test_2016_flickr"]
     assert "tok:13a" in test["signature"]
     assert "case:lc" in test["signature_lowercased"]
+    assert "Moses" in test["signature_tokenised"]
     assert test["sentences"] == 9
     assert list(test["bleu_by_words_of_the_source"]) == ["short", "medium", "long"]
     assert test["signature"] in capsys.readouterr().out
     row = metrics["table"][-1]
     assert (row["model"], row["test_2016_flickr"]) == ("Transformer", test["bleu"])
+    assert row["test_2016_flickr, tokenised"] == test["bleu_tokenised"]
     assert metrics["data_digests"].keys() == {"train", "validation", "test_2016_flickr", "test_2017_flickr"}
     assert metrics["epochs"] == pytest.approx(6 / metrics["batches_per_epoch"])
     assert (tmp_path / "run" / "tokenizer.json").exists()
@@ -267,6 +269,28 @@ def test_a_pretrained_folder_that_is_none_is_refused(prepared: Path, tmp_path: P
     with pytest.raises(UserError, match="checkpoint"):
         train_sentiment(sentiment_config(f"pretrained={tmp_path}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pretrained_model_may_come_with_an_installed_package(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "brings_a_bert"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    pretrained.rename(package / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = sentiment_config("pretrained=package:brings_a_bert/model")
+    tokenizer, encoder, _, _ = sentiment._encoder(config, Reviews(["a"], [0]))
+    assert tokenizer.vocab_size == encoder.token_embedding.weight.shape[0]  # type: ignore[index, union-attr]
+
+
+def test_a_pretrained_model_with_a_tokenizer_of_another_is_refused(
+    prepared: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    other = TextTokenizer.train(["the quick brown fox jumps over the lazy dog and comes back for more"], 300)
+    other.save(pretrained / "tokenizer.json")
+    with pytest.raises(UserError, match=f"tokenizer.json has {other.vocab_size} tokens, more than the model's"):
+        train_sentiment(sentiment_config(f"pretrained={pretrained}"), tmp_path / "run")
 
 
 def test_a_table_shows_what_is_missing_and_counts_with_separators() -> None:

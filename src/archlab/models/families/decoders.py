@@ -74,6 +74,12 @@ DECODERS: tuple[Family, ...] = (
                 70_553_706_496, _LLAMA3, {"width": 8192, "depth": 80, "heads": 64, "feed_forward": 28672}
             ),
             "llama-3.1-8b": Size(8_030_261_248, _LLAMA3, _LLAMA31),
+            "llama-3.1-70b": Size(
+                70_553_706_496, _LLAMA3, {"width": 8192, "depth": 80, "heads": 64, "feed_forward": 28672} | _LLAMA31
+            ),
+            "llama-3.1-405b": Size(
+                405_853_388_800, _LLAMA3, {"width": 16384, "depth": 126, "heads": 128, "feed_forward": 53248} | _LLAMA31
+            ),
             "llama-3.2-1b": Size(1_235_814_400, _LLAMA3, {"width": 2048, "depth": 16, "feed_forward": 8192} | _LLAMA32),
             "llama-3.2-3b": Size(
                 3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32

@@ -79,6 +79,18 @@ ENCODER_DECODERS: tuple[Family, ...] = (
                     "feed_forward": 16384,
                 },
             ),
+            "t5-11b": Size(
+                11_307_321_344,
+                _T5,
+                {
+                    "width": 1024,
+                    "depth": 24,
+                    "decoder_depth": 24,
+                    "heads": 128,
+                    "head_width": 128,
+                    "feed_forward": 65536,
+                },
+            ),
             "t5-v1.1-small": Size(
                 76_961_152, _T5, {"depth": 8, "decoder_depth": 8, "heads": 6, "feed_forward": 1024} | _T511
             ),
@@ -86,6 +98,21 @@ ENCODER_DECODERS: tuple[Family, ...] = (
                 247_577_856,
                 _T5,
                 {"width": 768, "depth": 12, "decoder_depth": 12, "heads": 12, "feed_forward": 2048} | _T511,
+            ),
+            "t5-v1.1-large": Size(
+                783_150_080,
+                _T5,
+                {"width": 1024, "depth": 24, "decoder_depth": 24, "heads": 16, "feed_forward": 2816} | _T511,
+            ),
+            "t5-v1.1-xl": Size(
+                2_849_757_184,
+                _T5,
+                {"width": 2048, "depth": 24, "decoder_depth": 24, "heads": 32, "feed_forward": 5120} | _T511,
+            ),
+            "t5-v1.1-xxl": Size(
+                11_135_332_352,
+                _T5,
+                {"width": 4096, "depth": 24, "decoder_depth": 24, "heads": 64, "feed_forward": 10240} | _T511,
             ),
         },
         variants={"version 1.0": Variant({"activation": "relu", "tied": True})},

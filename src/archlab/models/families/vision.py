@@ -62,12 +62,30 @@ VISION: tuple[Family, ...] = (
                     "transformer": {"width": 768, "depth": 12, "heads": 12, "feed_forward": 3072},
                 },
             ),
+            "vit-b-32": Size(
+                88_224_232 - 769_000,
+                _VIT,
+                {
+                    "image_size": 224,
+                    "patch_size": 32,
+                    "transformer": {"width": 768, "depth": 12, "heads": 12, "feed_forward": 3072},
+                },
+            ),
             "vit-l-16": Size(
                 304_326_632 - 1_025_000,
                 _VIT,
                 {
                     "image_size": 224,
                     "patch_size": 16,
+                    "transformer": {"width": 1024, "depth": 24, "heads": 16, "feed_forward": 4096},
+                },
+            ),
+            "vit-l-32": Size(
+                306_535_400 - 1_025_000,
+                _VIT,
+                {
+                    "image_size": 224,
+                    "patch_size": 32,
                     "transformer": {"width": 1024, "depth": 24, "heads": 16, "feed_forward": 4096},
                 },
             ),

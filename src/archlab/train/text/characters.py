@@ -113,14 +113,19 @@ def _report(config: CharactersConfig, text: Text, about: str, parameters: int, h
     }
     curve = [(point.step, point.scores["loss"]) for point in history.curve]
     passed = {name: next((step for step, loss in curve if loss < floor), None) for name, floor in floors.items()}
-    rows: list[Row] = [
-        {"model": f"{name}, Kneser-Ney", "parameters": None, "validation loss": floor, "passed at step": passed[name]}
-        for name, floor in floors.items()
-    ]
-    best = min(loss for _, loss in curve)
-    rows.append(
-        {"model": "GPT-2", "parameters": parameters, "validation loss": curve[-1][1], "passed at step": None},
-    )
+    best, largest = min(loss for _, loss in curve), f"{config.ngram}-gram"
+
+    def row(model: str, count: int | None, loss: float, lowest: float | None, step: int | None) -> Row:
+        return {
+            "model": model,
+            "parameters": count,
+            "validation loss": loss,
+            "lowest of the curve": lowest,
+            f"passes the {largest} at step": step,
+        }
+
+    rows = [row(f"{name}, Kneser-Ney", None, floor, None, None) for name, floor in floors.items()]
+    rows.append(row("GPT-2", parameters, curve[-1][1], best, passed[largest]))
     metrics = {
         "characters": len(text.train) + len(text.validation),
         "symbols": text.symbols,
@@ -131,7 +136,7 @@ def _report(config: CharactersConfig, text: Text, about: str, parameters: int, h
         "passed_at_step": passed,
     }
     note = (
-        f"Losses in nats per character of the held-out text. The best of the learning curve is {best:.4f}. "
-        f"N-gram models may look back across the start of a stretch, the model may not. {about}"
+        "Losses in nats per character of the held-out text. N-gram models may look back across the start of a stretch, "
+        f"the model may not. {about}"
     ).rstrip()
     return Report(rows, metrics, {name: floors[name] for name in list(floors)[-2:]}, note)

@@ -171,7 +171,8 @@ class SentimentConfig(Section):
     validation_fraction: ShareBelowOne = 0.1
     """Share of the training reviews that is held out, where the set has no validation split."""
     pretrained: str = ""
-    """Folder or hub id of a BERT in the format of `transformers`; empty trains an encoder from scratch."""
+    """Folder, hub id or `package:NAME/PATH` of a BERT in the format of `transformers`; empty trains an encoder from
+    scratch."""
     encoder: TransformerConfig = field(
         default_factory=lambda: TransformerConfig(width=128, depth=2, heads=4, feed_forward=352)
     )

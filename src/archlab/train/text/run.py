@@ -79,7 +79,7 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
     """Train into `folder`, or finish what was interrupted, or open what is finished; the run's metrics.
 
     Args:
-        config: has a section `training` and a `seed`.
+        config: has a section `training`, a `source` and a `seed`.
         prepare: makes the task; the model's random start is drawn from the seed.
 
     Raises:
@@ -98,6 +98,7 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
         report = once(partial(task.report, history))
     metrics = {
         "task": task.name,
+        "source": config.source,
         "seed": config.seed,
         "commit": git_commit(),
         "machine": describe(),
@@ -108,6 +109,7 @@ def train_task(config: Any, folder: Path, prepare: Callable[[], Task]) -> dict[s
         "seconds": history.seconds,
         **report.metrics,
         "table": [dict(row) for row in report.rows],
+        "note": report.note,
         "curve": [asdict(point) for point in history.curve],
     }
     once(partial(_save, folder, task, config, metrics, report, history))

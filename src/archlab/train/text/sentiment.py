@@ -18,6 +18,7 @@ from archlab.data.text.buckets import LengthBuckets
 from archlab.data.text.reviews import Reviews, load_reviews
 from archlab.data.text.sets import held_out
 from archlab.data.tokenizer import TextTokenizer
+from archlab.errors import UserError
 from archlab.evaluate.statistics import Score, score
 from archlab.evaluate.text_floors import majority, tfidf
 from archlab.models.text_classifier import TextClassifier, TextEncoder
@@ -153,13 +154,19 @@ def _encoder(config: SentimentConfig, train: Reviews) -> tuple[TextTokenizer, nn
     if not config.pretrained:
         tokenizer = TextTokenizer.train(train.texts, config.vocab_size)
         return tokenizer, TextEncoder(config.encoder, tokenizer.vocab_size), config.encoder.width, {}
-    from archlab.interop.checkpoint import load_pretrained
+    from archlab.interop.checkpoint import load_pretrained, locate
+    from archlab.interop.text import Text, check_fits
 
     encoder: Any = load_pretrained(config.pretrained)
+    tokenizer = TextTokenizer.load(locate(config.pretrained))
+    try:
+        check_fits(Text(tokenizer=tokenizer.tokenizer), encoder.config.vocab_size)
+    except UserError as error:
+        raise UserError(f"pretrained={config.pretrained}: {error}") from None
     weights = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         weights.update(name.encode() + tensor.numpy().tobytes())
-    return TextTokenizer.load(config.pretrained), encoder, encoder.config.width, {"pretrained": weights.hexdigest()}
+    return tokenizer, encoder, encoder.config.width, {"pretrained": weights.hexdigest()}
 
 
 def without_markup(text: str) -> str:
