@@ -263,8 +263,8 @@ GRID = [
     Fault(
         "cells on other data share a key",
         "compare/grid/cells.py",
-        "[given, self.test_items, self.digests]",
-        "[given, self.test_items]",
+        "[given, self.test_items, self.digests, *asked]",
+        "[given, self.test_items, *asked]",
         "compare/grid/test_protocol.py::test_a_cell_is_its_configuration_its_data_and_what_is_measured",
     ),
     Fault(
@@ -277,8 +277,8 @@ GRID = [
     Fault(
         "arms are compared across seeds",
         "compare/grid/summary.py",
-        "ours[seed] - theirs[seed] for",
-        "ours[seed] - theirs[min(theirs)] for",
+        "sum(other[seed] for other in others)",
+        "sum(other[min(other)] for other in others)",
         "compare/grid/test_summary.py::test_differences_are_taken_seed_by_seed",
     ),
     Fault(
@@ -287,6 +287,34 @@ GRID = [
         "t.ppf((1 + _LEVEL) / 2,",
         "t.ppf(_LEVEL,",
         "compare/grid/test_summary.py::test_an_interval_is_students_over_seeds",
+    ),
+    Fault(
+        "a control shows every image its own",
+        "compare/grid/conditions.py",
+        "measure_arm(run.arm, under, run.config, split.name, count, control)",
+        "measure_arm(run.arm, under, run.config, split.name, count, None)",
+        "compare/grid/test_conditions.py::test_a_control_is_shown_other_images",
+    ),
+    Fault(
+        "corrupted images keep the features of the whole ones",
+        "data/corruptions.py",
+        'image_digest=hashlib.sha256(f"{split.image_digest} {made_of}".encode()).hexdigest(),',
+        "",
+        "data/test_corruptions.py::test_questions_stay_and_digests_do_not",
+    ),
+    Fault(
+        "a corruption draws anew for each slice",
+        "data/corruptions.py",
+        "enumerate(picked, start)",
+        "enumerate(picked)",
+        "data/test_corruptions.py::test_a_corrupted_image_is_a_function_of_its_row_whichever_are_read_with_it",
+    ),
+    Fault(
+        "the loss of the text decoder is held against ln B",
+        "compare/assemble.py",
+        'watched["loss"], size)',
+        'run.metrics["curve"][-1]["loss"], size)',
+        "compare/test_collapse_section.py::test_what_is_held_against_ln_b_is_infonce_alone",
     ),
 ]
 PRETRAINING = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import platform
 import shlex
 import sys
@@ -34,7 +35,7 @@ from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, measur
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion, majority_answers
-from archlab.train.run import Run, retrieval_gap, validation_file
+from archlab.train.run import Run, retrieval_gap, validation_file, watch
 from archlab.train.setup import Setup
 
 if TYPE_CHECKING:
@@ -333,14 +334,19 @@ def _probes(right: Right, images: Mapping[str, np.ndarray], config: CompareConfi
 
 
 def _collapse(run: Run, setup: Setup) -> dict[str, Any]:
-    """Whether the embeddings of VL-JEPA still spread out, on validation questions and captions."""
+    """Whether the embeddings of VL-JEPA still spread out, on validation questions and captions.
+
+    What is held against ln B is InfoNCE alone, as the monitors take it: the loss that training minimises has that of
+    the text decoder in it, of which ln B says nothing.
+    """
     collator = setup.collator("validation")
     rows = np.arange(min(512, len(collator.split.examples)))
     batch = to_device(collator(rows), setup.device)
     with torch.no_grad():
         predicted, target = run.arm.embed(batch)  # type: ignore[operator]
-    last = run.metrics["curve"][-1]["loss"]
-    return diagnose(predicted.cpu().numpy(), target.cpu().numpy(), last, run.config.optimizer.batch_size).to_dict()
+    watched = watch(run.arm, setup, run.config)
+    size = round(math.exp(watched["log_batch"]))
+    return diagnose(predicted.cpu().numpy(), target.cpu().numpy(), watched["loss"], size).to_dict()
 
 
 def _cost(inference: Mapping[str, Any], price: float) -> dict[str, Any]:

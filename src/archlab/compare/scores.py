@@ -56,6 +56,8 @@ _SPLITS = {
     "test_combinations": "unseen attribute combinations",
     "test_backgrounds": "unseen backgrounds",
     "test_forms": "unseen wordings",
+    "test_keywords": "by keywords",
+    "test_held_out_keywords": "by keywords never trained on",
 }
 _CONTROLS = {
     "shuffled_image": "shuffled image",

@@ -23,6 +23,8 @@ from archlab.evaluate.readout import EmbeddingReadout, SupervisedReadout, TokenR
 from archlab.train.run import Run, measure_arm, readout_of
 from archlab.train.setup import Setup
 
+BLIND = ("shuffled_image", "no_query")
+"""Controls at test time: what an arm is not shown."""
 _CONTROL_SEED = 0
 _NEIGHBOURS = 4000  # training captions that the copying control chooses from
 
@@ -42,14 +44,17 @@ def try_run(run: Run, setup: Setup, config: CompareConfig) -> Trial:
         if name.startswith("test")
     }
     if not run.config.blind and not isinstance(readout, SupervisedReadout):
-        test = setup.dataset["test"]
-        conditions = {"shuffled_image": shuffled_image(len(test.images), _CONTROL_SEED), "no_query": no_query}
-        for name, condition in conditions.items():
+        for name, condition in blind_controls(len(setup.dataset["test"].images)).items():
             tasks[name] = lambda condition=condition: _controlled(run, setup, config, condition)  # type: ignore[misc]
         if isinstance(readout, EmbeddingReadout):
             tasks["decoder_ceiling"] = lambda: _decoder_ceiling(readout, setup.collator("test"), config)
             tasks["nearest_caption"] = lambda: _nearest_caption(readout, setup, config)
     return {name: Measurement.cached(run.folder / "test" / f"{name}.json", measure) for name, measure in tasks.items()}
+
+
+def blind_controls(images: int) -> dict[str, Condition]:
+    """`BLIND` on a split of so many images."""
+    return dict(zip(BLIND, (shuffled_image(images, _CONTROL_SEED), no_query), strict=True))
 
 
 def _plain(run: Run, setup: Setup, config: CompareConfig, split: str) -> Measurement:

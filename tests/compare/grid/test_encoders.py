@@ -15,6 +15,7 @@ import yaml
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.encoders import apply_budget, digests, step_flops
 from archlab.compare.grid.inputs import make_inputs
+from archlab.compare.grid.protocol import load_protocol
 from archlab.compare.grid.results import FILE
 from archlab.compare.grid.run import Places, run_grid
 from archlab.config import OptimizerConfig, PretrainConfig, TransformerConfig
@@ -101,6 +102,18 @@ def test_equal_operations_are_those_of_lejepa_to_within_half_a_step(method: Any)
     assert abs(goal - spent) <= step_flops(config) / 2 + 1
     assert apply_budget("equal-flops", reference) == reference
     assert apply_budget("equal-images", config) == config
+
+
+@pytest.mark.parametrize("name", ["encoders", "encoders-real"])
+def test_no_cell_of_equal_operations_is_longer_than_the_dearest_in_its_protocol(name: str) -> None:
+    """A cheap method has more steps than `most_steps` allows; what that bounds, the length of a cell, is kept."""
+    path = Path(__file__).parents[3] / "04-comparisons" / "protocols" / f"{name}.yaml"
+    protocol = load_protocol(path)
+    configs = [protocol.config(arm, {"budget": "equal-flops"}, 0) for arm in protocol.arms]
+    budgeted = [apply_budget("equal-flops", one) for one in configs if isinstance(one, PretrainConfig)]
+    spent = [one.optimizer.steps * step_flops(one) for one in budgeted]
+    dearest = next(cost for one, cost in zip(budgeted, spent, strict=True) if one.method == "lejepa")
+    assert max(spent) <= 1.01 * dearest
 
 
 def test_the_masked_autoencoder_is_the_cheaper_for_the_patches_that_it_does_not_see() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from archlab.errors import UserError
 COMMITTED = sorted(
     path
     for path in (Path(__file__).parents[3] / "04-comparisons" / "protocols").glob("*.yaml")
-    if path.stem != "selective-decoding"  # of `archlab selective`
+    if not path.stem.startswith("selective-")  # of `archlab selective`
 )
 SMALL: dict[str, Any] = {
     "question": "q",
@@ -28,6 +29,13 @@ SMALL: dict[str, Any] = {
     "factors": {"K": {"key": "data.scenes.paraphrases", "values": [1, 4]}},
     "seeds": [0, 1],
 }
+
+
+def corruptions(kinds: list[str], severities: Sequence[int] = (0, 1)) -> dict[str, Any]:
+    return {
+        "corruption": {"key": "corruption", "values": kinds},
+        "severity": {"key": "severity", "values": list(severities)},
+    }
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -180,6 +188,19 @@ def test_each_budget_is_tuned_by_itself_and_equal_trials_are_one_cell(tmp_path: 
         ({"tuning": {"at": {"K": 3}}}, "tuning.at: K=3 is no level of it"),
         ({"base": {"optimizer": {"steps": 1501}}}, "optimizer.steps=1501 is more than most_steps=1500"),
         ({"seeds": [1, 1]}, "must be one or more different values"),
+        ({"expect": [{"arm": "token"}]}, "over='': names the arm that is subtracted, unless against says from where"),
+        ({"expect": [{"arm": "token", "against": {"K": 2}}]}, "expect.against: K=2 is no level of it"),
+        ({"arms": {"a": {"arm": "token"}, "b": {"of": "a"}}}, "arm 'b': has of; a control has 'of' and 'control'"),
+        ({"arms": {"a": {}, "b": {"of": "c", "control": "no_query"}}}, "arm 'c': is not defined; did you mean"),
+        ({"arms": {"a": {}, "b": {"of": "a", "control": "blind"}}}, "control='blind': must be one of shuffled_image"),
+        ({"factors": {"c": {"key": "corruption", "values": ["noise"]}}}, "one of key 'corruption' needs one of key"),
+        ({"factors": corruptions(["nois"])}, "corruption 'nois': is not defined; did you mean 'noise'?"),
+        ({"factors": corruptions(["noise"], [1, 2])}, "severity: [1, 2] must be whole numbers up to 8 with 0"),
+        ({"factors": corruptions(["noise"], [0, 9])}, "severity: [0, 9] must be whole numbers up to 8 with 0"),
+        (
+            {"recipe": "pretrain", "arms": {"mae": {}}, "factors": {"s": {"key": "split", "values": ["test"]}}},
+            "splits, corruptions and controls are for recipe='arm'",
+        ),
         ({"hypotesis": "x"}, "key 'hypotesis' is unknown; did you mean 'hypothesis'?"),
     ],
 )
@@ -195,6 +216,7 @@ def test_the_first_protocols_are_there() -> None:
     names = {path.stem for path in COMMITTED}
     assert {"learning-curves", "paraphrase-dial", "ablations", "false-negatives"} <= names
     assert {"encoders", "encoders-real", "collapse", "collapse-encoder"} <= names
+    assert {"compositional", "robustness", "learning-curves-long"} <= names
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -231,6 +253,35 @@ def test_protocols_share_the_cells_they_can() -> None:
     theirs = {row.cell.key for row in main_rows(negatives, INPUTS, {}) if row.levels["batch"] == 128}
     assert theirs <= ours
     assert len(theirs) == 9
+
+
+@pytest.mark.parametrize(
+    ("asking", "of_protocol", "cells"),
+    [("robustness", "learning-curves", 6), ("compositional", "paraphrase-dial", 18)],
+)
+def test_protocols_that_ask_more_of_runs_take_those_of_others(asking: str, of_protocol: str, cells: int) -> None:
+    """Trials too: what is tuned alike is tuned once."""
+    ours, theirs = of(asking), of(of_protocol)
+    mine = unique_cells([*tuning_rows(ours, INPUTS), *main_rows(ours, INPUTS, {})])
+    there = {cell.key for cell in unique_cells([*tuning_rows(theirs, INPUTS), *main_rows(theirs, INPUTS, {})])}
+    trained = [cell for cell in mine if not cell.conditions]
+    assert {cell.key for cell in trained} <= there
+    assert len([cell for cell in trained if cell.test_items]) == cells
+    assert {cell.parent.key for cell in mine if cell.parent} <= {cell.key for cell in trained}
+
+
+def test_a_corruption_is_a_cell_for_each_run_at_all_severities_with_its_controls() -> None:
+    rows = main_rows(of("robustness"), INPUTS, {})
+    asked = [cell for cell in unique_cells(rows) if cell.conditions]
+    assert len(asked) == 4 * 2 * 3
+    for cell in asked:
+        assert {one.severity for one in cell.conditions} == {1, 2, 4, 8}
+        assert {one.control for one in cell.conditions} == {"", "shuffled_image"}
+        assert len({one.corruption for one in cell.conditions}) == 1
+        assert len(cell.conditions) == 8
+    clean = {row.condition.name for row in rows if row.levels["severity"] == 0}
+    assert clean == {"test", "shuffled_image"}
+    assert all(not row.cell.conditions for row in rows if row.levels["severity"] == 0)
 
 
 ENCODERS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from archlab.compare.grid.cells import Cell, Row
 from archlab.compare.grid.protocol import Expectation, Factor, Protocol
-from archlab.compare.grid.report import as_html, as_markdown, make_report
+from archlab.compare.grid.report import as_html, as_markdown, make_report, outcomes
 from archlab.compare.grid.summary import conclude, difference, judge, over_seeds, slope
 from archlab.config import RunConfig
 
@@ -106,6 +107,38 @@ def test_a_prediction_without_levels_is_made_at_all_of_them() -> None:
     verdicts = judge(found(growing), protocol(higher, rising))
     assert len(verdicts) == len(K) + 1
     assert verdicts[-1].outcome == "holds"
+
+
+def test_what_is_predicted_against_other_levels_is_the_difference_of_differences() -> None:
+    """Seed 2 lacks the reference, and is left out."""
+    values = {("token", 1): 0.5, ("token", 8): 0.4, ("vljepa", 1): 0.6, ("vljepa", 8): 0.55}
+    cells = found(lambda arm, k, seed: None if (k, seed) == (1, 2) else values.get((arm, k), 0.0) + 0.1 * seed)
+    lead = Expectation(arm="vljepa", over="token", at={"K": 8}, against={"K": 1})
+    own = Expectation(arm="token", claim="lower", at={"K": 8}, against={"K": 1})
+    verdicts = judge(cells, protocol(lead, own))
+    found_each = [one.estimate.per_seed for one in verdicts if one.estimate]
+    assert found_each == [pytest.approx({0: 0.05, 1: 0.05}), pytest.approx({0: -0.1, 1: -0.1})]
+    assert verdicts[0].what == "vljepa minus token, less the same at K=1, is above zero at K=8"
+    assert verdicts[1].what == "token, less the same at K=1, is below zero at K=8"
+
+
+def test_nothing_is_predicted_of_levels_against_themselves() -> None:
+    everywhere = Expectation(arm="vljepa", over="token", against={"K": 1})
+    assert [one.what[-3:] for one in judge(found(growing), protocol(everywhere))] == ["K=2", "K=8"]
+
+
+def test_results_beside_the_report_say_what_the_predictions_came_to() -> None:
+    cells = found(lambda arm, k, seed: None if (arm, k, seed) == ("token", 8, 2) else growing(arm, k, seed))
+    asked = protocol(Expectation(arm="vljepa", over="token", at={"K": 2}), Expectation(arm="token", against={"K": 1}))
+    results = json.loads(json.dumps(outcomes("dial", asked, [], cells), allow_nan=False))
+    assert results["protocol"]["name"] == "dial"
+    assert results["protocol"]["hypothesis"] == "<h>"
+    assert results["cells"] == {"finished": 17, "of": 18}
+    assert [one["outcome"] for one in results["verdicts"]] == ["holds", "undecided", "undecided"]
+    first = results["verdicts"][0]["found"]
+    assert first["low"] < first["value"] < first["high"]
+    assert first["unit"] == "accuracy"
+    assert results["seeds"] == [0, 1, 2]
 
 
 def test_the_conclusion_needs_all_predictions_and_one_refutes_it() -> None:

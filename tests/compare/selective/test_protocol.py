@@ -8,12 +8,13 @@ import yaml
 from archlab.compare.selective.protocol import load_selective
 from archlab.errors import UserError
 
-COMMITTED = Path(__file__).parents[3] / "04-comparisons" / "protocols" / "selective-decoding.yaml"
+COMMITTED = sorted((Path(__file__).parents[3] / "04-comparisons" / "protocols").glob("selective-*.yaml"))
 PLAIN = {"question": "q", "hypothesis": "h", "decision": "d"}
 
 
-def test_the_committed_protocol_asks_what_the_experiment_promises() -> None:
-    protocol = load_selective(COMMITTED)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_protocol_asks_what_the_experiment_promises(path: Path) -> None:
+    protocol = load_selective(path)
     asked = {(one.policy, one.over, one.claim) for one in protocol.expect}
     assert {("trigger-settled", "uniform", "share"), ("trigger-settled", "ward-features", "higher")} <= asked
     assert {"interval", "contrast"} <= protocol.sweep.keys()

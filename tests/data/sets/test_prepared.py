@@ -11,7 +11,7 @@ import pytest
 from archlab.config import DataConfig, PairsData
 from archlab.data.example import Dataset
 from archlab.data.sets import ENVIRONMENT, SETS, load_set
-from archlab.data.sets.emoji import base
+from archlab.data.sets.emoji import HELD_OUT, KEYWORDS, base
 from archlab.data.sets.openstax import first_sentence
 from archlab.data.sources import image_source, load_dataset
 
@@ -99,11 +99,29 @@ def test_vqa_rad_keeps_its_test_questions_and_says_that_their_images_are_known()
 def test_emoji_are_cut_by_base_emoji() -> None:
     dataset = load("emoji")
     seen: dict[str, str] = {}
-    for name, split in dataset.splits.items():
-        for one in split.examples:
+    for name in ("train", "validation", "test"):
+        for one in dataset[name].examples:
             assert seen.setdefault(base(one.id), name) == name
     assert len(seen) == 1644
-    assert sum(count for _, count in sizes(dataset).values()) == 3414
+    assert sum(sizes(dataset)[name][1] for name in ("train", "validation", "test")) == 3414
+
+
+def test_emoji_are_looked_for_by_keywords_that_training_never_read() -> None:
+    dataset = load("emoji")
+    read = [text.lower() for one in dataset["train"].examples for text in one.targets]
+    words = {word for text in read for word in text.split(", ")}
+    known, unknown = dataset[KEYWORDS], dataset[HELD_OUT]
+    assert dataset["test"].examples[0].targets[0] not in known.examples[0].targets
+    assert {word for one in known.examples for word in one.targets[0].lower().split(", ")} & words
+    assert len(unknown.examples) > 100
+    for one in unknown.examples:
+        for word in one.targets[0].lower().split(", "):
+            assert word not in words
+            assert not any(f" {word} " in f" {text} " for text in read)
+    assert known.image_digest == unknown.image_digest == dataset["test"].image_digest
+    assert len({split.digest for split in dataset.splits.values()}) == len(dataset.splits)
+    assert max(len(one.targets) for one in dataset["train"].examples) == 2
+    assert "keywords that no training text has" in dataset.notes[-1]
 
 
 def test_openstax_has_the_first_sentence_first_and_the_full_alt_text_second() -> None:

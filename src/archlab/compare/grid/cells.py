@@ -1,6 +1,7 @@
 """From a protocol to cells: every run once, under a name that says what it is made of.
 
 A cell's key is the hash of its configuration, of the data, of the encoder and of the checkpoints that it begins with.
+Where runs are asked on more than every cell is, another cell opens the finished run (`grid.conditions`).
 Only what differs from the defaults is hashed, so that a new option, whose default is what was done before, leaves the
 keys of finished cells as they are. What a default was is kept in the cell's results, and checked when they are read
 (`results.load_cell`).
@@ -13,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from archlab.compare.grid.conditions import Condition
 from archlab.compare.grid.protocol import BUDGET, Config, Levels, Protocol
 from archlab.config import (
     ContrastiveConfig,
@@ -29,6 +31,7 @@ from archlab.config import (
     flatten,
     to_dict,
 )
+from archlab.data import corruptions
 from archlab.errors import UserError
 
 CELL = "cell:"
@@ -44,6 +47,7 @@ class Cell:
         test_items: scored per test split; 0 leaves the test splits alone, as tuning must.
         digests: of the data, of the encoder and of pretrained parts.
         parent: the cell that it begins with.
+        conditions: what it asks the run of its parent on, and trains nothing; none: it is a run of its own.
         key: its name.
     """
 
@@ -51,23 +55,26 @@ class Cell:
     test_items: int
     digests: tuple[str, ...]
     parent: Cell | None = None
+    conditions: tuple[Condition, ...] = ()
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
         plain = flatten(to_dict(type(self.config)()))
         given = {key: value for key, value in flatten(to_dict(self.config)).items() if value != plain.get(key)}
-        content = json.dumps([given, self.test_items, self.digests], sort_keys=True)
+        asked = [corruptions.RULE, *(one.name for one in self.conditions)] if self.conditions else []
+        content = json.dumps([given, self.test_items, self.digests, *asked], sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
 @dataclass(frozen=True)
 class Row:
-    """A place in the protocol's table; several places may have one cell."""
+    """A place in the protocol's table, and where in the cell its scores are; several places may have one cell."""
 
     arm: str
     levels: Levels
     seed: int
     cell: Cell
+    condition: Condition = field(default_factory=Condition)
 
     @property
     def name(self) -> str:
@@ -91,6 +98,7 @@ class Inputs:
 def tuning_rows(protocol: Protocol, inputs: Inputs) -> list[Row]:
     """The short runs that choose the learning rates; their levels hold the learning rate too."""
     rows: dict[tuple[str, str, float], Row] = {}
+    protocol = protocol.trained()
     for levels in protocol.combinations():
         tuned_at = levels | protocol.tuning.at
         for arm in protocol.arms:
@@ -114,21 +122,47 @@ def main_rows(protocol: Protocol, inputs: Inputs, tuned: Mapping[tuple[str, str]
     Args:
         tuned: (arm, levels as text) -> learning rate; see `place`.
     """
-    rows: list[Row] = []
+    trained, rows = protocol.trained(), list[Row]()
+    asked = {arm: _unusual(protocol, arm) for arm in trained.arms}
     for seed in protocol.seeds:
+        runs = {place(levels): _runs(trained, levels, seed, inputs, tuned) for levels in trained.combinations()}
         for levels in protocol.combinations():
-            of_arm: dict[str, Cell] = {}
-            for arm in sorted(protocol.arms, key=lambda arm: "after" in protocol.arms[arm]):  # a stable sort
-                config = _budgeted(protocol, arm, levels, seed, inputs)
-                rate = tuned.get((arm, place(levels | protocol.tuning.at)), config.optimizer.learning_rate)
-                config = relevant(replace(config, optimizer=replace(config.optimizer, learning_rate=rate)))
-                parent = of_arm.get(protocol.arms[arm].get("after", ""))
-                if parent is not None:
-                    assert isinstance(config, RunConfig)  # as the protocol was checked
-                    config = replace(config, start=replace(config.start, run=f"{CELL}{parent.key}"))
-                of_arm[arm] = Cell(config, protocol.test_items, inputs.digests(config), parent)
-            rows += [Row(arm, levels, seed, of_arm[arm]) for arm in protocol.arms]
+            of_arm = runs[place({name: levels[name] for name in trained.factors})]
+            for arm in protocol.arms:
+                condition, run = protocol.condition(arm, levels), protocol.run_of(arm)
+                cell = of_arm[run]
+                if not condition.usual:
+                    cell = replace(cell, parent=cell, conditions=asked[run][condition.family])
+                rows.append(Row(arm, levels, seed, cell, condition))
     return rows
+
+
+def _runs(
+    trained: Protocol, levels: Levels, seed: int, inputs: Inputs, tuned: Mapping[tuple[str, str], float]
+) -> dict[str, Cell]:
+    """Arm -> its run at these levels under this seed."""
+    of_arm: dict[str, Cell] = {}
+    for arm in sorted(trained.arms, key=lambda arm: "after" in trained.arms[arm]):  # a stable sort
+        config = _budgeted(trained, arm, levels, seed, inputs)
+        rate = tuned.get((arm, place(levels | trained.tuning.at)), config.optimizer.learning_rate)
+        config = relevant(replace(config, optimizer=replace(config.optimizer, learning_rate=rate)))
+        parent = of_arm.get(trained.arms[arm].get("after", ""))
+        if parent is not None:
+            assert isinstance(config, RunConfig)  # as the protocol was checked
+            config = replace(config, start=replace(config.start, run=f"{CELL}{parent.key}"))
+        of_arm[arm] = Cell(config, trained.test_items, inputs.digests(config), parent)
+    return of_arm
+
+
+def _unusual(protocol: Protocol, run: str) -> dict[str, tuple[Condition, ...]]:
+    """Family -> all conditions that only cells of their own are asked on, of a run and its controls."""
+    arms = [arm for arm in protocol.arms if protocol.run_of(arm) == run]
+    found: dict[str, dict[Condition, None]] = {}
+    for levels in protocol.combinations():
+        for condition in (protocol.condition(arm, levels) for arm in arms):
+            if not condition.usual:
+                found.setdefault(condition.family, {})[condition] = None
+    return {family: tuple(ones) for family, ones in found.items()}
 
 
 def place(levels: Levels) -> str:
@@ -139,10 +173,14 @@ def place(levels: Levels) -> str:
 def unique_cells(rows: Sequence[Row]) -> list[Cell]:
     """Every cell once, in the order of the rows; those that others begin with come before them."""
     cells: dict[str, Cell] = {}
+
+    def add(cell: Cell | None) -> None:
+        if cell is not None and cell.key not in cells:
+            add(cell.parent)
+            cells[cell.key] = cell
+
     for row in rows:
-        for cell in (row.cell.parent, row.cell):
-            if cell is not None:
-                cells.setdefault(cell.key, cell)
+        add(row.cell)
     return list(cells.values())
 
 

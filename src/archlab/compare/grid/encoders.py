@@ -38,7 +38,8 @@ def apply_budget(name: str, config: PretrainConfig) -> PretrainConfig:
 
     "equal-images" leaves every method its steps: a batch is as many images, for V-JEPA frames. "equal-flops" gives each
     as many steps as a LeJEPA run of the protocol's steps pays for, the dearest method and that of the built-in encoder,
-    here with a linear stem; steps then differ, and images with them.
+    here with a linear stem; steps then differ, and images with them. Cheap steps may be more than the protocol's
+    `most_steps`: that bounds the length of a cell, which equal operations keep as long as the dearest.
 
     Raises:
         UserError: there is no such budget.

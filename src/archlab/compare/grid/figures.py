@@ -27,7 +27,7 @@ Series = Mapping[str, Sequence[tuple[float, Estimate]]]
 def lines(
     name: str, title: str, series: Series, unit: str, x_label: str, marks: Sequence[float] | None = None
 ) -> Panel:
-    """Scores over numbers, on a logarithmic axis, with intervals over seeds where there are any.
+    """Scores over numbers, on a logarithmic axis that may begin with 0, with intervals over seeds where there are any.
 
     Args:
         marks: numbers to write at the axis; by default those of the points.
@@ -41,7 +41,10 @@ def lines(
             axes.plot(x, values, markersize=5, label=arm, **style)
             low, high = ([_scaled(_end(one, end), unit) for _, one in points] for end in ("low", "high"))
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        axes.set_xscale("log")
+        if ticks[0] > 0:
+            axes.set_xscale("log")
+        else:  # linear up to the first number above 0
+            axes.set_xscale("symlog", linthresh=ticks[1], linscale=0.5)
         axes.set_xticks(ticks if len(ticks) < 7 else ticks[:: len(ticks) // 5])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()

@@ -1,9 +1,10 @@
 """A protocol: what is asked, what is run and what will decide, written down before the run.
 
 question, hypothesis, decision     in words
-arms, factors, seeds, base         what is run: every arm at every combination of levels, once per seed
+arms, factors, seeds, base         what is run: every arm at every combination of levels, once per seed, and what it is
+                                   asked on
 tuning                             learning rates that every arm tries, equally
-primary, split, expect             what decides, so that the verdict is computed and not chosen afterwards
+primary, also, split, expect       what decides, so that the verdict is computed and not chosen afterwards
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from archlab.compare.grid import conditions
+from archlab.compare.grid.conditions import CORRUPTION, SEVERITY, SPLIT, Condition
 from archlab.config import PretrainConfig, RunConfig, Section, build, flatten, read_yaml, to_dict
+from archlab.data.corruptions import CORRUPTIONS, SEVEREST
 from archlab.errors import UserError
-from archlab.rules import POSITIVE, Count, Named, NonNegative, at_least, each
+from archlab.rules import NAMED, POSITIVE, Count, Named, NonNegative, at_least, each
 
 BUDGET = "budget"
 """Key of the factor whose levels are the names of budgets; see `compare.budgets`."""
@@ -35,7 +39,8 @@ class Factor(Section):
     """What is varied for all arms alike."""
 
     key: Named = ""
-    """Dotted key of the run's configuration, or "budget"."""
+    """Dotted key of the run's configuration, or "budget"; or what turns the test alone: "split", whose levels are test
+    splits, and "corruption" with "severity", of the test images (`data.corruptions`; severity 0 is as they were)."""
     values: list[Any] = field(default_factory=list)
     """Its levels, in the order of the plots."""
 
@@ -46,7 +51,7 @@ class Expectation(Section):
 
     arm: str = ""
     over: str = ""
-    """The arm that is subtracted."""
+    """The arm that is subtracted; empty, with `against`: none."""
     metric: str = ""
     """Of the protocol's split, or "monitor/NAME", a collapse monitor at the last checkpoint; "monitor/alarm" is 1 where
     an alarm rings. Empty: the primary metric."""
@@ -54,6 +59,8 @@ class Expectation(Section):
     """Of the difference: above zero, below zero, within `margin` of zero, or rising with the levels of `along`."""
     at: dict[str, Any] = field(default_factory=dict)
     """Levels at which it is predicted; empty: at all of them."""
+    against: dict[str, Any] = field(default_factory=dict)
+    """Levels at which the same difference is subtracted from it; empty: none is."""
     along: str = ""
     """Factor of "rising", whose levels are positive numbers: the slope is per doubling."""
     margin: NonNegative = 0.0
@@ -63,6 +70,8 @@ class Expectation(Section):
         super().__post_init__()
         if (self.claim == "rising") != bool(self.along):
             raise UserError(f"along={self.along!r}: names the factor of claim='rising', and of no other")
+        if not self.over and not self.against:
+            raise UserError(f"over={self.over!r}: names the arm that is subtracted, unless against says from where")
         if (self.claim == "within") != (self.margin > 0):
             raise UserError(f"margin={self.margin!r}: is positive for claim='within', and 0 for all others")
 
@@ -90,12 +99,15 @@ class Protocol(Section):
     """When the hypothesis counts as supported, and when as contradicted."""
     primary: Named = ""
     """The metric that decides."""
+    also: Annotated[list[str], each(NAMED)] = field(default_factory=list)
+    """Metrics that are shown beside it, and decide nothing."""
     split: Named = "test"
     base: dict[str, Any] = field(default_factory=dict)
     """Configuration of every run, where it differs from the defaults."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> its configuration, where it differs from `base`; `after: NAME` begins with the finished run of another
-    arm at the same levels and seed, as `start` says."""
+    arm at the same levels and seed, as `start` says. `{of: NAME, control: shuffled_image}` is no run of its own, but
+    that of another arm under a blind control (`compare.trial`)."""
     factors: dict[str, Factor] = field(default_factory=dict)
     expect: list[Expectation] = field(default_factory=list)
     tuning: Tuning = field(default_factory=Tuning)
@@ -103,12 +115,30 @@ class Protocol(Section):
     test_items: Count = 500
     """Questions scored per test split, and as many captions and retrieval pairs at most."""
     most_steps: Count = 1500
-    """Longest run: about four minutes on two cores, so that an interruption costs little and cells fill gaps."""
+    """Longest run, as configured: about four minutes on two cores, so that an interruption costs little and cells fill
+    gaps. A budget of equal operations may give a cheaper method more steps than this, of as many operations together as
+    the dearest has; see `grid.encoders`."""
 
     def combinations(self) -> list[Levels]:
         """Every combination of levels; one, of nothing, where there are no factors."""
         values = [factor.values for factor in self.factors.values()]
         return [dict(zip(self.factors, levels, strict=True)) for levels in itertools.product(*values)]
+
+    def trained(self) -> Protocol:
+        """What is run, without what runs are asked on and what was predicted of it."""
+        arms = {arm: own for arm, own in self.arms.items() if self.run_of(arm) == arm}
+        factors = {name: factor for name, factor in self.factors.items() if factor.key not in conditions.KEYS}
+        return replace(self, arms=arms, factors=factors, expect=[])
+
+    def run_of(self, arm: str) -> str:
+        """The arm whose runs are asked: a control has none of its own."""
+        return str(self.arms[arm].get("of", arm))
+
+    def condition(self, arm: str, levels: Levels) -> Condition:
+        """What an arm is asked on."""
+        at = {self.factors[name].key: level for name, level in levels.items()}
+        split, severity = at.get(SPLIT, self.split), at.get(SEVERITY, 0)
+        return Condition(split, at[CORRUPTION] if severity else "", severity, self.arms[arm].get("control", ""))
 
     def config(self, arm: str, levels: Levels, seed: int) -> Config:
         """The run of an arm; budget, tuned learning rate and the run it begins with are not yet in it."""
@@ -116,7 +146,7 @@ class Protocol(Section):
         if "after" in self.arms[arm]:
             raw = _merge(raw, {"start": {"run": self.arms[arm]["after"]}})
         for name, level in levels.items():
-            if self.factors[name].key != BUDGET:
+            if self.factors[name].key not in (BUDGET, *conditions.KEYS):
                 raw = _merge(raw, _nested(self.factors[name].key, level))
         return replace(build(_CONFIGS[self.recipe], raw), seed=seed)
 
@@ -146,36 +176,62 @@ def _check(protocol: Protocol) -> None:
     if not protocol.arms:
         raise UserError("arms: must name at least one arm")
     for one in protocol.expect:
-        for name in (one.arm, one.over):
+        for name in filter(None, (one.arm, one.over)):
             _known(name, protocol.arms, "arm")
         _check_levels(protocol, one.at, "expect.at")
+        _check_levels(protocol, one.against, "expect.against")
         if one.along:
             _known(one.along, protocol.factors, "factor")
             levels = protocol.factors[one.along].values
             if not all(isinstance(level, int | float) and level > 0 for level in levels) or len(levels) < 2:
                 raise UserError(f"along={one.along!r}: its levels {levels} must be two or more positive numbers")
     _check_levels(protocol, protocol.tuning.at, "tuning.at")
+    _check_conditions(protocol)
     for arm, own in protocol.arms.items():
         if "after" in own and protocol.recipe != "arm":
             raise UserError(f"arm {arm!r}: 'after' is for recipe='arm'; an encoder begins at random")
         if "after" in own:
             _known(own["after"], protocol.arms, "arm")
-            if "after" in protocol.arms[own["after"]]:
-                raise UserError(f"arm {arm!r}: begins after {own['after']!r}, which itself begins after another")
+            if protocol.arms[own["after"]].keys() & {"after", "of"}:
+                raise UserError(
+                    f"arm {arm!r}: begins after {own['after']!r}, which itself begins after another or has no run"
+                )
     known = flatten(to_dict(_CONFIGS[protocol.recipe]()))
     for name, factor in protocol.factors.items():
-        if factor.key != BUDGET:
+        if factor.key not in (BUDGET, *conditions.KEYS):
             _known(factor.key, known, f"factor {name!r}: key")
         if len({repr(level) for level in factor.values}) != len(factor.values) or not factor.values:
             raise UserError(f"factor {name!r}: values={factor.values} must be one or more different values")
-    for arm in protocol.arms:
-        for at in protocol.combinations():
+    for arm in protocol.trained().arms:
+        for at in protocol.trained().combinations():
             steps = protocol.config(arm, at, protocol.seeds[0]).optimizer.steps
             if steps > protocol.most_steps:
                 raise UserError(
                     f"arm {arm!r}: optimizer.steps={steps} is more than most_steps={protocol.most_steps}; train for "
                     f"fewer, or raise most_steps"
                 )
+
+
+def _check_conditions(protocol: Protocol) -> None:
+    """Whether what runs are asked on is there."""
+    for arm, own in protocol.arms.items():
+        if not own.keys() & {"of", "control"}:
+            continue
+        if own.keys() != {"of", "control"}:
+            raise UserError(f"arm {arm!r}: has {', '.join(own)}; a control has 'of' and 'control', and nothing else")
+        conditions.check_control(own["control"])
+        _known(own["of"], protocol.trained().arms, "arm")
+    by_key = {factor.key: factor.values for factor in protocol.factors.values() if factor.key in conditions.KEYS}
+    asks_more = bool(by_key) or len(protocol.trained().arms) < len(protocol.arms)
+    if asks_more and protocol.recipe != "arm":
+        raise UserError("factors: splits, corruptions and controls are for recipe='arm'; an encoder is probed")
+    if (CORRUPTION in by_key) != (SEVERITY in by_key):
+        raise UserError(f"factors: one of key {CORRUPTION!r} needs one of key {SEVERITY!r}, and the other way round")
+    for kind in by_key.get(CORRUPTION, []):
+        _known(kind, dict.fromkeys(CORRUPTIONS), "corruption")
+    severities = by_key.get(SEVERITY, [0])
+    if 0 not in severities or not all(type(one) is int and 0 <= one <= SEVEREST for one in severities):
+        raise UserError(f"severity: {severities} must be whole numbers up to {SEVEREST} with 0, the images as they are")
 
 
 def _check_levels(protocol: Protocol, levels: Mapping[str, Any], where: str) -> None:

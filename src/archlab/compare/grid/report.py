@@ -1,7 +1,11 @@
-"""The report of a protocol, generated from its cells alone: `report.md`, `report.html`, and an SVG of every figure."""
+"""The report of a protocol, generated from its cells alone: `report.md`, `report.html`, and an SVG of every figure.
+
+`results.json` beside them has what the predictions came to, for `grid.findings` to read.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,7 @@ from markupsafe import Markup
 from archlab.compare import formatting as show
 from archlab.compare import monitoring
 from archlab.compare.grid import figures
+from archlab.compare.grid.cells import Row
 from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
 from archlab.compare.grid.summary import (
     Estimate,
@@ -21,15 +26,18 @@ from archlab.compare.grid.summary import (
     conclude,
     difference,
     judge,
+    of_runs,
     over_seeds,
     scores_of,
 )
 from archlab.compare.plots import Panel, standalone
 from archlab.compare.report.blocks import Section, Table, capital, plain, section
 from archlab.compare.scores import metric_label, split_label
+from archlab.config import to_dict
 from archlab.evaluate.measure import unit_of
 from archlab.train.folder import write_text
 
+RESULTS = "results.json"
 _TEMPLATE = Path(__file__).with_name("template.html")
 _BLIND = {"shuffled_image": "shuffled image", "no_query": "no query"}
 _CAPTION = "caption/cider_d"
@@ -46,6 +54,7 @@ _LEDGER = {
 }
 _FIXED = ("images", "steps", "samples", "meaning_entropy")
 _TASKS = {"vqa": "answers", "caption": "captions"}
+_WIDEST = 6  # columns of levels; more of them are rows
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Report:
 
 
 def write_grid_report(name: str, protocol: Protocol, trials: Found, found: Found, out: Path) -> Path:
-    """Write `report.md`, `report.html` and `NAME.svg` for every figure.
+    """Write `report.md`, `report.html`, `results.json` and `NAME.svg` for every figure.
 
     Args:
         name: of the protocol.
@@ -76,6 +85,8 @@ def write_grid_report(name: str, protocol: Protocol, trials: Found, found: Found
     Returns:
         path of `report.html`.
     """
+    results = outcomes(name, protocol, trials, found)
+    write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
     return write_pages(make_report(name, protocol, trials, found), out)
 
 
@@ -96,25 +107,48 @@ def make_report(name: str, protocol: Protocol, trials: Found, found: Found) -> R
         "Question": protocol.question,
         "Hypothesis": protocol.hypothesis,
         "Decision rule": protocol.decision,
-        "Primary metric": f"{metric_label(protocol.primary)} on the split {split_label(protocol.split)} "
-        f"(`{protocol.primary}`)",
+        "Primary metric": f"{metric_label(protocol.primary)} (`{protocol.primary}`), on the split "
+        f"{split_label(protocol.split)} unless a factor says otherwise",
     }
+    trained, runs = protocol.trained(), of_runs(protocol, found)
     sections = [
         _decision(protocol, found),
         _primary(protocol, found),
+        *_also(protocol, found),
         _differences(protocol, found),
-        _probes(protocol, found),
-        _learning(protocol, found),
-        _time(protocol, found),
-        _monitors(protocol, found),
-        _controls(protocol, found),
-        _language(protocol, found),
-        _tuning(protocol, trials),
-        _cost(protocol, found),
+        _probes(trained, runs),
+        _learning(trained, runs),
+        _time(trained, runs),
+        _monitors(trained, runs),
+        _controls(trained, runs),
+        _language(trained, runs),
+        _tuning(trained, trials),
+        _cost(trained, runs),
         _cells(protocol, trials, found),
     ]
     kept = [one for one in sections if one.tables or one.figures or one.lines]
     return Report(name, head, conclude(verdicts), kept)
+
+
+def outcomes(name: str, protocol: Protocol, trials: Found, found: Found) -> dict[str, Any]:
+    """What was predicted, what was found, and how much of it is run: the content of `results.json`."""
+    verdicts = judge(found, protocol)
+    return {
+        "protocol": {"name": name, **to_dict(protocol)},
+        "conclusion": conclude(verdicts),
+        "verdicts": [
+            {
+                "what": one.what,
+                "found": one.estimate.to_dict(unit_of(one.metric)) if one.estimate else None,
+                "outcome": one.outcome,
+                "why": one.why,
+            }
+            for one in verdicts
+        ],
+        "cells": {"finished": len(_finished([*trials, *found])), "of": len(_of_cells([*trials, *found]))},
+        "seeds": sorted({row.seed for row, results in found if results is not None}),
+        "commits": _commits([*trials, *found]),
+    }
 
 
 def as_markdown(report: Report) -> str:
@@ -158,25 +192,48 @@ def _decision(protocol: Protocol, found: Found) -> Section:
 
 
 def _primary(protocol: Protocol, found: Found) -> Section:
-    unit, combinations = unit_of(protocol.primary), protocol.combinations()
+    label = metric_label(protocol.primary)
+    drawn = [(_caption(protocol), panels)] if (panels := _drawn(protocol, found)) else []
+    lead = f"{capital(label)}, mean over seeds."
+    tables = [_scores(protocol, found, protocol.primary)]
+    return section("primary", "Primary metric", lead, figures=drawn, tables=tables)
+
+
+def _also(protocol: Protocol, found: Found) -> list[Section]:
+    """One for every metric that stands beside the primary one."""
+    return [
+        section(_key("also", metric), capital(metric_label(metric)), "Mean over seeds; decides nothing.",
+                tables=[_scores(protocol, found, metric)])
+        for metric in protocol.also
+    ]  # fmt: skip
+
+
+def _scores(protocol: Protocol, found: Found, metric: str) -> Table:
     estimates = {
-        arm: [_estimate(found, protocol, arm, levels, protocol.primary) for levels in combinations]
+        arm: [_estimate(found, protocol, arm, levels, metric) for levels in protocol.combinations()]
         for arm in protocol.arms
     }
-    columns = ["arm", *(_where(levels) or metric_label(protocol.primary) for levels in combinations), "seeds"]
-    rows = [
-        [
-            arm,
-            *(show.score(one.to_dict(unit)) if one else show.NOT_MEASURED for one in of_arm),
-            ", ".join(str(len(one.per_seed)) if one else "0" for one in of_arm),
-        ]
-        for arm, of_arm in estimates.items()
-        if any(of_arm)
-    ]
-    note = "A score of a single seed has no interval."
-    drawn = [(_caption(protocol), panels)] if (panels := _drawn(protocol, found)) else []
-    lead = f"{capital(metric_label(protocol.primary))}, mean over seeds."
-    return section("primary", "Primary metric", lead, figures=drawn, tables=[Table("Scores", columns, rows, note)])
+    shown = {arm: [_shown(one, unit_of(metric)) for one in ones] for arm, ones in estimates.items() if any(ones)}
+    counts = {len(one.per_seed) for ones in estimates.values() for one in ones if one}
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
+    note = f"Seeds: {seeds}. A score of a single seed has no interval."
+    return _crossed("Scores", metric_label(metric), protocol, shown, note)
+
+
+def _crossed(
+    caption: str, single: str, protocol: Protocol, shown: Mapping[str, Sequence[str]], note: str = ""
+) -> Table:
+    """Arms by combinations of levels, the more numerous of which are rows where a page would be too narrow for them.
+
+    Args:
+        single: heading of the one column of a protocol without factors.
+        shown: arm -> a text for every combination.
+    """
+    places = [_where(levels) or single for levels in protocol.combinations()]
+    if len(places) <= max(_WIDEST, len(shown)):
+        return Table(caption, ["arm", *places], [[arm, *texts] for arm, texts in shown.items()], note)
+    rows = [list(row) for row in zip(places, *shown.values(), strict=True)] if shown else []
+    return Table(caption, ["at", *shown], rows, note)
 
 
 def _drawn(protocol: Protocol, found: Found) -> list[Panel]:
@@ -185,7 +242,7 @@ def _drawn(protocol: Protocol, found: Found) -> list[Panel]:
     numeric = [
         name
         for name, factor in protocol.factors.items()
-        if len(factor.values) > 1 and all(isinstance(value, int | float) and value > 0 for value in factor.values)
+        if len(factor.values) > 1 and all(isinstance(value, int | float) and value >= 0 for value in factor.values)
     ]
     panels = []
     for levels in _without(protocol.combinations(), numeric[:1]):
@@ -213,16 +270,14 @@ def _drawn(protocol: Protocol, found: Found) -> list[Panel]:
 def _differences(protocol: Protocol, found: Found) -> Section:
     """Every arm minus the first, at every combination of levels."""
     unit, (first, *others) = unit_of(protocol.primary), protocol.arms
-    combinations = protocol.combinations()
-    rows = []
+    shown = {}
     for arm in others:
-        estimates = [difference(found, protocol, arm, first, levels) for levels in combinations]
+        estimates = [difference(found, protocol, arm, first, levels) for levels in protocol.combinations()]
         if any(estimates):
-            texts = (show.difference(one.to_dict(unit), unit) if one else show.NOT_MEASURED for one in estimates)
-            rows.append([arm, *texts])
-    columns = ["arm", *(_where(levels) or "difference" for levels in combinations)]
+            shown[arm] = [show.difference(one.to_dict(unit), unit) if one else show.NOT_MEASURED for one in estimates]
     lead = f"Every arm minus {first} in the primary metric, seed by seed; runs of one seed begin alike."
-    return section("differences", f"Against {first}", lead, tables=[Table("Differences", columns, rows)])
+    tables = [_crossed("Differences", "difference", protocol, shown)]
+    return section("differences", f"Against {first}", lead, tables=tables)
 
 
 def _probes(protocol: Protocol, found: Found) -> Section:
@@ -433,15 +488,17 @@ def _cost(protocol: Protocol, found: Found) -> Section:
 
 def _cells(protocol: Protocol, trials: Found, found: Found) -> Section:
     everything = [*trials, *found]
-    missing = [row.name for row, results in everything if results is None]
-    diverged = [
-        f"{row.name}: {results['diverged']}" for row, results in everything if results and "diverged" in results
+    cells = _of_cells(everything)
+    missing = [row.name for row, results in cells if results is None]
+    diverged = [f"{row.name}: {results['diverged']}" for row, results in cells if results and "diverged" in results]
+    more = any(row.cell.conditions for row, _ in cells)
+    places = sum(results is not None for _, results in everything)
+    what = "places of the tables" if more else "runs"
+    lines = [
+        f"{places} of {len(everything)} {what} are finished, in {len(cells) - len(missing)} cells: equal runs are one "
+        f"cell{', and some cells ask a finished run and train nothing' if more else ''}."
     ]
-    done = {row.cell.key: results for row, results in everything if results is not None}
-    commits = sorted({show.commit(results.get("git")) for results in done.values()})
-    places = len(everything) - len(missing)
-    lines = [f"{places} of {len(everything)} runs are finished, in {len(done)} cells: equal runs are one cell."]
-    lines += [f"Commits: {', '.join(commits)}."] if commits else []
+    lines += [f"Commits: {', '.join(commits)}."] if (commits := _commits(everything)) else []
     lines += [f"Diverged: {line}." for line in diverged]
     lines += [f"Not run yet: {name}." for name in missing]
     budgets = [name for name, factor in protocol.factors.items() if factor.key == BUDGET]
@@ -449,10 +506,26 @@ def _cells(protocol: Protocol, trials: Found, found: Found) -> Section:
     return section("cells", "Cells", "What this report is made of.", lines=lines)
 
 
+def _of_cells(found: Found) -> Found:
+    """Every cell once, in its first place."""
+    cells: dict[str, tuple[Row, Mapping[str, Any] | None]] = {}
+    for row, results in found:
+        cells.setdefault(row.cell.key, (row, results))
+    return list(cells.values())
+
+
+def _finished(found: Found) -> Found:
+    return [one for one in _of_cells(found) if one[1] is not None]
+
+
+def _commits(found: Found) -> list[str]:
+    return sorted({show.commit(results.get("git")) for _, results in found if results is not None})
+
+
 def _estimate(
     found: Found, protocol: Protocol, arm: str, levels: Levels, metric: str, split: str = ""
 ) -> Estimate | None:
-    scores = scores_of(found, arm, levels, metric, split or protocol.split)
+    scores = scores_of(found, arm, levels, metric, split)
     return over_seeds(scores) if scores else None
 
 

@@ -19,6 +19,7 @@ from archlab import machine
 from archlab.compare.cost import parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.grid.cells import Cell
+from archlab.compare.grid.conditions import measure_conditions
 from archlab.compare.grid.language import measure_language
 from archlab.compare.trial import try_run
 from archlab.config import CompareConfig, flatten, to_dict
@@ -56,6 +57,18 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
         **curve_of(run.metrics, run.config.optimizer.batch_size),
         "test": {name: _scores(measurement) for name, measurement in trial.items()},
         "language": measure_language(run, setup) if cell.test_items else {},
+    }
+
+
+def measure_asked(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
+    """The content of the file of a cell that asks the run of its parent."""
+    assert cell.parent is not None
+    found = measure_conditions(cell.conditions, run, setup, cell.test_items)
+    return head(cell) | {
+        "run": cell.parent.key,
+        "order_digest": run.metrics["order_digest"],
+        "features_digest": {name: digest for name, (_, digest) in found.items()},
+        "test": {name: _scores(measurement) for name, (measurement, _) in found.items()},
     }
 
 

@@ -21,7 +21,7 @@ from archlab.compare.grid.cells import Cell, Row, main_rows, place, tuning_rows,
 from archlab.compare.grid.inputs import make_inputs
 from archlab.compare.grid.protocol import Protocol, load_protocol
 from archlab.compare.grid.report import write_grid_report
-from archlab.compare.grid.results import FILE, diverged_cell, load_cell, measure_cell
+from archlab.compare.grid.results import FILE, diverged_cell, load_cell, measure_asked, measure_cell
 from archlab.compare.workers import leave, side_by_side
 from archlab.config import PretrainConfig, RunConfig, to_yaml
 from archlab.errors import DivergedError, UserError
@@ -118,6 +118,9 @@ def finish(cell: Cell, places: Places) -> None:
         if isinstance(cell.config, PretrainConfig):
             with _alone(places.work / cell.key):
                 results = encoders.measure_cell(cell, places.work / cell.key / "run")
+        elif cell.conditions:
+            assert cell.parent is not None
+            results = measure_asked(cell, *trained(cell.parent, places))
         else:
             run, setup = trained(cell, places)
             results = measure_cell(cell, run, setup)

@@ -8,12 +8,13 @@ or more, where the interval excludes zero and all seeds agree in sign.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from archlab.compare.grid.cells import Row, place
+from archlab.compare.grid.conditions import Condition
 from archlab.compare.grid.protocol import Expectation, Levels, Protocol
 from archlab.compare.scores import metric_label
 from archlab.evaluate.monitor import PREFIX
@@ -21,6 +22,7 @@ from archlab.evaluate.statistics import SEEDS_FOR_A_WINNER
 
 Found = Sequence[tuple[Row, Mapping[str, Any] | None]]
 """Rows of a protocol with their results, None where a cell is not finished."""
+_CLAIMS = {"higher": "above zero", "lower": "below zero"}
 Outcome = Literal["holds", "fails", "undecided", "not run"]
 
 _LEVEL = 0.95
@@ -77,44 +79,66 @@ def over_seeds(per_seed: Mapping[int, float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, dict(per_seed))
 
 
-def value_of(results: Mapping[str, Any] | None, metric: str, split: str) -> float | None:
-    """A test score or a monitor of a cell; None where it is not finished, diverged, or does not have the metric."""
+def value_of(results: Mapping[str, Any] | None, metric: str, where: str) -> float | None:
+    """A test score under the condition `where`, or a monitor; None where a cell is not finished or has none."""
     if metric.startswith(PREFIX):
         watched = (results or {}).get("monitor") or {"points": []}
         last = watched["points"][-1] if watched["points"] else {}
         value = last.get(metric.removeprefix(PREFIX))
         return None if value is None else float(value)
-    score = ((results or {}).get("test") or {}).get(split, {}).get(metric)
+    score = ((results or {}).get("test") or {}).get(where, {}).get(metric)
     return None if score is None else float(score["value"])
 
 
-def scores_of(found: Found, arm: str, levels: Levels, metric: str, split: str) -> dict[int, float]:
-    """Seed -> score, of the seeds that have one."""
+def scores_of(found: Found, arm: str, levels: Levels, metric: str, where: str = "") -> dict[int, float]:
+    """Seed -> score, of the seeds that have one; `where` names another condition than the row's own."""
     values = {
-        row.seed: value_of(results, metric, split)
+        row.seed: value_of(results, metric, where or row.condition.name)
         for row, results in found
         if row.arm == arm and place(row.levels) == place(levels)
     }
     return {seed: value for seed, value in values.items() if value is not None}
 
 
+def of_runs(protocol: Protocol, found: Found) -> Found:
+    """A row for every run, at the levels of `protocol.trained()`, whatever it was asked on."""
+    trained, runs = protocol.trained(), dict[tuple[str, str, int], tuple[Row, Mapping[str, Any] | None]]()
+    for row, results in found:
+        if row.arm in trained.arms and not row.cell.conditions:
+            levels = {name: level for name, level in row.levels.items() if name in trained.factors}
+            plain = replace(row, levels=levels, condition=Condition(protocol.split))
+            runs.setdefault((row.arm, place(levels), row.seed), (plain, results))
+    return list(runs.values())
+
+
 def difference(
     found: Found, protocol: Protocol, arm: str, over: str, levels: Levels, metric: str = ""
 ) -> Estimate | None:
     """The first arm minus the second in a metric, by default the primary, seed by seed; None where no seed has both."""
-    metric = metric or protocol.primary
-    ours, theirs = (scores_of(found, name, levels, metric, protocol.split) for name in (arm, over))
-    paired = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+    paired = _minus(*(scores_of(found, name, levels, metric or protocol.primary) for name in (arm, over)))
     return over_seeds(paired) if paired else None
 
 
-def slope(found: Found, protocol: Protocol, one: Expectation, levels: Levels) -> Estimate | None:
-    """Growth of the difference per doubling of the factor `one.along`, by least squares in every seed.
+def predicted(found: Found, protocol: Protocol, one: Expectation, levels: Levels) -> Estimate | None:
+    """What an expectation is about at some levels; None where no seed has all of it."""
 
-    None where no seed has the difference at all of its levels.
+    def at(levels: Levels) -> dict[int, float]:
+        ours, *theirs = (
+            scores_of(found, name, levels, one.metric or protocol.primary) for name in filter(None, (one.arm, one.over))
+        )
+        return _minus(ours, *theirs)
+
+    values = _minus(at(levels), *([at(levels | one.against)] if one.against else []))
+    return over_seeds(values) if values else None
+
+
+def slope(found: Found, protocol: Protocol, one: Expectation, levels: Levels) -> Estimate | None:
+    """Growth of what is predicted per doubling of the factor `one.along`, by least squares in every seed.
+
+    None where no seed has it at all levels.
     """
     steps = protocol.factors[one.along].values
-    at = [difference(found, protocol, one.arm, one.over, levels | {one.along: step}, one.metric) for step in steps]
+    at = [predicted(found, protocol, one, levels | {one.along: step}) for step in steps]
     if any(estimate is None for estimate in at):
         return None
     gaps = [estimate.per_seed for estimate in at if estimate is not None]
@@ -129,16 +153,8 @@ def judge(found: Found, protocol: Protocol) -> list[Verdict]:
     verdicts = []
     for one in protocol.expect:
         for levels in _places(protocol, one):
-            if one.claim == "rising":
-                estimate = slope(found, protocol, one, levels)
-                what = f"{one.arm} minus {one.over} rises with {one.along}, per doubling"
-            else:
-                estimate = difference(found, protocol, one.arm, one.over, levels, one.metric)
-                claim = {"higher": "above zero", "lower": "below zero", "within": f"within {one.margin:g} of zero"}
-                what = f"{one.arm} minus {one.over} is {claim[one.claim]}"
-            where = ", ".join(f"{name}={level}" for name, level in levels.items())
-            what += f" in {metric_label(one.metric)}" if one.metric else ""
-            what += f" at {where}" if where else ""
+            estimate = (slope if one.claim == "rising" else predicted)(found, protocol, one, levels)
+            what = _in_words(one, levels)
             verdicts.append(Verdict(what, estimate, *_outcome(one, estimate), one.metric or protocol.primary))
     return verdicts
 
@@ -157,11 +173,36 @@ def conclude(verdicts: Sequence[Verdict]) -> str:
     return f"undecided: {outcomes.count('undecided')} of {len(outcomes)} predictions are undecided"
 
 
+def _minus(first: Mapping[int, float], *others: Mapping[int, float]) -> dict[int, float]:
+    """Seed by seed, of the seeds that all have."""
+    return {
+        seed: value - sum(other[seed] for other in others)
+        for seed, value in first.items()
+        if all(seed in other for other in others)
+    }
+
+
+def _in_words(one: Expectation, levels: Levels) -> str:
+    what = f"{one.arm} minus {one.over}" if one.over else one.arm
+    what += f", less the same at {_levels(one.against)}," if one.against else ""
+    if one.claim == "rising":
+        what += f" rises with {one.along}, per doubling"
+    else:
+        what += f" is {_CLAIMS.get(one.claim, f'within {one.margin:g} of zero')}"
+    what += f" in {metric_label(one.metric)}" if one.metric else ""
+    return what + (f" at {_levels(levels)}" if levels else "")
+
+
+def _levels(levels: Levels) -> str:
+    return ", ".join(f"{name}={level}" for name, level in levels.items())
+
+
 def _places(protocol: Protocol, one: Expectation) -> list[Levels]:
-    """The levels at which an expectation is stated, without the factor that it runs along."""
+    """The levels at which an expectation is stated, without the factor that it runs along and where it is zero."""
     places: dict[str, Levels] = {}
     for levels in protocol.combinations():
-        if all(levels[name] == level for name, level in one.at.items()):
+        itself = bool(one.against) and levels == levels | one.against
+        if not itself and all(levels[name] == level for name, level in one.at.items()):
             rest = {name: level for name, level in levels.items() if name != one.along}
             places.setdefault(place(rest), rest)
     return list(places.values())

@@ -38,6 +38,7 @@ class NamedSet:
         hub: hub id, where it is there.
         hub_columns: role -> column of the hub's copy; one without a question asks for the class.
         installed: folder of an installed package that brings the data, if there is one.
+        finish: makes further test splits of the data.
     """
 
     files: tuple[str, ...]
@@ -48,6 +49,7 @@ class NamedSet:
     hub: str = ""
     hub_columns: tuple[tuple[str, str], ...] = ()
     installed: Callable[[], Path | None] = lambda: None
+    finish: Callable[[Dataset], Dataset] = lambda dataset: dataset
 
 
 SETS = {
@@ -90,6 +92,7 @@ SETS = {
         official=emoji.official,
         source="https://github.com/googlefonts/noto-emoji (clone it, and put "
         "https://unicode.org/Public/emoji/latest/emoji-test.txt into it)",
+        finish=emoji.by_keywords,
     ),
     "openstax": NamedSet(
         files=openstax.FILES,
@@ -125,7 +128,7 @@ def load_set(name: str, place: str, config: PairsData, *, image_size: int, seed:
     chosen = SETS[name]
     problems = Problems(skip=config.on_error == "skip")
     rows = _rows(name, chosen, place, config, image_size, problems)
-    dataset = assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems)
+    dataset = chosen.finish(assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems))
     if chosen.floor:
         dataset.notes.append(f"floor that a model must beat on the test split: {chosen.floor}")
     return dataset
