@@ -185,9 +185,8 @@ def test_memory_holds_a_few_frames_and_not_the_clip(tmp_path: Path, monkeypatch:
 def test_a_stream_gives_frames_at_its_rate_to_the_end_of_any_clip(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", greys(12), rate=4)  # three seconds
     found = list(stream_clip(path, 16, 2.0, max_pixels=10_000))
-    assert [time for time, _ in found] == [0, 0.5, 1, 1.5, 2, 2.5, 3][: len(found)]
-    assert len(found) in (6, 7)
-    assert levels(np.stack([pixels for _, pixels in found]))[:6] == [0, 2, 4, 6, 8, 10]
+    assert [time for time, _ in found] == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert levels(np.stack([pixels for _, pixels in found])) == [0, 2, 4, 6, 8, 10]
     (first,) = itertools.islice(stream_clip(path, 16, 2.0, max_pixels=10_000), 1)
     assert first[1].shape == (16, 16, 3)
 

@@ -186,7 +186,7 @@ class Film:
 
     def length(self) -> float:
         """As the header says, or, where it does not, as the time stamps do: one pass without decoding."""
-        if self._stream.duration is not None:
+        if self._stream.duration is not None and self._stream.time_base is not None:
             return float(self._stream.duration * self._stream.time_base)
         if self._container.duration is not None:
             return float(self._container.duration / self._av.time_base)
@@ -211,7 +211,7 @@ class Film:
                     now, after = after, next(ahead, None)
                     self.end = now[0] + self._lasts(now[1])
                 assert now is not None, "the first frame is there"
-                if after is None and time > max(self.end, now[0]):
+                if after is None and time >= self.end:
                     return
                 yield time, now[1]
 

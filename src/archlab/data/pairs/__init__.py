@@ -12,6 +12,7 @@ from pathlib import Path
 
 from archlab.config import PairsData
 from archlab.data.example import Dataset
+from archlab.data.images import SUFFIXES
 from archlab.data.pairs import folder, hub, parquet, webdataset
 from archlab.data.pairs.assembly import assemble
 from archlab.data.pairs.columns import resolve
@@ -40,7 +41,7 @@ def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int, fr
     if not place.exists():
         raise UserError(f"data.source={place}: no such file or folder; correct the path")
     problems = Problems(skip=config.on_error == "skip", root=place if place.is_dir() else place.parent)
-    rows, pooled = _read(place, config, problems, folder.CLIP_SUFFIXES if frames else folder.SUFFIXES)
+    rows, pooled = _read(place, config, problems, folder.CLIP_SUFFIXES if frames else SUFFIXES)
     return assemble(
         str(place), rows, config, image_size=image_size, seed=seed, problems=problems, pooled=pooled, frames=frames
     )
