@@ -1287,6 +1287,65 @@ LOAD = [
     ),
 ]
 
+CLIPS = [
+    Fault(
+        "frames are taken from the beginnings of the parts of a clip",
+        "data/clips.py",
+        "(part + 0.5) * length",
+        "part * length",
+        "data/test_clips.py::test_frames_are_those_on_display_at_the_middles_of_equal_parts[.mp4]",
+    ),
+    Fault(
+        "half a clip passes for a whole one",
+        "data/clips.py",
+        "_WHOLE = 0.9",
+        "_WHOLE = 0.0",
+        "data/test_clips.py::test_a_clip_that_ends_too_early_is_truncated",
+    ),
+    Fault(
+        "a jump without a keyframe ahead is believed",
+        "data/clips.py",
+        "now < first[0] <= time",
+        "first[0] <= time",
+        "data/test_clips.py::test_without_keyframes_to_jump_to_frames_are_the_same",
+    ),
+    Fault(
+        "a playlist may name other files",
+        "data/clips.py",
+        ', options={"format_whitelist": _FORMATS}',
+        "",
+        "data/test_clips.py::test_what_is_wrong_with_a_clip_is_one_line",
+    ),
+    Fault(
+        "clips of phones lie on their side",
+        "data/clips.py",
+        "if frame.rotation:",
+        "if False:",
+        "data/test_clips.py::test_clips_of_phones_stand_upright",
+    ),
+    Fault(
+        "the number of frames is no part of the digest of clips",
+        "data/pairs/assembly.py",
+        "how = [SAMPLING, str(self.frames)]",
+        "how = [SAMPLING]",
+        "data/pairs/test_folders_of_clips.py::test_how_many_frames_are_taken_is_part_of_the_digest",
+    ),
+    Fault(
+        "visual tokens of a clip do not say when",
+        "vl/clip_encoder.py",
+        "torch.cat([pooled, times], -1)",
+        "torch.cat([pooled, 0 * times], -1)",
+        "vl/test_clip_encoder.py::test_the_order_of_frames_matters",
+    ),
+    Fault(
+        "a model of video sees single frames",
+        "vl/encoder.py",
+        "if isinstance(self.vit, WhitenedViT):\n            return self.encode",
+        "if True:\n            return self.encode",
+        "vl/test_clip_encoder.py::test_a_model_of_video_sees_the_clip",
+    ),
+]
+
 FAULTS = [
     *SERVING,
     *MASKS,
@@ -1310,6 +1369,7 @@ FAULTS = [
     *STREAMS,
     *SEARCH,
     *LOAD,
+    *CLIPS,
 ]
 
 
