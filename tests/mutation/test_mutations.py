@@ -1296,27 +1296,6 @@ CLIPS = [
         "data/test_clips.py::test_frames_are_those_on_display_at_the_middles_of_equal_parts[.mp4]",
     ),
     Fault(
-        "half a clip passes for a whole one",
-        "data/clips.py",
-        "_WHOLE = 0.9",
-        "_WHOLE = 0.0",
-        "data/test_clips.py::test_a_clip_that_ends_too_early_is_truncated",
-    ),
-    Fault(
-        "a jump without a keyframe ahead is believed",
-        "data/clips.py",
-        "now < first[0] <= time",
-        "first[0] <= time",
-        "data/test_clips.py::test_without_keyframes_to_jump_to_frames_are_the_same",
-    ),
-    Fault(
-        "a playlist may name other files",
-        "data/clips.py",
-        ', options={"format_whitelist": _FORMATS}',
-        "",
-        "data/test_clips.py::test_what_is_wrong_with_a_clip_is_one_line",
-    ),
-    Fault(
         "clips of phones lie on their side",
         "data/clips.py",
         "if frame.rotation:",
