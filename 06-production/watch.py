@@ -1,4 +1,4 @@
-"""Watch frames with a running service and print what happens: `python 06-production/watch.py FOLDER | --drawn N`."""
+"""Watch frames with a running service: `python 06-production/watch.py FOLDER | CLIP | --drawn N` prints texts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def drawn(count: int) -> Iterator[bytes]:
 
     (stream,) = stream_source(DataConfig(), 64)(StreamConfig(frames=count), "test", 1)
     for pixels in stream.draw(0, stream.frames):
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        yield file.getvalue()
+
+
+def filmed(clip: Path, rate: float) -> Iterator[bytes]:
+    """So many frames per second of a clip, as PNG; the next is decoded when it is asked for."""
+    from archlab.data.clips import stream_clip
+
+    for _, pixels in stream_clip(clip, 256, rate, max_pixels=50_000_000):
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         yield file.getvalue()
@@ -49,14 +59,19 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("folder", type=Path, nargs="?", help="images, in the order of their names")
+    source.add_argument("place", type=Path, nargs="?", help="a clip, or a folder of images in the order of their names")
     source.add_argument("--drawn", type=int, metavar="N", help="N frames of a drawn scene instead")
+    parser.add_argument("--rate", type=float, default=2.0, help="frames per second of a clip")
     parser.add_argument("--url", default="ws://127.0.0.1:8000/v1/stream")
     parser.add_argument("--query", default="describe the picture")
     parser.add_argument("--threshold", type=float, default=0.5)
     options = parser.parse_args()
-    paths = sorted(path for path in options.folder.iterdir() if path.is_file()) if options.folder else []
-    frames = drawn(options.drawn) if options.drawn else (path.read_bytes() for path in paths)
+    if options.drawn:
+        frames = drawn(options.drawn)
+    elif options.place.is_file():
+        frames = filmed(options.place, options.rate)
+    else:
+        frames = (path.read_bytes() for path in sorted(options.place.iterdir()) if path.is_file())
     asked = {"query": options.query, "threshold": options.threshold}
     for message in watch(options.url, frames, asked, os.environ.get("ARCHLAB_KEY")):
         match message:

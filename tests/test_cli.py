@@ -39,6 +39,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     stand_in("archlab.compare.grid.run", "run_grid")
     sys.modules["archlab.compare.grid.run"].Places = lambda *folders: folders  # type: ignore[attr-defined]
     stand_in("archlab.compare.selective.run", "run_selective")
+    stand_in("archlab.compare.selective.watch", "watch")
     stand_in("archlab.evaluate.command", "evaluate_run")
     stand_in("archlab.vl.generate", "generate")
     stand_in("archlab.generate.command", "continue_text")
@@ -184,6 +185,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["evaluate", "run", "--split", "test_combinations", "--data", "folder", "--out", "scores.json"]) == 0
     assert main(["generate", "run", "--image", "cat.png", "what is this ?"]) == 0
     assert main(["generate", "--image", "cat.png", "run"]) == 0
+    assert main(["generate", "run", "--video", "cat.mp4"]) == 0
     assert main(["generate", "a prompt", "--top-k", "3", "--model", "there", "--stop", "a", "--stop", "b"]) == 0
     assert main(["generate", "--model", "there", "--compile", "prompt", "--draft", "small"]) == 0
     assert main(["bench", "generate"]) == 0
@@ -196,6 +198,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         main(["bench", "serve", "--rounds", "2", "--users", "9", "--run", "a", "--run", "b=c", "--out", "there"]) == 0
     )
     assert main(["selective", "p.yaml", "one", "two", "--workers", "3"]) == 0
+    assert main(["watch", "run", "cat.mp4"]) == 0
+    assert main(["watch", "run", "cat.mp4", "--query", "what", "--rate", "1", "--threshold", "2", "--every", "9"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
     assert main(["parity", "llama", "--explain", "--out", "parity.json"]) == 1
     assert called == [
@@ -205,6 +209,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("evaluate_run", Path("run"), "test_combinations", "folder", Path("scores.json")),
         ("generate", Path("run"), Path("cat.png"), "what is this ?"),
         ("generate", Path("run"), Path("cat.png"), None),
+        ("generate", Path("run"), Path("cat.mp4"), None),
         ("continue_text", "there", "a prompt", ("top_k", 3), ("stop", ["a", "b"])),
         ("continue_text", "there", "prompt", ("draft", "small"), ("compiled", True)),
         ("bench_generate", ("rounds", 10), ("precision", None), ("out", None)),
@@ -221,6 +226,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
             ("out", Path("there")),
         ),
         ("run_selective", Path("p.yaml"), [Path("one"), Path("two")], Path("runs/p"), ("workers", 3)),
+        ("watch", Path("run"), Path("cat.mp4"), None, ("rate", 2.0), ("threshold", 0.5), ("every", None)),
+        ("watch", Path("run"), Path("cat.mp4"), "what", ("rate", 1.0), ("threshold", 2.0), ("every", 9.0)),
         ("run_parity", None, ("show_causes", False), ("out", None)),
         ("run_parity", "llama", ("show_causes", True), ("out", Path("parity.json"))),
     ]

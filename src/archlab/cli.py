@@ -75,6 +75,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "train": _train_parser(commands),
         "grid": _grid_parser(commands),
         "selective": _selective_parser(commands),
+        "watch": _watch_parser(commands),
         "evaluate": _evaluate_parser(commands),
         "generate": _generate_parser(commands),
         "bench": _bench_parser(commands),
@@ -224,6 +225,31 @@ def _selective(arguments: argparse.Namespace) -> None:
     print(f"report: {report}")
 
 
+def _watch_parser(commands: Commands[_Parser]) -> _Parser:
+    parser = _command(commands, "watch", "put a clip of any length into words, once for each thing that happens")
+    parser.set_defaults(handler=_watch)
+    parser.add_argument("run", type=Path, metavar="RUN", help="finished run of the vljepa arm")
+    parser.add_argument("clip", type=Path, metavar="CLIP", help="MP4, MOV, WebM, Matroska, AVI or GIF")
+    parser.add_argument("--query", metavar="TEXT", help="asked of every frame (default: the run's query of captions)")
+    parser.add_argument("--rate", type=float, default=2.0, metavar="X", help="frames looked at per second (default: 2)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="X", help="of a change (default: 0.5)")
+    parser.add_argument("--every", type=float, metavar="S", help="rather: a segment every S seconds on average")
+    return parser
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    from archlab.compare.selective.watch import watch
+
+    watch(
+        arguments.run,
+        arguments.clip,
+        arguments.query,
+        rate=arguments.rate,
+        threshold=arguments.threshold,
+        every=arguments.every,
+    )
+
+
 def _evaluate_parser(commands: Commands[_Parser]) -> _Parser:
     parser = _command(commands, "evaluate", "measure a trained run on a split")
     parser.set_defaults(handler=_evaluate)
@@ -267,7 +293,14 @@ def _generate_parser(commands: Commands[_Parser]) -> _Parser:
     )
     parser.set_defaults(handler=_generate)
     parser.add_argument("words", nargs="*", metavar="WORD", help="PROMPT, or RUN and QUESTION, as above")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="what the run looks at; described without QUESTION")
+    parser.add_argument(
+        "--image",
+        "--video",
+        dest="image",
+        type=Path,
+        metavar="FILE",
+        help="image or clip that the run looks at; described without QUESTION",
+    )
     parser.add_argument("--model", metavar="ID", help="checkpoint that writes text: a folder or a hub id")
     for flag, how in _TEXT_OPTIONS.items():
         parser.add_argument(flag, **how)

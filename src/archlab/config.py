@@ -78,7 +78,9 @@ class PairsData(Section):
     """Share of the images to hold out where the data brings no validation split."""
     test_fraction: ShareBelowOne = 0.1
     max_pixels: Count = 50_000_000
-    """Larger images are refused before they are decoded (decompression bombs)."""
+    """Larger images are refused before they are decoded (decompression bombs); likewise clips of larger frames."""
+    max_seconds: Positive = 600.0
+    """Longer clips are refused before they are decoded."""
     query: Named = "describe the picture"
     """The query of rows that have a text but no question."""
     limit: Natural = 0
@@ -99,6 +101,9 @@ class DataConfig(Section):
 
     source: Named = "scenes"
     """"scenes", a named set, a folder, a parquet file, webdataset shards or a hub id."""
+    frames: Annotated[int, between(0, 64)] = 0
+    """Clips instead of images: frames of each that are looked at. Scenes become videos of so many frames, with motion
+    and events; of a clip in a folder so many are taken, evenly spread. 0: images."""
     seed: Natural = 0
     scenes: ScenesData = field(default_factory=ScenesData)
     pairs: PairsData = field(default_factory=PairsData)
@@ -125,7 +130,8 @@ class EncoderConfig(Section):
     DINOv2, SigLIP, CLIP, ViT or another vision model of `transformers`: its folder, its hub id, or `package:NAME/PATH`,
     a folder that an installed Python package brings."""
     tokens: Natural = 0
-    """Visual tokens that a checkpoint's patches are averaged to, a square number; 0 keeps them all."""
+    """Visual tokens that a checkpoint's patches are averaged to, a square number; 0 keeps them all. With `data.frames`,
+    those of each moment of a clip, of any encoder; 0: 4."""
     frames: Natural = 0
     """How often a still image is repeated for a model of video; 0: as often as it takes for one patch."""
     views: Natural = 0
@@ -403,6 +409,11 @@ class CompareConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.end_to_end_epochs and self.run.data.frames:
+            raise UserError(
+                f"end_to_end_epochs={self.end_to_end_epochs}: trains a network of images; leave it at 0 with "
+                f"run.data.frames={self.run.data.frames}"
+            )
         if self.learning_rates and self.sweep_steps < 1:
             raise UserError(
                 f"sweep_steps={self.sweep_steps}: must be at least 1 to try learning_rates={self.learning_rates}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.clips import write_clip
 
 from archlab.compare import experiment, inference
 from archlab.compare import formatting as show
@@ -42,13 +45,13 @@ def compare(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(experiment, "train_all", lambda *_, **__: None)  # what is not trained yet is trained here
     monkeypatch.setattr(inference, "peak_memory_of", no_memory)
 
-    def run(run: RunConfig = tiny_config, **changes: Any) -> dict[str, Any]:
+    def run(run: RunConfig = tiny_config, out: Path = tmp_path / "out", **changes: Any) -> dict[str, Any]:
         config = CompareConfig(
             run=run, test_items=12, pmi_gallery=4, bootstrap_samples=100, latency_batches=[1], latency_requests=1,
             **changes,
         )  # fmt: skip
-        run_compare(config, tmp_path / "out", "tiny")
-        found: dict[str, Any] = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+        run_compare(config, out, "tiny")
+        found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
         return found
 
     return run
@@ -154,6 +157,46 @@ def test_a_broken_image_is_refused_before_a_folder_is_made_that_the_remedy_would
         compare(replace(tiny_config, data=data))
     results = compare(replace(tiny_config, data=replace(data, pairs=PairsData(on_error="skip"))))
     assert len(results["data"]["skipped"]) == 1
+
+
+def test_videos_of_scenes_are_compared_from_the_configuration_to_the_report(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    moving = replace(tiny_config, data=replace(tiny_config.data, frames=6))
+    results = compare(moving)
+    for arm in results["arms"].values():
+        assert {"vqa/motion", "vqa/event", "caption/slots", "retrieval/image_to_text_r1"} <= arm["test"]["test"].keys()
+        assert {"test_combinations", "test_backgrounds", "test_forms"} <= arm["test"].keys()
+        assert arm["inference"]["choose"]["1"]["p50_ms"] > 0
+    assert {"shuffled_image", "no_query"} <= results["controls"].keys()
+    assert results["data"]["paraphrases"] == moving.data.scenes.paraphrases
+    with Image.open(BytesIO(base64.b64decode(results["examples"][0]["image_png_base64"]))) as shown:
+        assert getattr(shown, "n_frames", 1) > 1  # it moves
+    features = Setup.prepare(moving).features("train")
+    assert features.array.shape[2] == 6 * 4
+    answerer = Answerer.open(tmp_path / "out" / "runs" / "vljepa-0")
+    assert answerer.encoder.clip_frames == 6
+    with pytest.raises(UserError, match=r"end_to_end_epochs=1: trains a network of images; .+ run\.data\.frames=6"):
+        compare(moving, end_to_end_epochs=1)
+
+
+def test_clips_of_a_folder_are_compared(compare: Compare, tiny_config: RunConfig, tmp_path: Path) -> None:
+    generator, lines = np.random.default_rng(0), []
+    for number in range(14):
+        shade, rises = int(generator.integers(0, 100)), bool(number % 2)
+        steps = shade + 20 * np.arange(6, dtype=np.uint8)[:: 1 if rises else -1]
+        write_clip(tmp_path / f"{number}.mp4", np.broadcast_to(steps[:, None, None, None], (6, 32, 32, 3)).copy())
+        row = {"file_name": f"{number}.mp4", "text": f"clip {number}", "question": "what happens"}
+        lines.append(json.dumps(row | {"answer": "it gets brighter" if rises else "it gets darker"}))
+    (tmp_path / "0.mp4").write_bytes(b"no clip")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    data = DataConfig(source=str(tmp_path), frames=4, pairs=PairsData(on_error="skip", validation_fraction=0.2))
+    data = replace(data, pairs=replace(data.pairs, test_fraction=0.2))
+    results = compare(replace(tiny_config, data=data), out=tmp_path.parent / "compared")
+    skipped = results["data"]["skipped"]
+    assert skipped  # a line for its caption and one for its question
+    assert all(line.startswith("metadata.jsonl, line 1: clip 0.mp4: is truncated, or none of") for line in skipped)
+    assert "vqa/accuracy" in results["arms"]["token"]["test"]["test"]
 
 
 def test_shapes_of_batches_are_those_of_training_and_need_no_features(

@@ -147,7 +147,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch: pytest.Monke
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    monkeypatch.setattr(images, "_square", lambda *_: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(images, "square", lambda *_: pytest.fail("pixels were decoded"))
     for refuse in (lambda: decode(bomb, 8, max_pixels=LIMIT, name="b.png"), lambda: check(bomb, max_pixels=LIMIT)):
         with pytest.raises(UserError, match=r"81000000 pixels, at most 1000000 are .* raise data.pairs.max_pixels"):
             refuse()

@@ -1341,6 +1341,44 @@ LOAD = [
     ),
 ]
 
+CLIPS = [
+    Fault(
+        "frames are taken from the beginnings of the parts of a clip",
+        "data/clips.py",
+        "(part + 0.5) * length",
+        "part * length",
+        "data/test_clips.py::test_frames_are_those_on_display_at_the_middles_of_equal_parts[.mp4]",
+    ),
+    Fault(
+        "clips of phones lie on their side",
+        "data/clips.py",
+        "if frame.rotation:",
+        "if False:",
+        "data/test_clips.py::test_clips_of_phones_stand_upright",
+    ),
+    Fault(
+        "the number of frames is no part of the digest of clips",
+        "data/pairs/assembly.py",
+        "how = [SAMPLING, str(self.frames)]",
+        "how = [SAMPLING]",
+        "data/pairs/test_folders_of_clips.py::test_how_many_frames_are_taken_is_part_of_the_digest",
+    ),
+    Fault(
+        "visual tokens of a clip do not say when",
+        "vl/clip_encoder.py",
+        "torch.cat([pooled, times], -1)",
+        "torch.cat([pooled, 0 * times], -1)",
+        "vl/test_clip_encoder.py::test_the_order_of_frames_matters",
+    ),
+    Fault(
+        "a model of video sees single frames",
+        "vl/encoder.py",
+        "if isinstance(self.vit, WhitenedViT):\n            return self.encode",
+        "if True:\n            return self.encode",
+        "vl/test_clip_encoder.py::test_a_model_of_video_sees_the_clip",
+    ),
+]
+
 ESSENTIAL = [*MASKS, *LOSSES, *BACKBONES, *ORDER, *METRICS, *STATISTICS]
 """Faults that would spoil a comparison without a word."""
 FURTHER = [
@@ -1360,6 +1398,7 @@ FURTHER = [
     *SERVING,
     *SEARCH,
     *LOAD,
+    *CLIPS,
 ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
+from tests.clips import greys, write_clip
 from tests.serve.live import Live, base64_of, picture, png, serving, wait_for
 from tests.serve.watching import Watching, watching
 from websockets.exceptions import InvalidStatus
@@ -405,7 +406,8 @@ def test_the_example_of_the_guide_watches(live: Live, different: list[tuple[byte
     for number, frame in enumerate([first] * 3 + [second] * 9):
         (tmp_path / f"{number:02}.png").write_bytes(frame)
     url = live.url.replace("http", "ws") + "/v1/stream"
-    for source, frames in (([str(tmp_path)], 12), (["--drawn", "10"], 10)):
+    clip = write_clip(tmp_path.parent / f"{tmp_path.name}.mp4", greys(12), rate=4)  # three seconds
+    for source, frames in (([str(tmp_path)], 12), (["--drawn", "10"], 10), ([str(clip), "--rate", "3"], 9)):
         command = [sys.executable, str(EXAMPLE), *source, "--url", url, "--threshold", "0.001"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         *said, last = done.stdout.splitlines()

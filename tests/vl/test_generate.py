@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.clips import greys, write_clip
 
 from archlab.data.batch import Batch
+from archlab.data.clips import ClipReader
+from archlab.data.images import FileImage
 from archlab.errors import UserError
 from archlab.train.checkpoint import save_checkpoint
 from archlab.train.run import Run, readout_of
 from archlab.train.setup import Setup
+from archlab.vl.answering import Answerer
 from archlab.vl.arms import build_arm
+from archlab.vl.clip_encoder import ClipEncoder
 from archlab.vl.generate import generate
 
 
@@ -52,3 +57,39 @@ def test_an_arm_that_does_not_speak_is_refused(tiny_run: Callable[[str], Run], t
     Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
     with pytest.raises(UserError, match=r"the supervised arm does not speak; give a run of the token or the vljepa"):
         generate(tiny_run("supervised").folder, tmp_path / "picture.png", None)
+
+
+@pytest.mark.parametrize("arm", ["token", "vljepa"])
+def test_says_what_the_arm_says_of_a_clip(
+    arm: Any, tiny_setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder: Any = ClipEncoder.over(tiny_setup.encoder, 6, 4)  # type: ignore[arg-type]
+    config = replace(tiny_setup.config, arm=arm, data=replace(tiny_setup.config.data, frames=6))
+    model: Any = build_arm(config, encoder.width, tiny_setup.tokenizer.vocab_size, 0)
+    with torch.no_grad():
+        for trunk in (model.backbone.trunk, *([model.decoder.trunk] if arm == "vljepa" else [])):
+            for parameter in trunk.parameters():
+                parameter.mul_(3)
+    metrics = {"encoder_digest": encoder.digest}
+    save_checkpoint(tmp_path / "run", model, config, tiny_setup.tokenizer, metrics, "card")
+    answerer = Answerer.open(tmp_path / "run")
+    Image.new("RGB", (64, 64), (60, 60, 60)).save(tmp_path / "still.png")
+    said = []
+    for path in (write_clip(tmp_path / "a.mp4", greys(6)), tmp_path / "still.png"):
+        pixels = ClipReader(64, 6, 10**6, 60).read(FileImage(path))
+        generate(tmp_path / "run", path, "how does it move?")
+        said.append(capsys.readouterr().out)
+        assert said[-1] == answerer.readout.speak(answerer.request(pixels[None], ["how does it move?"]))[0] + "\n"
+    assert said[0] != said[1]  # what moves is seen
+
+
+def test_a_clip_is_not_shown_to_a_run_that_was_trained_on_images(
+    talkative: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = talkative
+    write_clip(tmp_path / "a.mp4", greys(6))
+    with pytest.raises(UserError, match=r"a\.mp4: is a clip, and this run was trained on images; .+ archlab watch RUN"):
+        generate(folder, tmp_path / "a.mp4", None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
+    generate(folder, tmp_path / "a.gif", None)  # an image, too
+    assert capsys.readouterr().out

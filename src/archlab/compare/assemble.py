@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _BOOTSTRAP_SEED = 0
 _EXAMPLES = 12
+_FRAME_MS = 125  # of clips among them
 _CURVES = ("vqa/", "classification/", "caption/", "retrieval/", "probe/")
 _EFFICIENCY = (
     "vqa/accuracy",
@@ -430,8 +431,11 @@ def _examples(trials: Mapping[str, Sequence[Trial]], setup: Setup) -> list[dict[
 
 
 def _png(image: np.ndarray) -> str:
+    """An image (H, W, 3); a clip (T, H, W, 3) as an animated PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png", optimize=True)
+    first, *later = [Image.fromarray(frame) for frame in (image if image.ndim == 4 else image[None])]
+    moving: dict[str, Any] = {"save_all": True, "append_images": later, "duration": _FRAME_MS, "loop": 0}
+    first.save(buffer, "png", optimize=True, **(moving if later else {}))
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

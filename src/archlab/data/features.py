@@ -21,7 +21,7 @@ from archlab.progress import track
 if TYPE_CHECKING:
     from archlab.vl.x_encoder import XEncoder
 
-_CHUNK = 256
+_CHUNK = 256  # images, or frames of clips, in memory at once
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FeatureStore:
     """Cached features of one split.
 
     Attributes:
-        array: float16 memory map (1 + views, images, N, D).
+        array: float16 memory map (1 + views, images or clips, N, D).
         digest: hash of the inputs that determine the array.
     """
 
@@ -68,19 +68,21 @@ def cache_folder() -> Path:
 def augment(images: np.ndarray, first: int, view: int) -> np.ndarray:
     """View `view` of the images `first, first + 1, ...`: a shift of at most 3 pixels, brightness, contrast and noise.
 
-    Nothing that changes an answer: no flips, crops or hue changes. Each view is a pure function of the image's row.
+    Nothing that changes an answer: no flips, crops or hue changes, and all frames of a clip are moved and lit alike.
+    Each view is a pure function of the image's row.
 
     Args:
-        images: uint8 (n, H, W, 3).
+        images: uint8 (n, H, W, 3), or clips (n, T, H, W, 3).
     """
     if view == 0:
         return images
-    height, width = images.shape[1:3]
+    height, width = images.shape[-3:-1]
+    border = [*[(0, 0)] * (images.ndim - 4), (3, 3), (3, 3), (0, 0)]
     result = np.empty_like(images)
     for i, image in enumerate(images):
         generator = np.random.default_rng([first + i, view])
         dy, dx = generator.integers(0, 7, 2)
-        shifted = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="edge")[dy : dy + height, dx : dx + width]
+        shifted = np.pad(image, border, mode="edge")[..., dy : dy + height, dx : dx + width, :]
         gain, bias = generator.uniform(0.9, 1.1), generator.uniform(-12, 12)
         noise = generator.normal(0, 4, shifted.shape)
         result[i] = np.clip((shifted - 128.0) * gain + 128 + bias + noise, 0, 255).astype(np.uint8)
@@ -92,8 +94,9 @@ def _compute(split: Split, encoder: XEncoder, views: int, path: Path) -> None:
     shape = (1 + views, count, encoder.tokens, encoder.width)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     with track(f"features of {split.name}", count) as progress:
-        for start in range(0, count, _CHUNK):
-            images = split.images[start : start + _CHUNK]
+        step = max(1, _CHUNK // max(1, encoder.clip_frames))
+        for start in range(0, count, step):
+            images = split.images[start : start + step]
             for view in range(1 + views):
                 features = encoder.encode(torch.from_numpy(augment(images, start, view)))
                 array[view, start : start + len(images)] = features.to(torch.float16).cpu().numpy()

@@ -150,7 +150,7 @@ def decode(
         BrokenInput: missing, empty, truncated, too large or no image.
     """
     with _opened(source, max_pixels, name, formats) as image:
-        return np.asarray(_square(image, size))
+        return np.asarray(square(image, size))
 
 
 def check(source: bytes | str | os.PathLike[str], *, max_pixels: int, name: str = "") -> None:
@@ -190,7 +190,8 @@ def _opened(
         raise BrokenInput(f"{name}: truncated or damaged ({reason})", "replace it") from None
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def square(image: Image.Image, size: int) -> Image.Image:
+    """A picture as RGB, whole in the middle of a white square."""
     width, height = _fit(image.size, size)
     image.draft(None, (2 * width, 2 * height))  # JPEG: decode at 1/2, 1/4 or 1/8, still twice too large
     image.load()

@@ -13,6 +13,8 @@ from archlab.config import DataConfig
 from archlab.data.example import Dataset, Images
 from archlab.data.pairs import load_hub, load_pairs
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
+from archlab.data.scenes.video import FEWEST_FRAMES
+from archlab.data.scenes.video_dataset import VideoDataConfig, build_videos
 from archlab.data.sets import SETS, load_set
 from archlab.errors import UserError
 
@@ -22,14 +24,14 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 def load_dataset(config: DataConfig, image_size: int) -> Dataset:
     """Load what `config.source` names.
 
-    - `scenes`: the built-in procedural data.
+    - `scenes`: the built-in procedural data; with `config.frames`, short videos of the same world.
     - `NAME`: a named set (`data.sets`) from the folder `ARCHLAB_DATA`; `NAME:PATH` from a download of its official
       source; `NAME:hub` from the hub, where it is there.
     - a folder, a parquet or a tar file: `data.pairs`.
     - `hub:ID`, `stream:ID`, or `owner/name` that is no local path: the hub; see `data.pairs.hub`.
 
     Args:
-        image_size: side of the images; scenes are drawn at it, all others are scaled to it.
+        image_size: side of the images or clips; scenes are drawn at it, all others are scaled to it.
 
     Raises:
         UserError: the source is none of these (the nearest name is suggested), or cannot be read.
@@ -39,13 +41,16 @@ def load_dataset(config: DataConfig, image_size: int) -> Dataset:
     if source == "scenes":
         return _scenes(config, image_size)
     if prefix in SETS:
+        _require_images(config)
         return load_set(prefix, rest, config.pairs, image_size=image_size, seed=config.seed)
     if prefix in ("hub", "stream") and rest:
+        _require_images(config)
         return load_hub(rest, config.pairs, image_size=image_size, seed=config.seed, stream=prefix == "stream")
     path = Path(source).expanduser()
     if source and path.exists():
-        return load_pairs(path, config.pairs, image_size=image_size, seed=config.seed)
+        return load_pairs(path, config.pairs, image_size=image_size, seed=config.seed, frames=config.frames)
     if _HUB_ID.fullmatch(source) and not source.startswith("."):
+        _require_images(config)
         return load_hub(source, config.pairs, image_size=image_size, seed=config.seed, stream=False)
     names = ["scenes", *SETS]
     near = difflib.get_close_matches(prefix, names, n=1, cutoff=0.5)
@@ -53,10 +58,24 @@ def load_dataset(config: DataConfig, image_size: int) -> Dataset:
     raise UserError(f"data.source={source!r}: is no known set, no file or folder and no hub id; {suggestion}")
 
 
+def _require_images(config: DataConfig) -> None:
+    if config.frames:
+        raise UserError(
+            f"data.frames={config.frames}: is for the built-in scenes and for clips in a folder; leave it at 0 for "
+            f"data.source={config.source!r}"
+        )
+
+
 def _scenes(config: DataConfig, image_size: int) -> Dataset:
     sizes = dataclasses.asdict(config.scenes)
     kept = sizes.pop("kinds")
-    dataset = build_scenes(SceneDataConfig(**sizes, image_size=image_size, seed=config.seed))
+    settings = sizes | {"image_size": image_size, "seed": config.seed}
+    if not config.frames:
+        dataset = build_scenes(SceneDataConfig(**settings))
+    else:
+        if config.frames < FEWEST_FRAMES:
+            raise UserError(f"data.frames={config.frames}: must be at least {FEWEST_FRAMES} to show what happens")
+        dataset = build_videos(VideoDataConfig(**settings, frames=config.frames))
     return _only(dataset, kept) if kept else dataset
 
 

@@ -50,7 +50,7 @@ class Setup:
         Raises:
             UserError: the data cannot be read, or have fewer training examples than one batch of a run to train.
         """
-        encoder = open_encoder(config.encoder).to(find_device(config.device, "device"))
+        encoder = open_encoder(config.encoder, config.data.frames).to(find_device(config.device, "device"))
         dataset = load_dataset(config.data, encoder.image_size)
         train = dataset["train"]
         if tokenizer is None and len(train.examples) < config.optimizer.batch_size:

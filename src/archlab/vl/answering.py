@@ -55,7 +55,7 @@ class Answerer:
             raise UserError(
                 f"run {run}: the {config.arm} arm does not speak; give a run of the token or the vljepa arm"
             )
-        encoder = open_encoder(config.encoder).restored(run)
+        encoder = open_encoder(config.encoder, config.data.frames).restored(run)
         if encoder.digest != checkpoint.metrics.get("encoder_digest"):
             raise UserError(
                 f"run {run}: its features came from other weights than encoder.weights={config.encoder.weights!r} has "
@@ -78,14 +78,14 @@ class Answerer:
         return "vljepa" if isinstance(self.readout, EmbeddingReadout) else "token"
 
     def request(self, images: np.ndarray, queries: Sequence[str]) -> Batch:
-        """What the read-out is asked with: uint8 RGB images (B, H, W, 3) of the encoder's size, and B queries."""
+        """What the read-out is asked with: uint8 RGB images or clips as the encoder reads them, and B queries."""
         return make_request(self.encoder, self.tokenizer, self.config.tokenizer.max_query, images, queries)
 
 
 def make_request(
     encoder: XEncoder, tokenizer: TextTokenizer, max_query: int, images: np.ndarray, queries: Sequence[str]
 ) -> Batch:
-    """Encode images (B, H, W, 3) and B queries, of at most `max_query` tokens, as a batch without target."""
+    """Encode images (B, H, W, 3) or clips (B, T, H, W, 3), and B queries of at most `max_query` tokens; no target."""
     query, query_mask = tokenizer.encode(queries, max_query)
     features = encoder.encode(torch.tensor(images))  # a copy: decoded images may be read-only
     ids, mask = (torch.from_numpy(array).to(features.device) for array in (query, query_mask))

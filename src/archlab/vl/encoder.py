@@ -2,7 +2,7 @@
 
 Those of others are in `vl.pretrained_encoder`; `vl.x_encoder` opens either.
 
-Shape legend: B images, H x W pixels, N visual tokens, D features per visual token.
+Shape legend: B images or clips, T frames, f moments, H x W pixels, N visual tokens, D features per visual token.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class WhitenedViT(ViT):
 
 
 class WhitenedVideoEncoder(vjepa.Encoder):
-    """The encoder of a V-JEPA on still images, each of which fills one tubelet, with the same map behind it."""
+    """The encoder of a V-JEPA on clips, or on still images, which fill a tubelet each, with the same map behind it."""
 
     def __init__(self, config: vjepa.VJEPAConfig) -> None:
         super().__init__(config)
         self.whitening = nn.Linear(config.transformer.width, config.transformer.width)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Whitened states (B, N, D) of images (B, C, H, W), or of their patches `keep` (B, n)."""
+        """Whitened states (B, N, D) of images (B, C, H, W) or clips (B, T, C, H, W), or of patches `keep` (B, n)."""
         states: Tensor = self.whitening(super().forward(vjepa.as_clips(images, self.config.tubelet), keep))
         return states
 
@@ -163,6 +163,16 @@ class FrozenEncoder:
         return self.vit.config.image_size
 
     @property
+    def clip_frames(self) -> int:
+        """See `vl.x_encoder.XEncoder`; clips are for `vl.clip_encoder`."""
+        return 0
+
+    @property
+    def tubelet(self) -> int:
+        """Frames of a clip that are read at once."""
+        return 1 if isinstance(self.vit, WhitenedViT) else self.vit.config.tubelet
+
+    @property
     def tokens(self) -> int:
         """N."""
         return self.vit.config.patches // self.merge**2
@@ -176,6 +186,16 @@ class FrozenEncoder:
     def encode(self, images: Tensor) -> Tensor:
         """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3), where the weights lie."""
         return self.features(images.to(device_of(self.vit)))
+
+    @torch.inference_mode()
+    def encode_clips(self, clips: Tensor) -> Tensor:
+        """Visual tokens of every moment, float32 (B, f, N, D), of uint8 RGB clips (B, T, H, W, 3)."""
+        moments = clips.shape[1] // self.tubelet
+        if isinstance(self.vit, WhitenedViT):
+            return self.encode(clips.flatten(0, 1)).unflatten(0, (-1, moments))
+        pixels = normalise(clips.flatten(0, 1).to(device_of(self.vit))).unflatten(0, clips.shape[:2])
+        states = self.vit(pixels).unflatten(1, (moments, -1)).flatten(0, 1)  # (B * f, patches, _)
+        return merge_patches(states, self.vit.config.grid, self.merge).unflatten(0, (-1, moments))
 
     def features(self, images: Tensor) -> Tensor:
         """`encode` as the ViT's own mode and device would have it; what is exported."""

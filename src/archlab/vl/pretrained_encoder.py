@@ -3,7 +3,8 @@
 The states of patches are averaged to a few visual tokens and whitened over the training images, so that a trunk can
 begin on them as it does on the project's own encoder.
 
-Shape legend: B images, H x W pixels, F frames, f x h x w patches of a clip, g x g = N visual tokens, D features.
+Shape legend: B images or clips, H x W pixels, F frames, f x h x w patches of a clip, g x g = N visual tokens,
+D features.
 """
 
 from __future__ import annotations
@@ -115,6 +116,16 @@ class PretrainedEncoder:
         return self.preprocessing.size
 
     @property
+    def clip_frames(self) -> int:
+        """See `vl.x_encoder.XEncoder`; clips are for `vl.clip_encoder`."""
+        return 0
+
+    @property
+    def tubelet(self) -> int:
+        """Frames of a clip that are read at once."""
+        return self.model.config.tubelet if isinstance(self.model, VJEPA) else 1
+
+    @property
     def tokens(self) -> int:
         """N."""
         return self.side**2
@@ -128,8 +139,14 @@ class PretrainedEncoder:
 
     def encode(self, images: Tensor) -> Tensor:
         """Visual tokens, float32 (B, N, D), of uint8 RGB images (B, H, W, 3)."""
-        tokens = self._pooled(images)
-        return tokens if self.whitening is None else self.whitening(tokens)
+        return self._white(self._pooled(images))
+
+    def encode_clips(self, clips: Tensor) -> Tensor:
+        """Visual tokens of every moment, float32 (B, f, N, D), of uint8 RGB clips (B, F, H, W, 3).
+
+        A model of images sees each frame alone.
+        """
+        return self._white(self._pooled_clips(clips))
 
     def fitted(self, train: Split, cache: Path) -> PretrainedEncoder:
         """Whitened over images of the training split, evenly spread; fitted once per set of images and encoder."""
@@ -155,17 +172,41 @@ class PretrainedEncoder:
         parts = []
         for some in images.split(_AT_ONCE):
             states = _states(self.model, self.preprocessing(some).to(device), self.frames)  # (B, f, h * w, D)
-            grid = states.mean(1).unflatten(1, self.grid).permute(0, 3, 1, 2)  # (B, D, h, w)
-            parts.append(F.adaptive_avg_pool2d(grid, self.side).flatten(2).mT.cpu())  # (B, N, D)
+            parts.append(self._averaged(states.mean(1)))
         return torch.cat(parts)
 
+    @torch.inference_mode()
+    def _pooled_clips(self, clips: Tensor) -> Tensor:
+        """Visual tokens before whitening, (B, f, N, D), on the CPU."""
+        moments = clips.shape[1] // self.tubelet
+        if not isinstance(self.model, VJEPA):
+            return self._pooled(clips.flatten(0, 1)).unflatten(0, (-1, moments))
+        device = next(self.model.parameters()).device
+        parts = []
+        for some in clips.split(max(1, _AT_ONCE // moments)):
+            pixels = self.preprocessing(some.flatten(0, 1)).unflatten(0, some.shape[:2]).to(device)
+            states = self.model.patch_states(pixels).float().unflatten(1, (moments, -1))  # (B, f, h * w, D)
+            parts.append(self._averaged(states.flatten(0, 1)).unflatten(0, (-1, moments)))
+        return torch.cat(parts)
+
+    def _averaged(self, states: Tensor) -> Tensor:
+        """States of patches (B, h * w, D) to visual tokens (B, N, D), on the CPU."""
+        grid = states.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return F.adaptive_avg_pool2d(grid, self.side).flatten(2).mT.cpu()
+
+    def _white(self, tokens: Tensor) -> Tensor:
+        return tokens if self.whitening is None else self.whitening(tokens)
+
     def _sample(self, train: Split) -> Tensor:
-        """Visual tokens (M, D) of training images."""
+        """Visual tokens (M, D) of training images or clips."""
         count = len(train.images)
         wanted = min(count, max(_IMAGES, math.ceil(_STATES / self.tokens)))
         rows = torch.linspace(0, count - 1, wanted).round().long().tolist()
-        images = torch.cat([torch.tensor(train.images[row : row + 1]) for row in rows])
-        states = self._pooled(images).flatten(0, 1)
+        parts = []
+        for start in range(0, wanted, _AT_ONCE):
+            some = torch.cat([torch.tensor(train.images[row : row + 1]) for row in rows[start : start + _AT_ONCE]])
+            parts.append(self._pooled(some) if some.dim() == 4 else self._pooled_clips(some).flatten(1, 2))
+        states = torch.cat(parts).flatten(0, 1)
         return states[:: max(1, len(states) // _STATES)]
 
 

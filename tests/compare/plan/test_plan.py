@@ -82,6 +82,23 @@ def test_needs_are_those_of_the_encoder_itself(tmp_path: Path) -> None:
         assert needs.flops == counted_flops(lambda encoder=encoder, image=image: encoder.encode(image))
 
 
+@pytest.mark.parametrize("name", ["vit", "vjepa"])
+def test_a_plan_of_clips_counts_all_their_frames(name: str, tmp_path: Path) -> None:
+    save_vision(name, tmp_path)
+    config = EncoderConfig(weights=str(tmp_path))
+    encoder, needs = open_encoder(config, 8), encoder_needs(config, 8)
+    assert (needs.tokens, needs.width) == (encoder.tokens, encoder.width)
+    clip = torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8)
+    assert needs.flops == counted_flops(lambda: encoder.encode(clip))
+
+
+def test_a_plan_of_clips_knows_published_encoders() -> None:
+    for weights, moments in (("facebook/dinov2-small", 8), ("facebook/vjepa2-vitl-fpc64-256", 4)):
+        still, clip = (encoder_needs(EncoderConfig(weights=weights), frames) for frames in (0, 8))
+        assert (clip.tokens, clip.width, clip.parameters) == (4 * moments, still.width + 4, still.parameters)
+        assert clip.flops >= 0.9 * moments * still.flops
+
+
 SIZE = TransformerConfig(width=64, depth=3, heads=4, feed_forward=176)
 SMALL = RunConfig(trunk=SIZE, vljepa=EmbeddingArmConfig(embedding=64, target=SIZE, decoder=SIZE))
 

@@ -293,8 +293,8 @@ def test_the_limit_is_rows_per_split(tmp_path: Path, png: Png) -> None:
 def test_loading_a_folder_decodes_no_image(tmp_path: Path, png: Png, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = captions(tmp_path, png, 30)
     decoded = []
-    original = images._square
-    monkeypatch.setattr(images, "_square", lambda image, size: (decoded.append(1), original(image, size))[1])
+    original = images.square
+    monkeypatch.setattr(images, "square", lambda image, size: (decoded.append(1), original(image, size))[1])
     dataset = load(folder)
     assert decoded == []
     dataset["train"].images[3:7]

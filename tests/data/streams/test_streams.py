@@ -263,3 +263,9 @@ def test_streams_are_cut_from_real_pictures(real_data: object, monkeypatch: pyte
 def test_settings_that_leave_no_room_are_refused(values: dict[str, float], rule: str) -> None:
     with pytest.raises(UserError, match=rule):
         StreamConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["scenes", "a folder of clips"])
+def test_streams_are_no_clips(source: str) -> None:
+    with pytest.raises(UserError, match=r"data\.frames=8: a stream is watched frame by frame; give runs trained on im"):
+        stream_source(DataConfig(source=source, frames=8), 32)

@@ -32,7 +32,7 @@ from archlab.vl.x_encoder import open_encoder
 def make_inputs() -> Inputs:
     """Inputs that are found out once for all runs that share them."""
     setups = remembered(Setup.prepare)
-    encoder = remembered(lambda config: open_encoder(config.encoder))
+    encoder = remembered(lambda config: open_encoder(config.encoder, config.data.frames))
 
     @remembered
     def of_arm(config: RunConfig) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def make_plan(config: CompareConfig, hardware: Hardware) -> Plan:
         UserError: a pretrained part cannot be read, or the budget's rule cannot be kept.
     """
     run = config.run
-    encoder = encoder_needs(run.encoder)
+    encoder = encoder_needs(run.encoder, run.data.frames)
     sizes = Sizes(encoder.width, _vocabulary(run), 1)
     shape = BatchShape(run.optimizer.batch_size, encoder.tokens, run.tokenizer.max_query, run.tokenizer.max_target)
     budget = apply_budget(config.budget, run, sizes, [shape] * run.optimizer.steps)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from archlab.config import PairsData
 from archlab.data.example import Dataset
+from archlab.data.images import SUFFIXES
 from archlab.data.pairs import folder, hub, parquet, webdataset
 from archlab.data.pairs.assembly import assemble
 from archlab.data.pairs.columns import resolve
@@ -21,7 +22,7 @@ from archlab.errors import UserError
 __all__ = ["load_hub", "load_pairs"]
 
 
-def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int) -> Dataset:
+def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int, frames: int = 0) -> Dataset:
     """Read a folder or a file; what it holds decides how.
 
     In this order: `metadata.jsonl` in the folder or its sub-folders, parquet files, tar files, sub-folders named after
@@ -32,6 +33,7 @@ def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int) ->
         place: folder, parquet file or tar file.
         image_size: side of the decoded images.
         seed: of the cut.
+        frames: of each clip, where clips are read; images among them fill one. 0: images.
 
     Raises:
         UserError: the path is missing, its contents are not understood, or a row is broken and not to be skipped.
@@ -39,8 +41,10 @@ def load_pairs(place: Path, config: PairsData, *, image_size: int, seed: int) ->
     if not place.exists():
         raise UserError(f"data.source={place}: no such file or folder; correct the path")
     problems = Problems(skip=config.on_error == "skip", root=place if place.is_dir() else place.parent)
-    rows, pooled = _read(place, config, problems)
-    return assemble(str(place), rows, config, image_size=image_size, seed=seed, problems=problems, pooled=pooled)
+    rows, pooled = _read(place, config, problems, folder.CLIP_SUFFIXES if frames else SUFFIXES)
+    return assemble(
+        str(place), rows, config, image_size=image_size, seed=seed, problems=problems, pooled=pooled, frames=frames
+    )
 
 
 def load_hub(name: str, config: PairsData, *, image_size: int, seed: int, stream: bool) -> Dataset:
@@ -57,8 +61,12 @@ def load_hub(name: str, config: PairsData, *, image_size: int, seed: int, stream
     return assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems, pooled=pooled)
 
 
-def _read(place: Path, config: PairsData, problems: Problems) -> tuple[Iterable[Row], bool]:
-    """The rows of a folder or file, and whether the kinds of its questions share their candidates."""
+def _read(place: Path, config: PairsData, problems: Problems, suffixes: frozenset[str]) -> tuple[Iterable[Row], bool]:
+    """The rows of a folder or file, and whether the kinds of its questions share their candidates.
+
+    Args:
+        suffixes: of the files in folders named after classes.
+    """
     columns: Mapping[str, str]
     records: Iterable[Record]
     if place.is_dir() and folder.metadata_files(place):
@@ -74,8 +82,8 @@ def _read(place: Path, config: PairsData, problems: Problems) -> tuple[Iterable[
         records = list(webdataset.records(place, webdataset.shards(place), problems))
         found = dict.fromkeys(chain.from_iterable(record.values for record in records))
         columns = resolve(found, config.columns, str(place), webdataset.DEFAULTS)
-    elif place.is_dir() and folder.holds_classes(place):
-        return folder.class_rows(place), True
+    elif place.is_dir() and folder.holds_classes(place, suffixes):
+        return folder.class_rows(place, suffixes), True
     else:
         raise folder.refuse(place)
     return to_rows(records, columns, config.query, problems), "kind" not in columns

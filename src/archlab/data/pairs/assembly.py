@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from archlab.config import PairsData
-from archlab.data.example import Dataset, Example, Split
+from archlab.data.clips import SAMPLING, ClipReader, LazyClips, clip_fingerprint, clip_of, require_av
+from archlab.data.example import Dataset, Example, Images, Split
 from archlab.data.images import DECODING, BrokenInput, Encoded, LazyImages, check, decode
+from archlab.data.images import SUFFIXES as IMAGE_SUFFIXES
 from archlab.data.pairs.rows import Problems, Row, meaning
 from archlab.data.pairs.splits import hold_out, units
 from archlab.errors import UserError
@@ -30,6 +33,7 @@ def assemble(
     seed: int,
     problems: Problems,
     pooled: bool = True,
+    frames: int = 0,
 ) -> Dataset:
     """Build the data set. Texts are kept in memory; images are read once for their fingerprints and decoded on demand.
 
@@ -43,38 +47,95 @@ def assemble(
         problems: told about broken images and repeated ids.
         pooled: the candidates of a kind are the answers of all kinds. Only where the kind of a question is known
             without its answer may they be narrowed to the kind; else the candidates would give the answer away.
+        frames: of each clip; 0 for images.
 
     Raises:
         UserError: nothing usable, a broken input that is not to be skipped, or splits that cannot be settled.
     """
-    seen = list(_look(rows, config, image_size, problems))
+    looking = _Looking(config, image_size, frames, thorough=problems.skip)
+    seen = list(_look(rows, looking, problems))
     if not seen:
         first = f"; the first problem: {problems.skipped[0][1]}" if problems.skipped else ""
         raise UserError(f"{name}: holds no usable row{first}")
+    if frames and not any(clip_of(row.image) for row, _ in seen):
+        raise UserError(f"data.frames={frames}: {name} holds no clip; leave it at 0")
     by_split = _settle(name, seen, config, seed)
     answers = _candidates(by_split["train"], pooled)
     kinds = sorted({row.kind for members in by_split.values() for row, _ in members if row.task == "vqa"})
     everything = _candidates(by_split["train"], pooled=True).get("", [])
     candidates = {kind: answers.get("" if pooled else kind) or everything for kind in kinds}
-    splits = {
-        split: _split(split, members, candidates, image_size, config.max_pixels) for split, members in by_split.items()
-    }
+    splits = {split: _split(split, members, candidates, looking) for split, members in by_split.items()}
     for split, line in problems.skipped:  # what was left out before it had a split is listed with the training split
         splits[split if split in splits else "train"].skipped.append(line)
     return Dataset(name, splits, notes=_notes(by_split))
 
 
-def _look(rows: Iterable[Row], config: PairsData, image_size: int, problems: Problems) -> Iterable[Seen]:
+@dataclass(frozen=True)
+class _Looking:
+    """How the images or clips of a data set are read.
+
+    Attributes:
+        frames: of each clip; 0: images.
+        thorough: decode each once, to know which can be.
+    """
+
+    config: PairsData
+    image_size: int
+    frames: int
+    thorough: bool
+
+    def images(self, encoded: Sequence[Encoded]) -> Images:
+        """Those of a split."""
+        if self.frames:
+            return LazyClips(encoded, self._clips())
+        return LazyImages(encoded, self.image_size, self.config.max_pixels)
+
+    def fingerprint(self, row: Row) -> str | UserError:
+        """Hash of the bytes of an image or clip, or what is wrong with it.
+
+        Raises:
+            UserError: it is a clip, and images are read, or PyAV is missing.
+        """
+        path = clip_of(row.image)
+        if path is not None and not self.frames and path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{row.where}: {path} is a clip; say how many of its frames are looked at, data.frames=8")
+        clip = path if self.frames else None
+        if clip is not None:
+            require_av()  # without it all clips would pass for broken ones
+        try:
+            if clip is not None:
+                reader = self._clips()
+                (reader.read if self.thorough else reader.check)(row.image)
+                return clip_fingerprint(clip)
+            encoded = row.image.read()
+            if self.thorough:
+                decode(encoded, self.image_size, max_pixels=self.config.max_pixels, name=row.image.name)
+            else:
+                check(encoded, max_pixels=self.config.max_pixels, name=row.image.name)
+        except UserError as error:
+            return error
+        return row.fingerprint or fingerprint(encoded)
+
+    def digest(self, fingerprints: Iterable[str]) -> str:
+        """Hash of the bytes of images, in order, and of how they are decoded."""
+        how = [SAMPLING, str(self.frames)] if self.frames else []
+        return hashlib.sha256(" ".join([DECODING, str(self.image_size), *how, *fingerprints]).encode()).hexdigest()
+
+    def _clips(self) -> ClipReader:
+        return ClipReader(self.image_size, self.frames, self.config.max_pixels, self.config.max_seconds)
+
+
+def _look(rows: Iterable[Row], looking: _Looking, problems: Problems) -> Iterable[Seen]:
     """Fingerprint the image of each row, in order; broken images and repeated ids are problems."""
     known: dict[Encoded, str | UserError] = {}
     ids: dict[tuple[str, str], str] = {}
     counts: Counter[str] = Counter()
     for row in rows:
         counts[row.split] += 1
-        if config.limit and counts[row.split] > config.limit:
+        if looking.config.limit and counts[row.split] > looking.config.limit:
             continue
         if row.image not in known:
-            known[row.image] = _fingerprint(row, config, image_size, thorough=problems.skip)
+            known[row.image] = looking.fingerprint(row)
         fingerprint = known[row.image]
         first = ids.setdefault((row.split, row.id), row.where)
         if isinstance(fingerprint, UserError):
@@ -84,19 +145,6 @@ def _look(rows: Iterable[Row], config: PairsData, image_size: int, problems: Pro
             problems.report(row.split, row.where, used)
         else:
             yield row, fingerprint
-
-
-def _fingerprint(row: Row, config: PairsData, image_size: int, thorough: bool) -> str | UserError:
-    """Hash of the image's bytes, or what is wrong with the image."""
-    try:
-        encoded = row.image.read()
-        if thorough:
-            decode(encoded, image_size, max_pixels=config.max_pixels, name=row.image.name)
-        else:
-            check(encoded, max_pixels=config.max_pixels, name=row.image.name)
-    except UserError as error:
-        return error
-    return row.fingerprint or fingerprint(encoded)
 
 
 def fingerprint(encoded: bytes) -> str:
@@ -144,9 +192,7 @@ def _most_frequent(forms: Counter[str]) -> str:
     return min(forms, key=lambda form: (-forms[form], form))
 
 
-def _split(
-    name: str, members: Sequence[Seen], candidates: dict[str, list[str]], image_size: int, max_pixels: int
-) -> Split:
+def _split(name: str, members: Sequence[Seen], candidates: dict[str, list[str]], looking: _Looking) -> Split:
     image_rows: dict[str, int] = {}
     encoded: list[Encoded] = []
     examples = []
@@ -165,21 +211,16 @@ def _split(
                 meaning=meaning(row.targets[0]),
             )
         )
-    image_digest = _image_digest(image_rows, image_size)
+    image_digest = looking.digest(image_rows)
     return Split(
         name=name,
-        images=LazyImages(encoded, image_size, max_pixels),
+        images=looking.images(encoded),
         examples=examples,
         digest=_digest(image_digest, examples),
         image_digest=image_digest,
         candidates=candidates,
         canonical_meaning={text: meaning(text) for texts in candidates.values() for text in texts},
     )
-
-
-def _image_digest(fingerprints: Iterable[str], image_size: int) -> str:
-    """Hash of the images' bytes, in order, and of how they are decoded."""
-    return hashlib.sha256(" ".join([DECODING, str(image_size), *fingerprints]).encode()).hexdigest()
 
 
 def _digest(image_digest: str, examples: Sequence[Example]) -> str:

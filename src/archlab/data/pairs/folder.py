@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from archlab.data import clips
 from archlab.data.images import SUFFIXES, BrokenInput, FileImage
 from archlab.data.pairs.rows import CLASS_QUESTION, Problems, Record, Row, class_name, split_of_path
 from archlab.errors import UserError
 
 METADATA = "metadata.jsonl"
+CLIP_SUFFIXES = SUFFIXES | clips.SUFFIXES
 EXAMPLE_LINE = '{"file_name": "cat.jpg", "text": "a cat on a mat"}'
 
 
@@ -72,10 +74,10 @@ def records(
         yield Record(identity, where, values, FileImage(image), _split_of(folder, image.parent))
 
 
-def class_rows(folder: Path) -> Iterator[Row]:
+def class_rows(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> Iterator[Row]:
     """Rows of `CLASS/image.jpg` or `SPLIT/CLASS/image.jpg`: a question of kind "class", its answer the class's name."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in suffixes:
             relative = path.relative_to(folder)
             if len(relative.parts) > 1:
                 split = split_of_path(relative.parts[:-2])
@@ -84,13 +86,15 @@ def class_rows(folder: Path) -> Iterator[Row]:
                 yield Row(relative.as_posix(), str(path), image, "vqa", "class", CLASS_QUESTION, [label], split)
 
 
-def holds_classes(folder: Path) -> bool:
+def holds_classes(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> bool:
     """Whether at least two sub-folders hold images; a single one ("images/") is no set of classes."""
-    return len({row.targets[0] for row in class_rows(folder)}) > 1
+    return len({row.targets[0] for row in class_rows(folder, suffixes)}) > 1
 
 
 def refuse(folder: Path) -> UserError:
     """What to say of a folder that none of the readers understands."""
+    if holds_classes(folder, CLIP_SUFFIXES):
+        return UserError(f"{folder}: holds clips; say how many frames of each are looked at, data.frames=8")
     return UserError(
         f"{folder}: holds no {METADATA}, parquet, tar or class sub-folders; describe its images in "
         f"{folder / METADATA}, one line each like {EXAMPLE_LINE}"

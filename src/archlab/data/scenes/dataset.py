@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from archlab.data.example import Dataset, Example, Split
+from archlab.data.example import Dataset, Example, Images, Split
 from archlab.data.scenes import frames, lexicon
 from archlab.data.scenes.language import (
     HELD_OUT_WORDINGS,
@@ -31,6 +31,7 @@ from archlab.data.scenes.render import render
 from archlab.data.scenes.world import SPLITS, Draws, Scene, SceneConfig, require_number, sample_scenes
 
 CAPTION_QUESTION = Question("caption")
+HELD_OUT_TURNS = [HELD_OUT_WORDINGS[turn:] + HELD_OUT_WORDINGS[:turn] for turn in range(len(HELD_OUT_WORDINGS))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,17 @@ class SceneDataConfig(SceneConfig):
         require_number("questions_per_image", self.questions_per_image, 1, 8, whole=True)
         wordings(self.paraphrases)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Pictures of each split that is drawn; "test_forms" has those of "test"."""
+        return {
+            "train": self.train_images,
+            "validation": self.validation_images,
+            "test": self.test_images,
+            "test_combinations": self.test_images,
+            "test_backgrounds": self.test_images,
+        }
+
 
 def build_scenes(config: SceneDataConfig) -> Dataset:
     """Build every split.
@@ -70,21 +82,13 @@ def build_scenes(config: SceneDataConfig) -> Dataset:
     forms never trained on; successive examples begin with different ones of the four).
     """
     spoken = wordings(config.paraphrases)
-    sizes = {
-        "train": config.train_images,
-        "validation": config.validation_images,
-        "test": config.test_images,
-        "test_combinations": config.test_images,
-        "test_backgrounds": config.test_images,
-    }
     splits = {}
-    for name, count in sizes.items():
+    for name, count in config.sizes.items():
         scenes = sample_scenes(count, config, split=name)
         images = render(scenes, config.image_size)
         splits[name] = _split(name, images, _examples(name, scenes, config, [spoken]), config)
         if name == "test":
-            turns = [HELD_OUT_WORDINGS[turn:] + HELD_OUT_WORDINGS[:turn] for turn in range(len(HELD_OUT_WORDINGS))]
-            splits["test_forms"] = _split("test_forms", images, _examples(name, scenes, config, turns), config)
+            splits["test_forms"] = _split("test_forms", images, _examples(name, scenes, config, HELD_OUT_TURNS), config)
     return Dataset("scenes", splits)
 
 
@@ -117,8 +121,24 @@ def _examples(
 
 
 def _split(name: str, images: NDArray[np.uint8], examples: list[Example], config: SceneDataConfig) -> Split:
-    answers = candidates(config.max_objects)
     image_digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes()).hexdigest()
+    return make_split(name, images, image_digest, examples, candidates(config.max_objects), config)
+
+
+def make_split(
+    name: str,
+    images: Images,
+    image_digest: str,
+    examples: list[Example],
+    answers: dict[str, dict[str, str]],
+    config: SceneDataConfig,
+) -> Split:
+    """A split of the built-in world.
+
+    Args:
+        image_digest: hash of all that `images` depend on.
+        answers: per kind, the canonical answers and their meaning ids.
+    """
     return Split(
         name=name,
         images=images,

@@ -19,12 +19,12 @@ from archlab.data.scenes.language import (
     Caption,
     Clause,
     Question,
+    Wording,
     answer_forms,
     caption_forms,
     caption_meaning,
     caption_order,
     question_forms,
-    wordings,
 )
 from archlab.data.scenes.questions import Asked, describe, refer
 from archlab.data.scenes.render import render
@@ -50,6 +50,7 @@ from archlab.data.scenes.world import (
 
 MOTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 EVENTS = ("appears", "disappears", "changes colour", "stops", "starts")
+FEWEST_FRAMES = 6  # of a video; an event needs frames before and after it
 TRAVEL = (0.25, 0.40)  # how far an object would go in a whole video, in picture widths
 
 
@@ -119,7 +120,7 @@ class VideoConfig(SceneConfig):
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         require_number("max_objects", self.max_objects, 1, 3, whole=True)
-        require_number("frames", self.frames, 6, 64, whole=True)
+        require_number("frames", self.frames, FEWEST_FRAMES, 64, whole=True)
 
 
 def sample_videos(count: int, config: VideoConfig, *, split: str = "train", start: int = 0) -> list[Video]:
@@ -163,7 +164,13 @@ def video_candidates() -> dict[str, dict[str, str]]:
 
 
 def video_examples(
-    videos: Sequence[Video], config: VideoConfig, *, split: str, paraphrases: int, questions: int = 2, start: int = 0
+    videos: Sequence[Video],
+    config: VideoConfig,
+    *,
+    split: str,
+    spoken: Sequence[tuple[Wording, ...]],
+    questions: int = 2,
+    start: int = 0,
 ) -> list[Example]:
     """Questions, then the caption, video by video. `Example.image` is the row of the video in `videos`.
 
@@ -171,24 +178,24 @@ def video_examples(
         videos: what `sample_videos` returned for the same config, split and start.
         config: the videos' config.
         split: the videos' split.
-        paraphrases: surface forms per meaning, K.
+        spoken: example i is worded by `spoken[i % len(spoken)]`.
         questions: most questions per video, besides the caption.
         start: index of the first video in its split.
 
     Raises:
-        UserError: the split or the dial setting is unknown.
+        UserError: the split is unknown.
     """
     require_split(split)
-    spoken = wordings(paraphrases)
-    examples = []
+    examples: list[Example] = []
     for row, video in enumerate(videos):
         index = start + row
         draws = Draws(config.seed, SPLITS[split], index, 3)
         for number, (kind, question, meaning) in enumerate(ask_video(video, draws, questions)):
-            queries, targets = question_forms(question, spoken), answer_forms(meaning, spoken)
+            worded = spoken[len(examples) % len(spoken)]
+            queries, targets = question_forms(question, worded), answer_forms(meaning, worded)
             examples.append(Example(f"{split}-video-{index}-{number}", row, "vqa", kind, queries, targets, meaning))
-        caption = video_caption(video)
-        queries, targets = question_forms(Question("caption"), spoken), caption_forms(caption, spoken)
+        caption, worded = video_caption(video), spoken[len(examples) % len(spoken)]
+        queries, targets = question_forms(Question("caption"), worded), caption_forms(caption, worded)
         name, meaning = f"{split}-video-{index}-caption", caption_meaning(caption)
         examples.append(Example(name, row, "caption", "caption", queries, targets, meaning))
     return examples

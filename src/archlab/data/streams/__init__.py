@@ -27,8 +27,10 @@ def stream_source(data: DataConfig, image_size: int) -> Callable[[StreamConfig, 
     Streams of one split share neither objects nor pictures with another's; a longer list begins with the shorter one.
 
     Raises:
-        UserError: the data cannot be read; when streams are asked for: the split is unknown.
+        UserError: the data cannot be read, or are clips; when streams are asked for: the split is unknown.
     """
+    if data.frames:
+        raise UserError(f"data.frames={data.frames}: a stream is watched frame by frame; give runs trained on images")
     dataset = None if data.source == "scenes" else load_dataset(data, image_size)
 
     def streams(config: StreamConfig, split: str, count: int) -> Iterator[Stream]:
