@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +306,18 @@ def test_an_interrupted_run_says_how_to_resume(
     raises(monkeypatch, KeyboardInterrupt())
     assert main(["train", "x.yaml"]) == 130
     assert "the same command resumes the run" in one_line(capsys)
+
+
+def test_a_terminated_command_ends_as_an_interrupted_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stand = ModuleType("archlab.train.recipes")
+    stand.train_recipe = lambda *_: signal.raise_signal(signal.SIGTERM)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "archlab.train.recipes", stand)
+    assert main(["train", "x.yaml"]) == 130
+    assert "interrupted; the same command resumes" in one_line(capsys)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_own_configuration_may_be_a_saved_one(called: list[tuple[Any, ...]], tmp_path: Path) -> None:

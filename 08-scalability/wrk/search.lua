@@ -18,7 +18,7 @@ local function object()
 end
 
 function request()
-  local body = string.format('{"text": "%s left of %s", "k": 10}', object(), object())
+  local body = string.format('{"text": "%s, %s and %s", "k": 10}', object(), object(), object())
   return wrk.format("POST", "/v1/collections/" .. collection .. "/search", headers, body)
 end
 

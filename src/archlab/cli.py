@@ -10,8 +10,11 @@ import difflib
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parse(sys.argv[1:] if argv is None else list(argv))
         command = arguments.command
-        return arguments.handler(arguments) or 0
+        with _terminable():
+            return arguments.handler(arguments) or 0
     except UserError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -56,6 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _is_first():
             print(f"archlab: interrupted{how}", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside the block SIGTERM interrupts as Ctrl-C does: what the command began is ended or put away."""
+    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):

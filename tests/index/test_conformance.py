@@ -137,6 +137,14 @@ def test_collections_are_listed_opened_and_dropped_by_name(index: VectorIndex) -
     assert index.create("first", CollectionSpec(width=1)).count() == 0
 
 
+def test_what_was_opened_is_at_hand_until_it_is_dropped(index: VectorIndex) -> None:
+    assert index.opened("c") is None
+    index.create("c", CollectionSpec(width=2))
+    assert index.opened("c") is index.open("c")
+    index.drop("c")
+    assert index.opened("c") is None
+
+
 def test_mistakes_with_names_are_one_clear_line(index: VectorIndex) -> None:
     index.create("pictures", CollectionSpec(width=1))
     with pytest.raises(UserError, match="'pictures': exists already; drop it"):

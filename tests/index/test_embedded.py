@@ -290,7 +290,7 @@ def test_an_index_that_is_closed_gives_up_the_graph_that_it_builds(tmp_path: Pat
             collection.upsert(batch(start, 2000, 64))
         thread = threading.Thread(target=build)
         thread.start()
-        while collection._builder is None:
+        while not collection._builders._running:
             thread.join(0.01)
     thread.join()
     assert isinstance(ended[0], IndexUnavailable)

@@ -13,7 +13,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from archlab.errors import UserError
-from archlab.index.protocol import CollectionSpec, IndexUnavailable, Points
+from archlab.index.protocol import CollectionSpec, IndexUnavailable, Points, UnknownCollection
 from archlab.index.server import API_KEY, ServerCollection, ServerIndex, ServerSettings
 
 SPEC = CollectionSpec(width=2, distance="dot", model="abc")
@@ -113,6 +113,16 @@ def test_what_a_server_refuses_is_one_line(wire: Wire, status: int, kind: type[U
     with pytest.raises(kind, match=message) as caught:
         ServerIndex(ServerSettings(url=wire.url)).names()
     assert type(caught.value) is kind
+
+
+def test_a_collection_that_another_service_has_dropped_is_unknown_and_forgotten(wire: Wire) -> None:
+    """Else the one that they make next under that name would be taken for the old one."""
+    index = ServerIndex(ServerSettings(url=wire.url))
+    index._collections["c"] = ServerCollection("c", SPEC, index)
+    wire.status = 404
+    with pytest.raises(UnknownCollection, match="has it no longer"):
+        index.open("c").count()
+    assert index.opened("c") is None
 
 
 def test_collections_of_others_are_neither_listed_nor_opened_nor_overwritten() -> None:

@@ -1072,6 +1072,20 @@ HTTP = [
         "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
     ),
     Fault(
+        "a request that is over keeps its room",
+        "serve/middleware/observe.py",
+        "            context.held.close()\n",
+        "",
+        "serve/test_stress.py::test_requests_in_progress_are_bounded",
+    ),
+    Fault(
+        "what a refusal quotes of a request is sent to the backend of the spans",
+        "serve/calls.py",
+        "record_exception=False",
+        "record_exception=True",
+        "serve/test_tracing.py::test_what_a_refusal_quotes_is_in_no_span",
+    ),
+    Fault(
         "pages of other sites reach a service without keys",
         "serve/middleware/loopback.py",
         'for name in ("host", "origin"):',

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
+
+import psutil
+import pytest
 
 from archlab.serve.vision_engine import VisionEngine
 
@@ -41,3 +45,25 @@ class Gate:
     async def occupied(self) -> None:
         """Wait until the thread stands at the gate."""
         await asyncio.to_thread(self.entered.wait, 120)
+
+
+class EndlessExport:
+    """Programs of this process's Python, so also the exporter, run without end; nothing was exported before."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._pid, program = folder / "pid", folder / "python"
+        partial = folder / "pid.partial"
+        program.write_text(f"#!/bin/sh\necho $$ > {partial} && mv {partial} {self._pid}\nexec sleep 600\n")
+        program.chmod(0o755)
+        patch.setattr("sys.executable", str(program))
+        patch.setenv("ARCHLAB_CACHE", str(folder))
+
+    async def begun(self) -> None:
+        """Wait until one runs."""
+        while not self._pid.exists():
+            await asyncio.sleep(0.005)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it still does."""
+        return psutil.pid_exists(int(self._pid.read_text()))

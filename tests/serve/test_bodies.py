@@ -47,6 +47,7 @@ def test_other_media_types_are_refused_with_those_that_are_read(client: httpx.Cl
     document = problem(answer, "unsupported-media-type")
     assert answer.status_code == 415
     assert "application/json or multipart/form-data" in document["detail"]
+    assert document["errors"][0]["field"] == "Content-Type"
     assert answer.headers["accept-post"] == "application/json, multipart/form-data"
 
 
@@ -79,7 +80,8 @@ def test_values_of_json_have_the_type_that_the_document_says(client: httpx.Clien
 
 def test_a_body_that_says_it_is_too_large_is_not_read(client: httpx.Client) -> None:
     answer = client.post("/v1/answer", json={**ASK, "question": "x" * 20_001})
-    assert "at most 20000 bytes" in problem(answer, "too-large")["detail"]
+    (error,) = problem(answer, "too-large")["errors"]
+    assert error == {"field": "body", "pointer": "#", "rule": "must have at most 20000 bytes"}
     assert answer.status_code == 413
 
 

@@ -114,6 +114,14 @@ def test_a_text_is_near_what_embeddings_say_it_is_near(pictures: httpx.Client) -
     assert len(by_text["hits"]) == 4
 
 
+def test_a_search_of_the_embedded_index_waits_for_no_other_thread(
+    pictures: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine keeps Python's lock: another thread would cost two changes of thread and gain nothing."""
+    monkeypatch.setattr(live.service.collections._threads, "submit", lambda *_: pytest.fail("another thread"))
+    assert len(search(pictures, {"text": "a red circle"})["hits"]) == 4
+
+
 def test_filters_leave_only_what_meets_them(pictures: httpx.Client) -> None:
     where = {"and": [{"field": "year", "gte": 1991}, {"not": {"field": "colour", "in": ["blue"]}}]}
     assert {hit["id"] for hit in search(pictures, {"text": "x", "where": where})["hits"]} == {"green.png", "black.png"}
@@ -143,6 +151,15 @@ def test_points_are_deleted_by_id_and_by_condition(pictures: httpx.Client) -> No
     assert delete(where={"field": "year", "lt": 1993}) == {"deleted": 2}
     assert delete(where={"field": "year", "lt": 1993}) == {"deleted": 0}
     assert [hit["id"] for hit in search(pictures, {"text": "x"})["hits"]] == ["black.png"]
+
+
+def test_a_collection_that_is_dropped_amid_a_search_is_not_found(
+    pictures: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = live.service.collections._opened().opened("pictures")
+    assert pictures.delete("/v1/collections/pictures").status_code == 204
+    monkeypatch.setattr(live.service.collections._opened(), "opened", lambda name: dropped)
+    problem(pictures.post("/v1/collections/pictures/search", json={"text": "x"}), "not-found")
 
 
 def test_a_dropped_collection_is_gone(pictures: httpx.Client, live: Live) -> None:
@@ -341,7 +358,7 @@ def test_a_collection_that_grows_gets_its_graph_while_it_is_served(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(EmbeddedIndex.__init__.__kwdefaults__, "indexing_threshold", 10)
-    with serving(models=(), index=str(place)) as other, other.client() as client:
+    with serving(ready=False, backend="torch", index=str(place)) as other, other.client() as client:
         client.post("/v1/collections", json={"name": "large", "width": 16})
         vectors = np.random.default_rng(0).standard_normal((1024, 16))
         for start in range(0, 1024, 256):

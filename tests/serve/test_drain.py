@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.serve.holding import EndlessExport
 from tests.serve.live import base64_of, picture, wait_for
 from websockets.sync.client import connect
 
@@ -61,6 +62,26 @@ def test_after_its_time_the_signal_is_passed_on(passed_on: list[int]) -> None:
 
     asyncio.run(terminate())
     assert passed_on == [signal.SIGTERM]
+
+
+def test_where_the_models_are_not_loaded_yet_nothing_is_waited_for(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed_on: list[int]
+) -> None:
+    """No balancer has sent anything, and an export that nobody needs any more takes a minute."""
+
+    async def stopped_while_it_starts() -> None:
+        service = Service(Settings.read(models=(str(runs["scenes-vljepa"]),)))
+        export = EndlessExport(tmp_path, monkeypatch)
+        Drain(service, 60).install()
+        service.start()
+        await export.begun()
+        signal.raise_signal(signal.SIGTERM)
+        assert passed_on == [signal.SIGTERM]
+        await service.close()
+        assert not export.runs
+        assert service.failure == ""
+
+    asyncio.run(stopped_while_it_starts())
 
 
 @pytest.fixture

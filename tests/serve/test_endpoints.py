@@ -37,8 +37,8 @@ def test_every_example_of_the_documentation_runs(live: Live, client: httpx.Clien
     for method, path, name, body in found:
         answer = client.request(method, path, json=body)
         assert answer.is_success, (path, name, answer.text)
-    for name in ("pictures", "mine"):  # which the examples made
-        assert client.delete(f"/v1/collections/{name}").is_success
+    for made in ("collections/pictures", "collections/mine", "models/green"):
+        assert client.delete(f"/v1/{made}").is_success
 
 
 def test_embeddings_are_those_of_the_model_in_the_order_of_the_input(live: Live, client: httpx.Client) -> None:
@@ -70,6 +70,15 @@ def test_a_data_url_is_an_image_however_it_is_sent(client: httpx.Client) -> None
         for given in (url, [url], [{"image": base64_of(RED)}])
     )
     assert plain == listed == named
+
+
+def test_files_of_a_form_are_embedded_beside_texts(client: httpx.Client) -> None:
+    files = [("input", ("red.png", RED)), ("input", ("blue.png", BLUE)), ("input", (None, "a red circle"))]
+    sent = client.post("/v1/embeddings", files=files, data={"model": "scenes-vljepa"})
+    listed = [{"image": base64_of(RED)}, {"image": base64_of(BLUE)}, "a red circle"]
+    assert sent.json() == client.post("/v1/embeddings", json={"input": listed, "model": "scenes-vljepa"}).json()
+    (one,) = client.post("/v1/embeddings", files={"input": RED}).json()["data"]
+    assert np.allclose(one["embedding"], sent.json()["data"][0]["embedding"], atol=1e-5)
 
 
 def test_the_question_changes_the_embedding_of_an_image(client: httpx.Client) -> None:

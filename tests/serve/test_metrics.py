@@ -8,7 +8,7 @@ import httpx
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
-from tests.serve.live import Live, base64_of, picture
+from tests.serve.live import Live, base64_of, picture, serving
 
 from archlab.machine import memory_limit
 from archlab.serve.batcher import Reason
@@ -59,6 +59,16 @@ def test_what_is_asked_is_counted(live: Live, client: httpx.Client) -> None:
     assert value("model_ready", **model) == 1
     digest = live.service.models.get("scenes-vljepa").digest[:12]
     assert value("model_info", arm="vljepa", backend="torch", digest=digest, **model) == 1
+
+
+def test_texts_are_kept_as_many_as_the_setting_says_and_none_at_0(entries: tuple[str, ...]) -> None:
+    with serving(models=entries, backend="torch", cached_texts=0) as live, live.client() as client:
+        for _ in range(2):
+            assert client.post("/v1/embeddings", json={"input": "asked twice"}).status_code == 200
+        found = scrape(client)
+        name = (("model", "scenes-vljepa"),)
+        counted = [found[f"archlab_query_cache_{kind}_total", name] for kind in ("hits", "misses")]
+        assert counted == [0, 2]
 
 
 def test_the_process_is_measured_too(client: httpx.Client) -> None:

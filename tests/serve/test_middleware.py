@@ -138,6 +138,14 @@ def test_text_logs_are_for_people_and_show_no_local_variables(app: FastAPI) -> N
     assert not any(sign in stream.getvalue() for sign in ("{", "locals", "hidden"))
 
 
+def test_no_caller_can_write_a_record_of_his_own_into_a_text_log(app: FastAPI) -> None:
+    stream = io.StringIO()
+    logs.configure("text", "info", stream)
+    ask(app, "GET", "/v1/models/%0aforged", headers={"Host": "example.org"})  # refused, which is audited with its path
+    assert "forged" in stream.getvalue()
+    assert not any(line.startswith("forged") for line in stream.getvalue().splitlines())
+
+
 def test_what_fastapi_refuses_is_a_problem_too(app: FastAPI) -> None:
     @app.get("/typed")
     async def typed(number: int) -> int:

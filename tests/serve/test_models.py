@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.holding import Gate, run, settle
+from tests.serve.holding import EndlessExport, Gate, run, settle
 
 from archlab.errors import UserError
 from archlab.serve import models as module
@@ -199,6 +199,22 @@ def test_a_model_that_is_loaded_too_late_is_let_go(talkative_run: Runs, monkeypa
         release.set()
         with pytest.raises(NotReady):
             await late
+        assert models.list() == []
+
+    run(main)
+
+
+def test_an_export_under_way_is_given_up_when_the_service_drains(
+    talkative_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        models, export = Models(), EndlessExport(tmp_path, monkeypatch)
+        loading = asyncio.create_task(models.load("vljepa", talkative_run("vljepa")))
+        await export.begun()
+        models.drain()
+        with pytest.raises(NotReady, match="was given up"):
+            await loading
+        assert not export.runs
         assert models.list() == []
 
     run(main)

@@ -6,11 +6,15 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
+
+from archlab.serve import models
 
 ASK = {"image": base64_of(picture()), "question": "what is this"}
 
@@ -27,31 +31,29 @@ def load(client: httpx.Client, name: str, folder: str) -> httpx.Response:
     return client.post("/v1/models", json={"name": name, "folder": folder, "backend": "torch"})
 
 
-def test_both_models_serve_while_a_third_loads(own: Live, runs: dict[str, Path]) -> None:
-    done = threading.Event()
-    failed: list[int] = []
+def test_both_models_serve_while_a_third_loads(
+    own: Live, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, go_on, open_engine = threading.Event(), threading.Event(), models.open_engine
 
-    def ask(model: str) -> int:
-        count = 0
-        with own.client() as client:
-            while not done.is_set() or count < 3:
-                if (status := client.post("/v1/answer", json={**ASK, "model": model}).status_code) != 200:
-                    failed.append(status)
-                count += 1
-        return count
+    def held(*given: Any) -> Any:
+        loading.set()
+        assert go_on.wait(60)
+        return open_engine(*given)
 
-    threads = [threading.Thread(target=ask, args=(model,)) for model in runs]
-    for thread in threads:
-        thread.start()
-    with own.client() as client:
-        answer = load(client, "third", runs["scenes-token"].name)
-        assert client.get("/readyz").status_code == 200
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["id"] == "third"
-    assert failed == []
+    monkeypatch.setattr(models, "open_engine", held)
+    with own.client() as client, ThreadPoolExecutor(1) as pool:
+        third = pool.submit(load, client, "third", runs["scenes-token"].name)
+        try:
+            assert loading.wait(60)
+            for model in runs:
+                assert client.post("/v1/answer", json={**ASK, "model": model}).status_code == 200
+            assert client.get("/readyz").status_code == 200
+            problem(client.post("/v1/answer", json={**ASK, "model": "third"}), "not-ready")
+        finally:
+            go_on.set()
+        assert third.result().json()["id"] == "third"
+        assert client.post("/v1/answer", json={**ASK, "model": "third"}).status_code == 200
 
 
 def test_a_default_is_set_and_an_unloaded_model_is_gone(own: Live, runs: dict[str, Path]) -> None:

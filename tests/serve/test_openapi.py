@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from archlab.serve.settings import Settings
 
 IMAGES = [picture(colour, kind=kind) for colour, kind in (("red", "PNG"), ("blue", "JPEG"), ("white", "GIF"))]
 DOCUMENT = create_app(Settings.model_construct()).openapi()
-# Unloading is left out: it would take away what the other operations ask.
-OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods if method != "delete"]
+OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods]
 # Their bodies have rules that only a loaded model or a collection knows, such as its width, or that bind two fields.
 KNOWN_LATER = ("/v1/embeddings", "/v1/attention", "/v1/models", "/v1/collections")
 
@@ -34,12 +33,15 @@ for media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"):
 
 
 @pytest.fixture(scope="module")
-def guarded(entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
-    """A service with keys, and a key for all of it."""
+def guarded(
+    entries: tuple[str, ...], text_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Live, str]]:
+    """A service of every kind of model with keys, and a key for all of it."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     key = create_key(file, "tester", ["read", "write", "admin"], 1e6, 10**6)
     places = {"model_roots": (Path("/nonexistent"),), "index": ":memory:"}
-    with serving(models=entries, backend="torch", api_keys=file, **places) as live:
+    texts = tuple(str(text_run(task)) for task in ("translation", "sentiment"))
+    with serving(models=entries + texts, backend="torch", api_keys=file, **places) as live:
         yield live, key
 
 

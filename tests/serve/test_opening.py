@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from archlab.children import Children
 from archlab.config import RunConfig
 from archlab.errors import UserError
 from archlab.export.manifest import Accuracy, Manifest, Score
@@ -94,24 +96,19 @@ def test_int8_that_was_not_exported_is_refused(exported_run: Path, tmp_path: Pat
         open_engine(run, "onnx-int8")
 
 
-def test_an_export_of_other_weights_beside_a_run_is_not_taken_for_its_own(
-    exported_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_of_other_weights_beside_a_run_is_not_taken_for_its_own(exported_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(exported_run, tmp_path / "run")
     manifest = Manifest.load(run / "onnx")
     replace(manifest, run_digest="0" * 64).save(run / "onnx")
     asked: list[list[str]] = []
 
-    class Failed:
-        returncode, stderr = 2, "archlab: error: export: no\n"
+    class Failing(Children):
+        def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+            asked.append(list(command))
+            return subprocess.CompletedProcess(command, 2, stderr="archlab: error: export: no\n")
 
-    def fail(command: list[str], **options: Any) -> Failed:
-        asked.append(command)
-        return Failed()
-
-    monkeypatch.setattr(opening.subprocess, "run", fail)
     with pytest.raises(UserError, match=r"cannot be exported \(export: no\)"):
-        open_engine(run, "onnx")
+        open_engine(run, "onnx", Failing())
     assert len(asked) == 1
 
 

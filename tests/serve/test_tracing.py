@@ -64,6 +64,33 @@ def test_what_is_embedded_for_a_collection_is_a_step_too(spans: InMemorySpanExpo
         assert model.context.trace_id == around.context.trace_id
 
 
+def test_a_search_shows_how_long_the_model_and_the_index_took(
+    spans: InMemorySpanExporter, entries: tuple[str, ...]
+) -> None:
+    path = "/v1/collections/{name}/search"
+    with serving(models=entries, backend="torch", tracing=True) as live, live.client() as client:
+        assert client.post("/v1/collections", json={"name": "mine"}).status_code == 201
+        points = {"points": [{"id": "a", "text": "a blue square"}]}
+        assert client.put("/v1/collections/mine/points", json=points).status_code == 200
+        spans.clear()
+        assert client.post(path.format(name="mine"), json={"text": "a red circle"}).status_code == 200
+    found = {span.name: span for span in spans.get_finished_spans()}
+    model, index, request = (found[name] for name in ("model embed_texts", "search index", f"POST {path}"))
+    assert model.attributes == {"model": "scenes-vljepa"}
+    assert index.attributes == {"collection": "mine"}
+    assert model.context.trace_id == index.context.trace_id == request.context.trace_id
+
+
+def test_what_a_refusal_quotes_is_in_no_span(spans: InMemorySpanExporter, entries: tuple[str, ...]) -> None:
+    body = {"image": base64_of(picture()), "question": "what is this", "layer": 777}
+    with serving(models=entries, backend="torch", tracing=True) as live, live.client() as client:
+        spans.clear()
+        assert "777" in client.post("/v1/attention", json=body).json()["detail"]
+    found = spans.get_finished_spans()
+    assert "model attention" in {span.name for span in found}
+    assert "777" not in "".join(span.to_json() for span in found)
+
+
 @pytest.fixture
 def backend() -> Iterator[Any]:
     """A backend that takes OTLP over HTTP; `received` holds path, headers and body of what came."""

@@ -14,7 +14,6 @@ import dataclasses
 import json
 import secrets
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import filelock
 import numpy as np
 import qdrant_edge as edge
 
+from archlab.children import Children
 from archlab.config import build
 from archlab.errors import UserError
 from archlab.index import qdrant
@@ -113,6 +113,9 @@ class EmbeddedIndex:
                 self._open[name] = EmbeddedCollection(name, self.folder / name, self.indexing_threshold)
             return self._open[name]
 
+    def opened(self, name: str) -> Collection | None:
+        return self._open.get(name)
+
     def names(self) -> list[str]:
         return sorted(path.parent.name for path in self.folder.glob(f"[!.]*/{_SPEC}"))
 
@@ -155,6 +158,8 @@ class EmbeddedCollection:
     takes minutes: `optimize` has another process build it on a copy, and takes over what changed meanwhile.
     """
 
+    holds_lock = True
+
     def __init__(self, name: str, place: Path, indexing_threshold: int) -> None:
         self.name, self.place, self.indexing_threshold = name, place, indexing_threshold
         self.spec, shard = _read_spec(place)
@@ -167,8 +172,7 @@ class EmbeddedCollection:
             )
         self._writes = RLock()
         self._optimizing = Lock()
-        self._builder: subprocess.Popen[str] | None = None
-        self._closing = False
+        self._builders = Children()
         self._unflushed = 0
         self._since: list[edge.UpdateOperation] | None = None  # changes since the copy that is being optimised
 
@@ -261,9 +265,7 @@ class EmbeddedCollection:
 
     def close(self) -> None:
         """Write what is pending; the collection is of no use afterwards. A graph that is being built is given up."""
-        self._closing = True
-        if self._builder is not None:
-            self._builder.kill()
+        self._builders.end()
         with self._optimizing, self._writes:
             if self._shard is not None:
                 self._shard.close()
@@ -296,17 +298,9 @@ class EmbeddedCollection:
             yield shard
 
     def _build_graph(self, shard: Path) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("graph.py")), str(shard)]
-        self._builder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            if self._closing:
-                self._builder.kill()
-            errors = self._builder.communicate()[1].strip().splitlines()
-        except BaseException:
-            self._builder.kill()
-            raise
-        if code := self._builder.returncode:
-            reason = errors[-1] if errors else f"exit code {code}"
+        done = self._builders.run([sys.executable, str(Path(__file__).with_name("graph.py")), str(shard)])
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise IndexUnavailable(
                 f"collection {self.name!r}: its graph could not be built ({reason}); nothing was changed"
             )

@@ -43,6 +43,9 @@ class ExactIndex:
             raise unknown(name, self._collections)
         return self._collections[name]
 
+    def opened(self, name: str) -> Collection | None:
+        return self._collections.get(name)
+
     def names(self) -> list[str]:
         return sorted(self._collections)
 
@@ -62,6 +65,8 @@ class ExactIndex:
 
 class ExactCollection:
     """See `Collection`."""
+
+    holds_lock = False
 
     def __init__(self, name: str, spec: CollectionSpec) -> None:
         self.name, self.spec = name, spec

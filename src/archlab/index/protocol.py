@@ -95,6 +95,8 @@ class Collection(Protocol):
 
     name: str
     spec: CollectionSpec
+    holds_lock: bool
+    """Whether a search keeps Python's global lock to its end, so that other threads could only wait for it."""
 
     def upsert(self, points: Points) -> None:
         """Insert points, or replace those of the same id. Once this returns they outlive the death of the process.
@@ -160,6 +162,10 @@ class VectorIndex(Protocol):
         Raises:
             UnknownCollection: there is none of that name; the nearest is suggested.
         """
+        ...
+
+    def opened(self, name: str) -> Collection | None:
+        """What `open` gives, where it was given before and need not be waited for; else None."""
         ...
 
     def names(self) -> list[str]:

@@ -93,7 +93,8 @@ def field_kinds(metadata: Iterable[Metadata]) -> dict[str, Kind]:
 def hit(found: Any, spec: CollectionSpec) -> Hit:
     """A scored point of either as ours; Qdrant's Euclidean score is the distance itself."""
     score = -found.score if spec.distance == "euclidean" else found.score
-    return Hit(found.payload["id"], float(score), found.payload["metadata"])
+    payload = found.payload  # the embedded engine makes it anew whenever it is asked for
+    return Hit(payload["id"], float(score), payload["metadata"])
 
 
 def ranked(hits: Iterable[Hit]) -> list[Hit]:
@@ -104,7 +105,8 @@ def ranked(hits: Iterable[Hit]) -> list[Hit]:
 def gathered(found: Sequence[Any], width: int) -> Points:
     """Records of either as ours, with vectors (B, `width`)."""
     vectors = np.array([one.vector if width else [] for one in found], np.float32).reshape(len(found), width)
-    return Points([one.payload["id"] for one in found], vectors, [one.payload["metadata"] for one in found])
+    payloads = [one.payload for one in found]
+    return Points([one["id"] for one in payloads], vectors, [one["metadata"] for one in payloads])
 
 
 def in_order(points: Points, ids: Sequence[str]) -> Points:

@@ -27,6 +27,7 @@ from archlab.index.protocol import (
     Hit,
     IndexUnavailable,
     Points,
+    UnknownCollection,
     checked_name,
     checked_points,
     checked_query,
@@ -107,6 +108,9 @@ class ServerIndex:
             self._collections[name] = ServerCollection(name, spec, self)
         return self._collections[name]
 
+    def opened(self, name: str) -> Collection | None:
+        return self._collections.get(name)
+
     def names(self) -> list[str]:
         with self._asking():
             names = [one.name for one in self._client.get_collections().collections]
@@ -116,7 +120,7 @@ class ServerIndex:
         self.open(name)
         with self._asking():
             self._client.delete_collection(name)
-        del self._collections[name]
+        self._collections.pop(name, None)
 
     def close(self) -> None:
         self._client.close()
@@ -147,6 +151,8 @@ class ServerIndex:
                     f"Qdrant server {self.settings.url}: refuses the key; set the environment variable {API_KEY}"
                 ) from None
             reason = " ".join(error.content.decode(errors="replace").split())[:200]
+            if error.status_code == 404:
+                raise UnknownCollection(f"Qdrant server {self.settings.url}: has it no longer ({reason})") from None
             raise IndexUnavailable(
                 f"Qdrant server {self.settings.url}: status {error.status_code} ({reason})"
             ) from None
@@ -157,9 +163,11 @@ class ServerIndex:
 class ServerCollection:
     """See `Collection`. The server optimises by itself."""
 
+    holds_lock = False
+
     def __init__(self, name: str, spec: CollectionSpec, index: ServerIndex) -> None:
         self.name, self.spec = name, spec
-        self._asking = index._asking
+        self._index = index
         self._fields: set[str] = set()
 
     def upsert(self, points: Points) -> None:
@@ -228,6 +236,16 @@ class ServerCollection:
 
     def optimize(self) -> None:
         pass
+
+    @contextmanager
+    def _asking(self) -> Iterator[QdrantClient]:
+        """The client; a collection that others have dropped is forgotten, since they may make another of that name."""
+        try:
+            with self._index._asking() as client:
+                yield client
+        except UnknownCollection:
+            self._index._collections.pop(self.name, None)
+            raise
 
 
 class _Words:

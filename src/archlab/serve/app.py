@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     for router in (*ROUTERS, documentation.router):
-        app.include_router(router)
+        app.router.routes += router.routes  # `include_router` would look for a request's route in router after router
     app.openapi = openapi.describe(  # type: ignore[method-assign]
         app, has_keys=service.keys is not None, longest_deadline=settings.max_deadline_seconds
     )

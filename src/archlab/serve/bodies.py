@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from archlab.serve import problems
-from archlab.serve.problems import Problem, from_errors
+from archlab.serve.problems import Problem, from_errors, invalid
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 _MOST_FILES, _MOST_FIELDS = 256, 1024
@@ -49,11 +49,10 @@ async def read(request: Request, kind: type[Parsed], *, most: int, seconds: floa
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     allowed = [JSON, FORM] if forms else [JSON]
     if media not in allowed:
-        raise Problem(
-            problems.UNSUPPORTED_MEDIA_TYPE,
-            f"Content-Type {media or '(none)'}: must be {' or '.join(allowed)}.",
-            headers={"Accept-Post": ", ".join(allowed)},
-        )
+        rule = f"must be {' or '.join(allowed)}, not {media or '(none)'}"
+        problem = invalid("Content-Type", rule, problems.UNSUPPORTED_MEDIA_TYPE)
+        problem.headers["Accept-Post"] = ", ".join(allowed)
+        raise problem
     try:
         async with asyncio.timeout(seconds):
             if media == FORM:
@@ -108,4 +107,4 @@ def _is_list(kind: type[BaseModel], name: str) -> bool:
 
 
 def _too_large(most: int) -> Problem:
-    return Problem(problems.TOO_LARGE, f"The body must have at most {most} bytes.")
+    return invalid("body", f"must have at most {most} bytes", problems.TOO_LARGE)

@@ -3,15 +3,14 @@
 The order is that of cost: what is refused has cost a hash, and its body was never read.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import orjson
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
 from opentelemetry import trace
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
@@ -31,7 +30,6 @@ _LOCAL = "local"
 PROTOCOL, _KEY_PROTOCOL = "archlab.v1", "archlab.key."
 """Subprotocols of a WebSocket: the one that is spoken, and the prefix of a key, as browsers can send no headers."""
 _tracer = trace.get_tracer("archlab")  # does nothing until tracing is set up
-_bearer = HTTPBearer(auto_error=False, scheme_name="key", description="A key made by `archlab keys create`.")
 
 
 class Patience(TypedDict):
@@ -93,15 +91,21 @@ class Call(Generic[Parsed]):
     def using(self, operation: Operation, *, arm: str | None = None) -> Iterator[Model]:
         """The model that the body names, or the default one; see `Service.using`."""
         named = getattr(self.body, "model", None)
-        with self.service.using(named, operation, arm=arm) as model, self.noted(model, operation):
+        with self.service.using(named, operation, arm=arm) as model, self.asking(model, operation):
             yield model
 
-    @contextmanager
-    def noted(self, model: Model, operation: Operation) -> Iterator[None]:
-        """Name the model in the record of the request, and its work inside the block in the trace."""
+    def asking(self, model: Model, operation: str) -> AbstractContextManager[object]:
+        """Note that this model answers, in the log and as a step."""
         self.context.model = model.name
-        with _tracer.start_as_current_span(f"model {operation}", attributes={"model": model.name}):
-            yield
+        return self.step(f"model {operation}", model=model.name)
+
+    def step(self, name: str, **attributes: str) -> AbstractContextManager[object]:
+        """A span inside that of the request, if tracing is on; without what is raised inside, which may quote it."""
+        if not self.service.settings.tracing:
+            return nullcontext()
+        return _tracer.start_as_current_span(
+            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+        )
 
     def count(self, items: int) -> None:
         """Say how many texts and images are asked about; the first was counted with the request."""
@@ -110,7 +114,7 @@ class Call(Generic[Parsed]):
 
     async def image(self, image: str | bytes, model: Model, field: str = "image") -> np.ndarray:
         """Decode an image for a model; see `ImageReader.read`."""
-        with _tracer.start_as_current_span("decode image"):
+        with self.step("decode image"):
             return await self.service.images.read(image, model.image_size, field)
 
 
@@ -128,15 +132,13 @@ def allowed(scope: Scope) -> Callable[..., Awaitable[Caller]]:
         Problem: when called, without a valid key, with one that lacks the scope, or when the key asks too fast.
     """
 
-    async def caller(
-        connection: HTTPConnection, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-    ) -> Caller:
+    async def caller(connection: HTTPConnection) -> Caller:
         service, context = service_of(connection), context_of(connection.scope)
         context.audited = scope != "read"
         if service.keys is None:
             context.caller = _LOCAL
             return Caller(_LOCAL)
-        shown = given.credentials if given else _offered(connection)
+        shown = _shown(connection)
         key = service.keys.find(shown) if shown else None
         if key is None:
             context.audited = True
@@ -156,8 +158,11 @@ def allowed(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
-def _offered(connection: HTTPConnection) -> str:
-    """The key among the subprotocols that a WebSocket offers; empty without one."""
+def _shown(connection: HTTPConnection) -> str:
+    """The key of a request: a bearer token, or one of the subprotocols that a WebSocket offers; empty without one."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if token and scheme.lower() == "bearer":
+        return token.strip()
     offers = [one for one in connection.scope.get("subprotocols", ()) if one.startswith(_KEY_PROTOCOL)]
     return offers[0].removeprefix(_KEY_PROTOCOL) if offers else ""
 
@@ -174,13 +179,15 @@ def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool = False) -
         Problem: when called; see `allowed`, `Room.taken` and `bodies.read`.
     """
 
-    async def call(request: Request, caller: Annotated[Caller, Depends(allowed(scope))]) -> AsyncIterator[Call[Parsed]]:
-        service = service_of(request)
-        most = service.settings.max_body
-        with service.room.taken(bodies.announced_size(request.headers, most)):
-            seconds = service.settings.body_seconds
-            body = await bodies.read(request, kind, most=most, seconds=seconds, forms=forms)
-            yield Call(service, caller, body, context_of(request.scope))
+    asks = allowed(scope)
+
+    # Neither depends on the other for FastAPI, nor yields to it: its ways to do that cost a sixth of a search.
+    async def call(request: Request) -> Call[Parsed]:
+        caller, service, context = await asks(request), service_of(request), context_of(request.scope)
+        most, seconds = service.settings.max_body, service.settings.body_seconds
+        context.held.enter_context(service.room.taken(bodies.announced_size(request.headers, most)))
+        body = await bodies.read(request, kind, most=most, seconds=seconds, forms=forms)
+        return Call(service, caller, body, context)
 
     return call
 

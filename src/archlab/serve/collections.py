@@ -4,18 +4,20 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
+import numpy as np
 import structlog
 
 from archlab.errors import UserError
+from archlab.index.filters import Filter
 from archlab.index.places import is_server, open_index
-from archlab.index.protocol import IndexUnavailable, TakenName, UnknownCollection, VectorIndex
+from archlab.index.protocol import Collection, Hit, IndexUnavailable, TakenName, UnknownCollection, VectorIndex
 from archlab.serve import problems
 from archlab.serve.errors import Expired
 from archlab.serve.problems import Problem
@@ -71,27 +73,28 @@ class Collections:
             Expired: the deadline passed.
             UserError: what the work refuses.
         """
-        loop, started = asyncio.get_running_loop(), time.perf_counter()
-        try:
-            async with asyncio.timeout_at(deadline if math.isfinite(deadline) else None):
-                return await loop.run_in_executor(self._threads, lambda: work(self._opened()))
-        except TimeoutError:
-            raise Expired("the deadline passed before the index had answered") from None
-        except IndexUnavailable as error:
-            self.failures["request"] += 1
-            raise Problem(problems.NOT_READY, f"{error}.", retry_after=_RETRY_AFTER) from None
-        except UnknownCollection as error:
-            raise Problem(problems.NOT_FOUND, f"{error}.") from None
-        except TakenName as error:
-            raise Problem(problems.CONFLICT, f"{error}.") from None
-        except OSError as error:
-            self.failures["request"] += 1
-            reason = error.strerror or str(error)
-            raise Problem(
-                problems.NOT_READY, f"The index cannot be used ({reason}).", retry_after=_RETRY_AFTER
-            ) from error
-        finally:
-            self._observe(time.perf_counter() - started)
+        loop = asyncio.get_running_loop()
+        with self._observed():
+            try:
+                async with asyncio.timeout_at(deadline if math.isfinite(deadline) else None):
+                    return await loop.run_in_executor(self._threads, lambda: work(self._opened()))
+            except TimeoutError:
+                raise Expired("the deadline passed before the index had answered") from None
+
+    async def open(self, name: str, deadline: float = math.inf) -> Collection:
+        """A collection, without waiting for a thread where it was opened before; see `run`."""
+        if self._index is not None and (found := self._index.opened(name)) is not None:
+            return found
+        return await self.run(lambda index: index.open(name), deadline)
+
+    async def search(
+        self, collection: Collection, vector: np.ndarray, k: int, where: Filter | None, deadline: float = math.inf
+    ) -> list[Hit]:
+        """The nearest points; see `run` and `Collection.search`."""
+        if collection.holds_lock:  # the event loop would stand still in another thread too, and change threads twice
+            with self._observed():
+                return collection.search(vector, k, where)
+        return await self.run(lambda _: collection.search(vector, k, where), deadline)
 
     def optimize(self, name: str) -> None:
         """Begin to make a collection fast to search, or again where that is being done; searches and changes go on."""
@@ -124,6 +127,28 @@ class Collections:
         except (UserError, OSError) as error:
             self.failures["optimize"] += 1
             structlog.get_logger().warning("collection not optimised", collection=name, reason=str(error))
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Tell how long the work on the index inside the block takes, and answer what the index refuses."""
+        started = time.perf_counter()
+        try:
+            yield
+        except IndexUnavailable as error:
+            self.failures["request"] += 1
+            raise Problem(problems.NOT_READY, f"{error}.", retry_after=_RETRY_AFTER) from None
+        except UnknownCollection as error:
+            raise Problem(problems.NOT_FOUND, f"{error}.") from None
+        except TakenName as error:
+            raise Problem(problems.CONFLICT, f"{error}.") from None
+        except OSError as error:
+            self.failures["request"] += 1
+            reason = error.strerror or str(error)
+            raise Problem(
+                problems.NOT_READY, f"The index cannot be used ({reason}).", retry_after=_RETRY_AFTER
+            ) from error
+        finally:
+            self._observe(time.perf_counter() - started)
 
     def _opened(self) -> VectorIndex:
         with self._opening:

@@ -1,6 +1,7 @@
 """What is known about one request while it is handled, for its log record, its metrics and its answer."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -21,6 +22,7 @@ class RequestContext:
         items: texts and images asked about.
         problem: slug of the problem that was answered.
         audited: whether this request belongs into the audit log.
+        held: what is given back when the request is over, its answer sent.
     """
 
     request_id: str
@@ -31,6 +33,7 @@ class RequestContext:
     items: int = 0
     problem: str = ""
     audited: bool = False
+    held: ExitStack = field(default_factory=ExitStack)
 
     def attach(self, scope: Scope) -> None:
         """Let everything that handles this request find it."""

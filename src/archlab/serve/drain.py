@@ -32,7 +32,8 @@ class Drain:
             self._next = signal.signal(signal.SIGTERM, self._terminate)  # type: ignore[assignment]
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
-        if self._service.draining or not self._seconds:  # the second signal is in earnest
+        # The second signal is in earnest; and where the models are not loaded yet, no balancer has sent anything.
+        if self._service.draining or self._service.starting or not self._seconds:
             self._pass_on(number)
         else:
             self._service.drain()

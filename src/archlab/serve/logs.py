@@ -8,7 +8,7 @@ from typing import TextIO
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -32,7 +32,7 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     else:
         # Not the default of structlog, which shows the local variables: payloads and keys.
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
+        last = [_on_one_line, structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -75,6 +75,11 @@ class AuditLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _on_one_line(_: object, __: str, record: EventDict) -> EventDict:
+    """Values as they are unless they could be mistaken for another record: the path of a request is its caller's."""
+    return {name: one if not isinstance(one, str) or one.isprintable() else repr(one) for name, one in record.items()}
 
 
 def _dumps(record: object, **_: object) -> str:

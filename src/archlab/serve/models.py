@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.batcher import Observer, Silent
 from archlab.serve.errors import NotReady
@@ -35,6 +36,7 @@ class Models:
         self._models: dict[str, Model] = {}
         self._defaults: dict[str, str] = {}
         self._loading: set[str] = set()
+        self._exports = Children()
         self._retiring: set[asyncio.Task[None]] = set()
         self._started = self._draining = False
 
@@ -79,7 +81,7 @@ class Models:
             raise UserError(f"model {name!r}: is being loaded already; wait, or take another name")
         self._loading.add(name)
         try:
-            engine = await asyncio.to_thread(open_engine, folder, backend)
+            engine = await asyncio.to_thread(open_engine, folder, backend, self._exports)
             model = Model(name, engine, self._limits, self._observer(name))
             await model.probe()
             await asyncio.to_thread(_settle_memory)
@@ -151,8 +153,9 @@ class Models:
         return [self._models[name] for name in sorted(self._models)]
 
     def drain(self) -> None:
-        """Not ready from now on; requests that come all the same are still answered."""
+        """Not ready from now on; requests that come all the same are still answered. No model is loaded any more."""
         self._draining = True
+        self._exports.end()
 
     async def close(self) -> None:
         """Drain, and wait until every request is done."""

@@ -43,6 +43,9 @@ _DEADLINE = {
     "example": 20_000,
 }
 
+_KEY = "key"
+_SCHEME = {"type": "http", "scheme": "bearer", "description": "A key made by `archlab keys create`."}
+
 _bodies: dict[str, type[BaseModel]] = {}  # of all operations, by name
 
 
@@ -71,7 +74,7 @@ def operation(
     options: dict[str, Any] = {
         "status_code": status,
         "responses": {code: _response([kind for kind in kinds if kind.status == code]) for code in _codes(kinds)},
-        "openapi_extra": {"parameters": [_DEADLINE]},
+        "openapi_extra": {"parameters": [_DEADLINE], "security": [{_KEY: []}]},
     }
     if answer is not None:
         options["response_model"] = answer
@@ -112,8 +115,9 @@ def describe(app: FastAPI, *, has_keys: bool, longest_deadline: float) -> Callab
             for parameter in (one for operation in operations for one in operation.get("parameters", ())):
                 if parameter["name"] == DEADLINE:
                     parameter["schema"]["maximum"] = int(longest_deadline * 1000)
-            if not has_keys:
-                document["components"].pop("securitySchemes", None)
+            if has_keys:
+                document["components"]["securitySchemes"] = {_KEY: _SCHEME}
+            else:
                 for operation in operations:
                     operation.pop("security", None)
                     operation["responses"].pop("401", None)
@@ -146,7 +150,10 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
     schema.pop("$defs", None)
     encoding = {}
     for name, field in schema["properties"].items():
-        if "anyOf" in field:  # a part of a form is there or not; none is null
+        if many := [one for one in field.get("anyOf", ()) if one.get("type") == "array"]:  # texts or images
+            schema["properties"][name] = many[0] | {"items": {"type": "string", "format": "binary"}}
+            encoding[name] = {"contentType": _IMAGES}
+        elif "anyOf" in field:  # a part of a form is there or not; none is null
             (kept,) = (one for one in field.pop("anyOf") if one.get("type") != "null")
             field |= kept
             field.pop("default", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,11 +12,13 @@ from typing import Literal
 
 import torch
 
+from archlab.children import Children
 from archlab.config import RunConfig, read_yaml
 from archlab.data.features import cache_folder
 from archlab.errors import UserError
 from archlab.export.manifest import NAME, Manifest
 from archlab.serve.engine import About, Backend, Engine
+from archlab.serve.errors import NotReady
 from archlab.serve.text_engine import SentimentEngine, TranslationEngine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.checkpoint import Checkpoint, load_checkpoint
@@ -31,16 +32,18 @@ _LOG = logging.getLogger(__name__)
 _TASKS: dict[str, Callable[[Path, str], Engine]] = {"languages": TranslationEngine, "max_tokens": SentimentEngine}
 
 
-def open_engine(folder: Path, backend: Choice = "auto") -> Engine:
+def open_engine(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Engine:
     """Open a finished run of an arm, of translation or of sentiment, or a folder that `archlab export` wrote.
 
     Args:
         backend: "auto" computes in torch where there is a GPU, and in ONNX Runtime on a CPU: in int8 where the export
             records that it costs less than half a point of task accuracy. A run that was not exported yet is exported
             into the cache first. What cannot be exported is computed in torch.
+        children: that export; they may be ended by another thread.
 
     Raises:
         UserError: the folder holds nothing that can be served, or not by this backend.
+        NotReady: the children were ended before the export was done.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / NAME).is_file():
@@ -57,7 +60,7 @@ def open_engine(folder: Path, backend: Choice = "auto") -> Engine:
     if backend == "torch" or (backend == "auto" and (device == "cuda" or find_spec("onnxruntime") is None)):
         return _in_torch(checkpoint, device)
     try:
-        export = _export_of(checkpoint)
+        export = _export_of(checkpoint, children or Children())
     except UserError as error:
         if backend != "auto":
             raise
@@ -104,11 +107,12 @@ def _precision(export: Path, backend: Choice) -> Backend:
     return "onnx-int8" if Manifest.load(export).served_as_int8 else "onnx"
 
 
-def _export_of(checkpoint: Checkpoint[RunConfig]) -> Path:
+def _export_of(checkpoint: Checkpoint[RunConfig], children: Children) -> Path:
     """The export of a run: the one beside it, or the one in the cache, which is made where there is none.
 
     Raises:
         UserError: it cannot be made.
+        NotReady: see `open_engine`.
     """
     run, digest = checkpoint.folder, checkpoint.digest()
     beside, cached = run / "onnx", cache_folder() / f"onnx-{digest[:32]}"
@@ -116,9 +120,10 @@ def _export_of(checkpoint: Checkpoint[RunConfig]) -> Path:
         if (folder / NAME).is_file() and Manifest.load(folder).run_digest == digest:
             return folder
     # In a process of its own: it takes the memory of the exporter with it, and other models go on answering.
-    command = [sys.executable, "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = children.run([sys.executable, "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)])
     if done.returncode:
+        if children.ended:
+            raise NotReady(f"run {run.name}: its export was given up")
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("archlab: error: ")
         raise UserError(f"run {run}: cannot be exported ({reason})")
     return cached

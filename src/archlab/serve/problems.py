@@ -123,8 +123,8 @@ class Problem(Exception):
 
 
 def invalid(field: str, rule: str, kind: Kind = INVALID) -> Problem:
-    """One field breaks a rule; `field` is written as in `labels[2]`."""
-    path = [part.rstrip("]") for part in field.replace("[", ".").split(".")]
+    """One field breaks a rule; `field` is written as in `labels[2]`, and is "body" for the whole body."""
+    path = [] if field == "body" else [part.rstrip("]") for part in field.replace("[", ".").split(".")]
     return Problem(kind, f"{field}: {rule}", errors=[FieldError(field=field, pointer=_pointer(path), rule=rule)])
 
 

@@ -60,7 +60,8 @@ class Service:
         batches = BatchLimits(
             queue=settings.queue_items, batch=settings.batch_items, timeout=settings.max_deadline_seconds
         )
-        self.models = Models(ModelLimits(batches=batches), self.metrics.observer)
+        limits = ModelLimits(batches=batches, cached_texts=settings.cached_texts)
+        self.models = Models(limits, self.metrics.observer)
         self.collections = Collections(settings.index, self.metrics.index_seconds.observe)
         self.metrics.registry.register(IndexCollector(self.collections))
         self.metrics.registry.register(
@@ -126,6 +127,7 @@ class Service:
 
     async def close(self) -> None:
         """Finish what is in progress and let everything go."""
+        self.drain()
         if tasks := {*self._tasks, *([self._starting] if self._starting else ())}:
             await asyncio.wait(tasks)
         await self.models.close()
@@ -190,6 +192,8 @@ class Service:
         try:
             await self.models.start(self.folders, backend=self.settings.backend)
         except Exception as error:
+            if self.draining:  # it was given up
+                return
             self.failure = "the models could not be loaded; the log says why"
             log.error("not started", reason=str(error), exc_info=not isinstance(error, UserError))
             return

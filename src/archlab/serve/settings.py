@@ -4,7 +4,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import archlab
@@ -66,6 +74,9 @@ class Settings(BaseSettings):
         default=1024, description="Items that wait for one model; more are refused with 429."
     )
     batch_items: PositiveInt = Field(default=32, description="Most items that a model computes at once.")
+    cached_texts: NonNegativeInt = Field(
+        default=10_000, description="Embeddings of texts that each model keeps for those who ask again; 0 keeps none."
+    )
 
     max_streams: PositiveInt = Field(default=32, description="Streams open at once; more are refused with 429.")
     stream_frames: PositiveInt = Field(

@@ -47,6 +47,7 @@ def results(*, capacity: float = 1200.0, litserve: float = 400.0, torch: float =
         },
         "models": {"vljepa": {"name": "scenes-vljepa", "backend": "onnx", "digest": "d", "width": 128}},
         "capacity": {"steps": [step(8, 700.0, 20.0), best, step(128, 1250.0, 130.0)], "best": best},
+        "cache": {"without": {**best, "share": 0.0}, "with": {**step(64, 1600.0), "share": 0.98}},
         "scenarios": {
             "search": {"vljepa": best},
             "classify": pictures,

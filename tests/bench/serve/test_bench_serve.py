@@ -47,6 +47,8 @@ def test_the_whole_benchmark_runs_and_its_results_can_be_priced(
     # Those of users that were being stopped may be in the one and not yet in the other.
     assert abs(service["requests_logged"] - service["requests_counted"]) <= best["users"]
     assert service["texts_cached"] < service["texts_embedded"] / 10  # the first searches, until the service answers
+    assert results["cache"]["without"]["share"] < 0.1 < results["cache"]["with"]["share"]
+    assert results["cache"]["with"]["users"] == best["users"]
     assert results["scenarios"]["classify"]["token"]["share_of_floor"] > 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
     assert (tmp_path / "out" / "results.md").read_text() == markdown(results)

@@ -50,6 +50,8 @@ def test_no_capacity_is_said_and_not_hidden() -> None:
 def test_the_tables_hold_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     text = markdown(results())
     assert "| 64 | 1,200 | 40.0 ms | 80.0 ms | 120.0 ms | 0 | 5% |" in text
+    assert "| all different | 64 | 1,200 | 40.0 ms | 80.0 ms | 120.0 ms | 0 | 5% | 0% |" in text
+    assert "| few, again and again | 64 | 1,600 | 40.0 ms | 80.0 ms | 120.0 ms | 0 | 5% | 98% |" in text
     assert "| LitServe | 401 |" in text
     assert "| 2.40 [2.39, 2.40] times |" in text
     assert "| classify | VL-JEPA | 180 |" in text

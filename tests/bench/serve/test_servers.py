@@ -73,6 +73,34 @@ def test_a_server_that_ends_before_it_answers_is_told_with_its_log(tmp_path: Pat
         pass
 
 
+_COMMAND = """
+import argparse, sys, time
+from pathlib import Path
+from archlab import cli
+from archlab.bench.serve.servers import Server
+
+def bench(_):
+    options = {"path": "/", "body": b"", "log": Path(sys.argv[1]), "settings": {"ARCHLAB_INDEX": ""}}
+    with Server(["served", "{port}"], **options) as server:
+        print(server._process.pid, server.ask(b"").text.partition("|")[0], flush=True)
+        time.sleep(600)
+
+cli._parse = lambda argv: argparse.Namespace(command="bench", handler=bench)
+sys.exit(cli.main())
+"""
+
+
+def test_a_command_that_is_terminated_leaves_no_server_behind(program: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _COMMAND, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        server, child = map(int, run.stdout.readline().split())
+        run.terminate()
+        assert run.wait() == 130
+    assert not psutil.pid_exists(server)
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
 def test_a_port_that_is_found_is_free() -> None:
     from archlab.bench.serve.servers import free_port
 

@@ -125,7 +125,10 @@ def bench_serve(
 
 
 def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, load: Load) -> dict[str, Any]:
-    """Capacity and scenarios of the running service; between them, what its metrics and log say of the searches."""
+    """Capacity and scenarios of the running service; between them, what its metrics and log say of the searches.
+
+    "cache" has searches whose texts all differ, and searches for few texts, with the share that came from the cache.
+    """
 
     def step(users: int) -> dict[str, Any]:
         found = _measure(service, replace(load, users=users))
@@ -134,16 +137,24 @@ def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, lo
         return found
 
     steps, best = find_capacity(step, goal_ms=plan.goal_ms, most=plan.most_users)
+    uncached = best or steps[0]
     state = ours.read_state(service)
+    cached = _measure(service, replace(load, user="PopularSearchUser", users=uncached["users"]))
+    share = ours.cached_share(state, ours.read_state(service))
     wanted = [(what, arm) for what in SCENARIOS for arm in models if what != "search"]
     scenarios: dict[str, dict[str, Any]] = {what: {} for what in SCENARIOS}
-    scenarios["search"]["vljepa"] = best or steps[0]
+    scenarios["search"]["vljepa"] = uncached
     with track("scenarios", len(wanted)) as progress:
         for what, arm in wanted:
             asked = replace(load, user=SCENARIOS[what], users=plan.image_users, model=models[arm].name)
             scenarios[what][arm] = _measure(service, asked)
             progress.advance()
-    return {"capacity": {"steps": steps, "best": best}, "scenarios": scenarios, "service": state}
+    return {
+        "capacity": {"steps": steps, "best": best},
+        "cache": {"without": {"share": ours.cached_share({}, state), **uncached}, "with": {"share": share, **cached}},
+        "scenarios": scenarios,
+        "service": state,
+    }
 
 
 def _measure(server: Server, load: Load) -> dict[str, Any]:

@@ -96,3 +96,9 @@ def read_state(server: Server) -> dict[str, int]:
         "texts_embedded": "archlab_query_cache_misses_total",
     }
     return {"requests_logged": logged} | {name: int(totals.get(metric, 0)) for name, metric in counted.items()}
+
+
+def cached_share(before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """Share of the texts between two states whose embeddings came from the cache."""
+    cached, embedded = (after[name] - before.get(name, 0) for name in ("texts_cached", "texts_embedded"))
+    return cached / max(1, cached + embedded)

@@ -25,6 +25,13 @@ def sections(results: Mapping[str, Any]) -> Tables:
             ["users", *_STEP],
             [[str(step["users"]), *_step(step)] for step in results["capacity"]["steps"]],
         ),
+        "The cache of the embeddings of texts": (
+            ["texts", "users", *_STEP, "from the cache"],
+            [
+                [name, str(one["users"]), *_step(one), f"{one['share']:.0%}"]
+                for name, one in zip(("all different", "few, again and again"), results["cache"].values(), strict=True)
+            ],
+        ),
         f"Side by side, {results['plan']['users']} users, {results['plan']['rounds']} rounds": (
             ["server", *_STEP, "ours: throughput", "ours: p95"],
             [

@@ -110,13 +110,15 @@ class Server:
         self.resume()
         children = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
         self._signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
-        self._signal(signal.SIGKILL)
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        self._process.wait()
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE)
+        finally:  # also where whoever waits is interrupted
+            self._signal(signal.SIGKILL)
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            self._process.wait()
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):

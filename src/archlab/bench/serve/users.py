@@ -24,6 +24,7 @@ from locust.env import Environment
 from archlab.bench.serve import workload
 from archlab.bench.serve.record import Record
 
+_POPULAR = 64  # texts, which the cache keeps
 _TEXTS = 20_000  # more than the service's cache of texts keeps: in turns, each is forgotten before it comes again
 _PICTURES = 16
 _SEED = 1
@@ -50,6 +51,10 @@ class User(FastHttpUser):
         """By text, no text twice in a row of 20,000."""
         self.post(f"/v1/collections/{_COLLECTION}/search", next(_searches()), "search")
 
+    def search_again(self) -> None:
+        """By one of few texts, whose embeddings the service has kept."""
+        self.post(f"/v1/collections/{_COLLECTION}/search", next(_popular_searches()), "search")
+
     def classify(self) -> None:
         """A picture, among 8 labels."""
         self.post("/v1/classify", next(_classifications()), "classify")
@@ -63,6 +68,12 @@ class SearchUser(User):
     """Searches."""
 
     tasks = [User.search]  # noqa: RUF012  # as Locust declares it
+
+
+class PopularSearchUser(User):
+    """Searches for what others have searched for."""
+
+    tasks = [User.search_again]  # noqa: RUF012  # as Locust declares it
 
 
 class ClassifyUser(User):
@@ -100,6 +111,11 @@ def _searches() -> Iterator[bytes]:
 
 
 @cache
+def _popular_searches() -> Iterator[bytes]:
+    return cycle([workload.search_body(text) for text in workload.captions(_POPULAR, _SEED)])
+
+
+@cache
 def _classifications() -> Iterator[bytes]:
     return cycle([workload.classify_body(picture, _MODEL) for picture in workload.pictures(_PICTURES)])
 
@@ -119,6 +135,8 @@ def _prepare(environment: Environment, **_: Any) -> None:
     for kind in environment.user_classes:  # before the clock of the test starts
         if issubclass(kind, SearchUser | MixedUser):
             _searches()
+        if issubclass(kind, PopularSearchUser):
+            _popular_searches()
         if issubclass(kind, ClassifyUser | MixedUser):
             _classifications()
         if issubclass(kind, CaptionUser | MixedUser):

@@ -72,6 +72,7 @@ class Observe:
                 detail = "The service has a defect; its log has more under this request id."
                 await Problem(problems.INTERNAL, detail).response(context.request_id)(scope, receive, answer)
         finally:
+            context.held.close()
             self._metrics.in_flight.dec()
             self._record(scope, context, status or _CLIENT_LEFT, size, time.perf_counter() - started)
 

@@ -159,7 +159,7 @@ async def upsert_points(
     points = call.body.points
     call.count(len(points))
     metadata = [_metadata(point.metadata, f"points[{at}].metadata") for at, point in enumerate(points)]
-    collection = await _run(call, lambda index: index.open(name))
+    collection = await call.service.collections.open(name, call.context.deadline)
     vectors, _ = await _vectors(call, collection, points, [f"points[{at}]." for at in range(len(points))])
     batch = Points([point.id for point in points], vectors, metadata)
 
@@ -167,7 +167,7 @@ async def upsert_points(
         collection.upsert(batch)
         return collection.count()
 
-    with _naming("points"):
+    with _naming("points"), call.step("write index", collection=name):
         call.service.collections.sizes[name] = await _run(call, work)
     call.service.collections.optimize(name)
     return reply({"upserted": len(points)})
@@ -199,10 +199,11 @@ async def search(
     """Find the points that a text means, that are like an image, or that are nearest to a vector."""
     where = _filter(call.body.where)
     call.count(1)
-    collection = await _run(call, lambda index: index.open(name))
+    collections, deadline = call.service.collections, call.context.deadline
+    collection = await collections.open(name, deadline)
     vectors, model = await _vectors(call, collection, [call.body], [""])
-    with _naming("vector"):
-        hits = await _run(call, lambda _: collection.search(vectors[0], call.body.k, where))
+    with _naming("vector"), call.step("search index", collection=name):
+        hits = await collections.search(collection, vectors[0], call.body.k, where, deadline)
     found = [{"id": hit.id, "score": hit.score, "metadata": _shown(hit.metadata)} for hit in hits]
     return reply({"hits": found, "model": model})
 
@@ -237,11 +238,11 @@ async def _vectors(
         if given["image"]:
             read = (call.image(items[at].image, model, f"{prefixes[at]}image") for at in given["image"])
             queries = [spec.query or DESCRIBE] * len(given["image"])
-            with call.noted(model, "embed_images"):
+            with call.asking(model, "embed_images"):
                 vectors[given["image"]] = await model.embed_images(await gather(*read), queries, **call.patience)
         if given["text"]:
             texts = [items[at].text for at in given["text"]]
-            with call.noted(model, "embed_texts"):
+            with call.asking(model, "embed_texts"):
                 vectors[given["text"]] = await model.embed_texts(texts, **call.patience)
         return vectors, model.name
 

@@ -108,11 +108,13 @@ _EXAMPLES = {
 }
 
 
-@router.post("/embeddings", **operation(EmbeddingsResponse, body=EmbeddingsRequest, examples=_EXAMPLES))
-async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(accepts(EmbeddingsRequest))]) -> Response:
+@router.post("/embeddings", **operation(EmbeddingsResponse, body=EmbeddingsRequest, examples=_EXAMPLES, forms=True))
+async def embeddings(
+    call: Annotated[Call[EmbeddingsRequest], Depends(accepts(EmbeddingsRequest, forms=True))],
+) -> Response:
     """Embed texts and images in one space: their dot product is their similarity.
 
-    Compatible with OpenAI's `/v1/embeddings`; images come as data URLs or as objects with `image`.
+    Compatible with OpenAI's `/v1/embeddings`; images come as data URLs, objects with `image`, or files of a form.
     """
     body = call.body
     call.count(len(body.input))

@@ -52,6 +52,9 @@ class LoadRequest(Body):
     backend: Choice = "auto"
 
 
+_EXAMPLES = {
+    "a shipped arm, once more": {"name": "green", "folder": "scenes-vljepa", "backend": "torch"},
+}
 _MISSING = (problems.NOT_FOUND, problems.NOT_READY)
 
 
@@ -75,7 +78,7 @@ async def get_card(name: str, request: Request, _: Reader) -> Response:
     return Response(service_of(request).named(name).card, media_type="text/markdown; charset=utf-8")
 
 
-@router.post("", **operation(ModelInfo, body=LoadRequest, also=(problems.CONFLICT,), status=201))
+@router.post("", **operation(ModelInfo, body=LoadRequest, examples=_EXAMPLES, also=(problems.CONFLICT,), status=201))
 async def load_model(call: Annotated[Call[LoadRequest], Depends(accepts(LoadRequest, scope="admin"))]) -> Response:
     """Load a checkpoint while the others serve; one of the same name is replaced without a failed request.
 

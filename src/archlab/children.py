@@ -1,0 +1,45 @@
+"""Processes that threads of this one wait for, and that another thread may end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Sequence
+from threading import Lock
+
+
+class Children:
+    """Runs processes to their end, any number at a time.
+
+    Attributes:
+        ended: whether `end` was called: what runs from then on counts as terminated before it began.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = Lock()
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Wait until a process is done; what it wrote to standard error is in the result, the rest is dropped."""
+        with self._lock:
+            if self.ended:
+                return subprocess.CompletedProcess(command, -signal.SIGTERM, stderr="")
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self._running.add(process)
+        try:
+            errors = process.communicate()[1]
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            self._running.discard(process)
+        return subprocess.CompletedProcess(command, process.returncode, stderr=errors)
+
+    def end(self) -> None:
+        """Terminate (SIGTERM) what runs, and let nothing more begin."""
+        with self._lock:
+            self.ended = True
+            for process in list(self._running):
+                process.terminate()
