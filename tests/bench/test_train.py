@@ -166,7 +166,7 @@ def test_the_benchmark_prints_a_table_and_writes_what_it_measured(
     assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
 
     for name, shape in results["shapes"].items():
-        assert set(shape["contenders"]) == {"archlab", "transformers"} | ({"torch.nn"} if name == "gpt2" else set())
+        assert set(shape["contenders"]) == {"archlab", "transformers"} | ({"torch.nn"} if name in MAPS else set())
         for code, values in shape["contenders"].items():
             assert values["milliseconds"] == 1000
             assert values["tokens_per_second"] == TINY.samples * TINY.tokens
