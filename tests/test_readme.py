@@ -43,6 +43,12 @@ def commands(document: Path) -> list[list[str]]:
     return [["1" if word == "N" else word for word in words] for words in found]
 
 
+def test_the_picture_is_that_beside_the_results_of_the_key_findings() -> None:
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert [ROOT / path for path in shown] == [RESULTS / "standard" / "hero.png"]
+    assert (RESULTS / "standard" / "hero.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_is_understood_and_reads_files_that_exist(document: Path) -> None:
     found = commands(document)

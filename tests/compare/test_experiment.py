@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,31 @@ def test_a_broken_image_is_refused_before_a_folder_is_made_that_the_remedy_would
         compare(replace(tiny_config, data=data))
     results = compare(replace(tiny_config, data=replace(data, pairs=PairsData(on_error="skip"))))
     assert len(results["data"]["skipped"]) == 1
+
+
+def test_a_damaged_file_of_a_comparison_is_named_with_what_to_remove(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    scores = compare()["arms"]["vljepa"]["test"]
+    run = out / "runs" / "vljepa-0"
+    curve = sorted((run / "validation").iterdir())[0]
+    # In the order in which they are read: each call goes on to the next.
+    for path in (
+        out / "runs" / "token-0" / "test" / "no_query.json",
+        out / "inference.json",
+        out / "memory.json",
+        curve,
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        remedy = str(run) if path == curve else "it"
+        with pytest.raises(UserError) as caught:
+            compare()
+        assert str(caught.value) == f"{path}: is damaged; remove {remedy} and run the same command again"
+        path.unlink()
+    shutil.rmtree(run)
+    assert compare()["arms"]["vljepa"]["test"] == scores
 
 
 def test_shapes_of_batches_are_those_of_training_and_need_no_features(
