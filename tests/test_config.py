@@ -116,7 +116,15 @@ def test_a_value_of_the_wrong_type_is_named_with_key_and_type(override: str, exp
 
 
 @pytest.mark.parametrize(
-    "override", ["steps", "=3", "run.seed.x=3", "seeds=[1", "run.optimizer.steps=!!python/object:os.system {}"]
+    "override",
+    [
+        "steps",
+        "=3",
+        "run.seed.x=3",
+        "seeds=[1",
+        "run.optimizer.steps=!!python/object:os.system {}",
+        "run.data.source=2024-02-30",
+    ],
 )
 def test_an_override_that_cannot_be_read_is_quoted(override: str) -> None:
     overrides = ["run.seed=1", override]
@@ -250,7 +258,12 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"- 1\n- 2\n", "holds a list"), (b"a: [1\n", "not valid YAML"), (b"\xff\xfe\x00", "not valid YAML")],
+    [
+        (b"- 1\n- 2\n", "holds a list"),
+        (b"a: [1\n", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"seed: 2024-02-30\n", "not valid YAML"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "a.yaml"

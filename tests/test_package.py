@@ -114,4 +114,13 @@ def test_continuous_integration_runs_the_commands_of_the_readme() -> None:
     assert "\nmake test\n" in runner.read_text()
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     commands = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
-    assert commands == {"bash .ci/run", "make compare"}
+    assert commands >= {"bash .ci/run", "make compare", "make test-all"}
+    assert all((ROOT / "Makefile").read_text().count(f"\n{line[5:]}:") for line in commands if line.startswith("make "))
+
+
+def test_the_setup_without_make_is_tried_as_the_requirements_say_it() -> None:
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["without-make"]["steps"]
+    said = re.findall(r"^# .*without make: (.+) && (\w+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    install, test = (step["run"] for step in steps if "run" in step)
+    assert said == [(install, test.split()[0])]
+    assert all((ROOT / path).is_file() for path in re.findall(r"tests/\S+", test))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +18,7 @@ from archlab.train.recipes import load_recipe
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "04-comparisons" / "results"
-COMMANDS = re.findall(r"^(archlab .*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("0*/*.md"))]
 TARGETS = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
 
 
@@ -31,10 +32,43 @@ def test_the_table_of_models_is_that_of_the_registry_and_the_committed_parity_ru
     assert write_models(ROOT / folder / "README.md", results, check=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_understood(command: str) -> None:
-    arguments = shlex.split(command)[1:]
-    assert _parse(arguments).command == arguments[0]
+def commands(document: Path) -> list[list[str]]:
+    """Every command of ours, in code blocks and in the text; `[options]` are taken, and N is a number."""
+    text = document.read_text(encoding="utf-8")
+    block = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    lines = [line for code in block.findall(text) for line in code.splitlines()]
+    lines += re.findall(r"`([^`]+)`", block.sub("", text))
+    inside = re.compile(r"^(?:torchrun .* -m archlab|docker compose run .* --entrypoint archlab \w+)(?= )")
+    ours = [line for line in (inside.sub("archlab", line) for line in lines) if re.match(r"(archlab|python)\s", line)]
+    found = [shlex.split(re.sub(r"[\[\]]", "", line), comments=True) for line in ours]
+    return [["1" if word == "N" else word for word in words] for words in found]
+
+
+def test_the_picture_is_that_beside_the_results_of_the_key_findings() -> None:
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert [ROOT / path for path in shown] == [RESULTS / "standard" / "hero.png"]
+    assert (RESULTS / "standard" / "hero.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_is_understood_and_reads_files_that_exist(document: Path) -> None:
+    found = commands(document)
+    assert found
+    for program, *arguments in found:
+        if program == "archlab" and len(arguments) == 1:  # the name of a command
+            with pytest.raises(SystemExit):
+                _parse([*arguments, "--help"])
+        elif program == "archlab":
+            assert _parse(arguments).command == arguments[0], arguments
+        elif arguments[0] == "-m":
+            assert importlib.util.find_spec(arguments[1]) is not None, arguments
+        # Results are there once the command that makes them has run on a quiet machine.
+        files = [word for word in arguments if re.match(r"(0\d-|configs/)(?!.*results\.json).*\.\w+$", word)]
+        assert [file for file in files if not ((ROOT / file).is_file() or (document.parent / file).is_file())] == []
+
+
+def test_the_documents_of_every_phase_are_tried() -> None:
+    assert {path.name for path in ROOT.glob("0*")} == {path.parent.name for path in DOCUMENTS[1:]}
 
 
 def test_every_make_target_exists() -> None:

@@ -278,9 +278,19 @@ def _evaluate_parser(commands: Commands[_Parser]) -> _Parser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    _check_file(arguments.out)
+
     from archlab.evaluate.command import evaluate_run
 
     evaluate_run(arguments.run, arguments.split, arguments.data, arguments.out)
+
+
+def _check_file(out: Path | None) -> None:
+    """Refuse an output that could not be written, before the work that it is to keep."""
+    if out is not None:
+        from archlab.train.folder import check_writable
+
+        check_writable(out)
 
 
 # Options of `archlab generate --model`: flag -> how it is read. The names are those of `continue_text`.
@@ -333,6 +343,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         if len(arguments.words) != 1:
             raise UserError(f"--model: continues one prompt, not {len(arguments.words)}; put it in quotes")
 
+        _check_text("prompt", arguments.words[0])
+
         from archlab.generate.command import continue_text
 
         continue_text(arguments.model, arguments.words[0], **{names[flag]: value for flag, value in given.items()})
@@ -342,9 +354,22 @@ def _generate(arguments: argparse.Namespace) -> None:
     if arguments.image is None or not 1 <= len(arguments.words) <= 2:
         raise UserError("generate: needs --model and a prompt, or a run, --image and at most one question in quotes")
 
+    run, question = arguments.words if len(arguments.words) == 2 else (arguments.words[0], None)
+    _check_text("question", question)
+
+    from archlab.data.images import by_itself
     from archlab.vl.generate import generate
 
-    generate(Path(arguments.words[0]), arguments.image, *(arguments.words[1:] or [None]))
+    with by_itself():
+        generate(Path(run), arguments.image, question)
+
+
+def _check_text(name: str, text: str | None) -> None:
+    """Refuse what a tokenizer could not read: the command line may hold any bytes."""
+    from archlab.rules import is_unicode
+
+    if text is not None and not is_unicode(text):
+        raise UserError(f"{name} {text!r}: is no valid text; write it in UTF-8")
 
 
 # Of `archlab bench serve` alone: flag -> how it is read.
@@ -414,6 +439,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         return
     if given:
         raise UserError(f"--{next(iter(given))}: is for 'archlab bench serve'; leave it out")
+    _check_file(arguments.out)
     if arguments.what == "generate":
         from archlab.bench.generate import bench_generate
 
@@ -455,6 +481,7 @@ def _parity(arguments: argparse.Namespace) -> int:
 
     if arguments.family is not None:
         find(arguments.family)  # before the imports, which take a while
+    _check_file(arguments.out)
 
     from archlab.interop.parity.run import run_parity
 
@@ -645,19 +672,22 @@ def _search_parser(commands: Commands[_Parser]) -> _Parser:
 def _search(arguments: argparse.Namespace) -> None:
     if (arguments.text is None) == (arguments.image is None):
         raise UserError("search: needs a text in quotes, or --image, and not both")
+    _check_text("text", arguments.text)
 
+    from archlab.data.images import by_itself
     from archlab.index.command import search_command
 
-    search_command(
-        arguments.text,
-        image=arguments.image,
-        k=arguments.k,
-        where=arguments.where,
-        place=arguments.index,
-        collection=arguments.collection,
-        model=arguments.model,
-        as_json=arguments.as_json,
-    )
+    with by_itself():
+        search_command(
+            arguments.text,
+            image=arguments.image,
+            k=arguments.k,
+            where=arguments.where,
+            place=arguments.index,
+            collection=arguments.collection,
+            model=arguments.model,
+            as_json=arguments.as_json,
+        )
 
 
 def _plan_parser(commands: Commands[_Parser]) -> _Parser:

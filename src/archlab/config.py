@@ -548,7 +548,7 @@ def build(kind: type[Config], raw: dict[str, Any], overrides: Sequence[str] = ()
                 raise UserError(f"override {override!r}: {section!r} is a value, not a section")
         try:
             node[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: 2024-02-30 looks like a day, and is none
             raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
     return _construct(kind, raw, "")
 
@@ -580,7 +580,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"configuration {path}: {error.strerror}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a day like 2024-02-30
         raise UserError(f"configuration {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if raw is None:
         raw = {}

@@ -17,6 +17,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: half a surrogate pair cannot, nor bytes of the command line that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Rule:
     """What values a field may have.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -197,6 +198,31 @@ def test_clips_of_a_folder_are_compared(compare: Compare, tiny_config: RunConfig
     assert skipped  # a line for its caption and one for its question
     assert all(line.startswith("metadata.jsonl, line 1: clip 0.mp4: is truncated, or none of") for line in skipped)
     assert "vqa/accuracy" in results["arms"]["token"]["test"]["test"]
+
+
+def test_a_damaged_file_of_a_comparison_is_named_with_what_to_remove(
+    compare: Compare, tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    scores = compare()["arms"]["vljepa"]["test"]
+    run = out / "runs" / "vljepa-0"
+    curve = sorted((run / "validation").iterdir())[0]
+    # In the order in which they are read: each call goes on to the next.
+    for path in (
+        out / "runs" / "token-0" / "test" / "no_query.json",
+        out / "inference.json",
+        out / "memory.json",
+        curve,
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        remedy = str(run) if path == curve else "it"
+        with pytest.raises(UserError) as caught:
+            compare()
+        assert str(caught.value) == f"{path}: is damaged; remove {remedy} and run the same command again"
+        path.unlink()
+    shutil.rmtree(run)
+    assert compare()["arms"]["vljepa"]["test"] == scores
 
 
 def test_shapes_of_batches_are_those_of_training_and_need_no_features(

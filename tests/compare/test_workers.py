@@ -31,7 +31,6 @@ def tell_and_wait(path: Path) -> None:
     time.sleep(600)
 
 
-@pytest.mark.slow
 def test_every_call_gives_its_result() -> None:
     assert sorted(side_by_side(operator.add, [(1, 2), (3, 4), (5, 6)], 2)) == [3, 7, 11]
 
@@ -44,7 +43,6 @@ def test_what_a_worker_raises_is_raised_and_one_that_is_killed_is_no_traceback()
         list(side_by_side(os._exit, [(9,)], 1))
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_interrupted_interrupts_its_parent() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(side_by_side(interrupt_oneself, [()], 1))

@@ -173,6 +173,7 @@ def test_a_price_that_breaks_a_rule_is_named(
     [
         ("currency: EUR", "must have the keys"),
         ("{", "is no YAML"),
+        ("currency: 2024-02-30", "is no YAML"),
         ("{currency: EUR, machines: {small: 3}}", "machine small: must be entries"),
     ],
 )

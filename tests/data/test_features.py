@@ -122,6 +122,17 @@ def test_the_file_of_a_killed_process_is_not_taken_for_features(encoder: FrozenE
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
+@pytest.mark.parametrize("kept", [0, 5, 60, 128, -1], ids=["empty", "magic", "header", "no-data", "cut"])
+def test_a_damaged_file_is_made_again(encoder: FrozenEncoder, tmp_path: Path, kept: int) -> None:
+    whole = np.array(FeatureStore.build(split(Counting(IMAGES[:4])), encoder, tmp_path).array)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:kept])
+    images = Counting(IMAGES[:4])
+    np.testing.assert_array_equal(FeatureStore.build(split(images), encoder, tmp_path).array, whole)
+    assert images.read == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_user_says_where_features_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ARCHLAB_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path

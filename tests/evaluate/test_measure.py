@@ -10,6 +10,7 @@ import pytest
 
 from archlab.data.batch import Batch, Collator
 from archlab.data.example import Example, Split
+from archlab.errors import UserError
 from archlab.evaluate.captioning import cider_d
 from archlab.evaluate.controls import no_query, shuffled_image
 from archlab.evaluate.measure import (
@@ -495,6 +496,15 @@ def test_a_saved_measurement_is_the_same(collator: Collator, items: Items, tmp_p
         assert loaded.values[name].dtype == np.float64
     assert loaded.means() == result.means()
     assert [file.name for file in path.parent.iterdir()] == ["test.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"values"', b"{}", b"[]", b"null", b'{"values": 3}'])
+def test_a_damaged_measurement_is_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    path.write_bytes(content)
+    for read in (Measurement.load, lambda path: Measurement.cached(path, Measurement)):
+        with pytest.raises(UserError, match=r"test\.json: is damaged; remove it and run the same command again$"):
+            read(path)
 
 
 def test_what_was_measured_is_not_measured_again(collator: Collator, items: Items, tmp_path: Path) -> None:

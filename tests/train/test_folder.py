@@ -64,7 +64,7 @@ def test_a_key_that_the_saved_configuration_lacks_counts_as_different(tmp_path: 
         claim(tmp_path, RunConfig())
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "a: 2024-02-30", b"\xff\xfe\x00"])
 def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str | bytes) -> None:
     (tmp_path / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match="damaged"):

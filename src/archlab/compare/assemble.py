@@ -187,7 +187,7 @@ def _paired_curves(finished: Mapping[str, Sequence[Run]], metric: str, config: C
     clusters = np.zeros(0)
     for arm, runs in finished.items():
         for run in runs:
-            points = [Measurement.load(validation_file(run.folder, step)) for step in sorted(steps)]
+            points = [Measurement.load(validation_file(run.folder, step), run.folder) for step in sorted(steps)]
             means.setdefault(arm, []).append(np.mean([point.values[metric] for point in points], axis=0))
             clusters = points[0].clusters[metric]
     return _difference(means["token"], means["vljepa"], clusters, config)
@@ -235,7 +235,7 @@ def _curves(
     curves: dict[str, list[dict[str, Any]]] = {}
     for number, point in enumerate(runs[0].metrics["curve"]):
         step = point["step"]
-        measured = [Measurement.load(validation_file(run.folder, step)) for run in runs]
+        measured = [Measurement.load(validation_file(run.folder, step), run.folder) for run in runs]
         for metric, scored in scores_of(measured, config.bootstrap_samples).items():
             if not metric.startswith(_CURVES):
                 continue

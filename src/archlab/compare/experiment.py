@@ -28,7 +28,7 @@ from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
 from archlab.errors import UserError
 from archlab.evaluate.measure import Items, Measurement
-from archlab.train.folder import claim, write_text
+from archlab.train.folder import claim, undamaged, write_text
 from archlab.train.run import Run, run_order, train_run
 from archlab.train.setup import Setup
 
@@ -199,10 +199,15 @@ def batch_shapes(plan: RunConfig, setup: Setup) -> list[BatchShape]:
 
 
 def cached(path: Path, compute: Any) -> Any:
-    """What `compute` returned before, or now."""
+    """What `compute` returned before, or now.
+
+    Raises:
+        UserError: what was kept of before is damaged.
+    """
     if not path.exists():
         write_text(path, json.dumps(compute(), indent=1))
-    return json.loads(path.read_text(encoding="utf-8"))
+    with undamaged(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _job(plan: RunConfig, seed: int, name: str, out: Path) -> Job:

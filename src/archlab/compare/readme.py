@@ -1,4 +1,4 @@
-"""The README's Key Findings: generated from committed results, never typed.
+"""The README's Key Findings and its picture: generated from committed results, never typed.
 
 python -m archlab.compare.readme README.md results.json [--check]
 """
@@ -6,11 +6,13 @@ python -m archlab.compare.readme README.md results.json [--check]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from archlab.compare import formatting as show
 from archlab.compare import scores
 from archlab.compare.caveats import caveats
 from archlab.compare.findings import Finding, key_findings, summary, unit_of, verdict_label, when_to_use
+from archlab.compare.plots import write_hero
 from archlab.compare.scores import ARMS, NAMES, Results
 from archlab.documents import StrPath, block_command, code, escape, table, write_block
 
@@ -75,9 +77,20 @@ def write_readme_block(readme: StrPath, results: StrPath, check: bool = False) -
     return write_block(readme, BLOCK, findings_markdown(scores.load_results(results)), check=check)
 
 
+def write_readme(readme: StrPath, results: StrPath, check: bool = False) -> bool:
+    """As `write_readme_block`; and draw the picture that the README shows, beside the results.
+
+    The picture is not checked: its bytes depend on the fonts of the machine.
+    """
+    current = write_readme_block(readme, results, check)
+    if not check:
+        write_hero(scores.load_results(results), Path(results).parent)
+    return current
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the block; returns the exit code, 1 where a check finds it out of date."""
-    return block_command("archlab.compare.readme", write_readme_block, "the findings", arguments)
+    """Write block and picture, or check the block; returns the exit code, 1 where a check finds it out of date."""
+    return block_command("archlab.compare.readme", write_readme, "the findings", arguments)
 
 
 def _topic(topic: str, findings: Sequence[Finding]) -> str:

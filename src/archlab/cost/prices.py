@@ -82,7 +82,7 @@ def read_prices(path: Path) -> PriceList:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"price list {path}: {error.strerror}; name one with --prices FILE") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"price list {path}: is no YAML ({' '.join(str(error).split())}); correct it") from None
     shape = isinstance(raw, dict) and isinstance(raw.get("machines"), dict) and isinstance(raw.get("currency"), str)
     if not shape or not raw["machines"] or set(raw) != {"currency", "machines"}:

@@ -45,14 +45,17 @@ class FeatureStore:
         """
         digest = hashlib.sha256(f"{split.image_digest} {encoder.digest} {views}".encode()).hexdigest()
         path = cache / f"features-{digest[:32]}.npy"
-        if not path.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            try:
-                _compute(split, encoder, views, partial)
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+        try:
+            return cls(np.load(path, mmap_mode="r"), digest)
+        except (FileNotFoundError, ValueError, EOFError):
+            pass  # not there yet, or damaged: it is only a cache
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            _compute(split, encoder, views, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
         return cls(np.load(path, mmap_mode="r"), digest)
 
     def read(self, images: np.ndarray, views: np.ndarray | int = 0) -> np.ndarray:

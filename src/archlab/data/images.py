@@ -7,6 +7,7 @@ about any part of the picture, and nothing is stretched. Transparency is laid ov
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from archlab.errors import UserError
+
+# How many pixels are too many, `max_pixels` says. Ignored for good: `warnings.catch_warnings` is for a single thread.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 DECODING = "fit-white-bicubic-1"
 """Name of the rule by which pixels are made; part of every digest, so that a changed rule is never a stale cache."""
@@ -45,14 +49,16 @@ class BrokenInput(UserError):
     Args:
         problem: what is wrong with it.
         remedy: what to do about it; leaving such inputs out is another way, and the message says so.
+        option: of the data's configuration, which is a third.
 
     Attributes:
         problem: for the list of what was left out, where no remedy is wanted.
+        remedy: for one input that is asked about by itself; see `by_itself`.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}; {remedy}, {_SKIP}")
-        self.problem = problem
+    def __init__(self, problem: str, remedy: str, option: str = "") -> None:
+        super().__init__(f"{problem}; {', '.join(filter(None, (remedy, option, _SKIP)))}")
+        self.problem, self.remedy = problem, remedy
 
 
 class TooManyPixels(BrokenInput):
@@ -61,6 +67,15 @@ class TooManyPixels(BrokenInput):
 
 class UnknownFormat(BrokenInput):
     """Bytes that are an image of no format that is read."""
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Around work on the one image that a command was given: it has no data set whose options could be the remedy."""
+    try:
+        yield
+    except BrokenInput as error:
+        raise UserError(f"{error.problem}; {error.remedy}") from None
 
 
 class Encoded(Hashable, Protocol):
@@ -175,7 +190,8 @@ def _opened(
             if (pixels := image.width * image.height) > max_pixels:
                 raise TooManyPixels(
                     f"{name}: {image.width} x {image.height} = {pixels} pixels, at most {max_pixels} are allowed",
-                    "shrink the image, raise data.pairs.max_pixels",
+                    "shrink the image",
+                    "raise data.pairs.max_pixels",
                 )
             yield image
     except UserError:

@@ -24,7 +24,7 @@ from archlab.evaluate.retrieval import LinearMap, retrieval_hits
 from archlab.evaluate.statistics import score
 from archlab.evaluate.vectors import cosine
 from archlab.evaluate.vqa import credit, rows_by_kind
-from archlab.train.folder import write_text
+from archlab.train.folder import undamaged, write_text
 
 SMALL_GALLERY = "retrieval_pmi"
 """Retrieval among few captions, which the token arm's likelihood can afford."""
@@ -90,13 +90,22 @@ class Measurement:
         write_text(path, json.dumps(arrays | {"chance": self.chance, "answers": self.answers}))
 
     @classmethod
-    def load(cls, path: Path) -> Measurement:
-        """Read what `save` wrote."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        arrays = {
-            name: {metric: np.array(array) for metric, array in raw[name].items()} for name in ("values", "clusters")
-        }
-        return cls(**arrays, chance=raw["chance"], answers={int(row): text for row, text in raw["answers"].items()})
+    def load(cls, path: Path, made_by: Path | None = None) -> Measurement:
+        """Read what `save` wrote.
+
+        Args:
+            made_by: folder of the run that measured it while it was trained; see `undamaged`.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        with undamaged(path, made_by):
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            arrays = {
+                name: {metric: np.array(array) for metric, array in raw[name].items()}
+                for name in ("values", "clusters")
+            }
+            return cls(**arrays, chance=raw["chance"], answers={int(row): said for row, said in raw["answers"].items()})
 
     @classmethod
     def cached(cls, path: Path, measure: Callable[[], Measurement]) -> Measurement:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from archlab.errors import UserError
+from archlab.rules import is_unicode
 
 Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | list[Scalar]
@@ -31,7 +32,7 @@ def checked_metadata(raw: Mapping[str, object]) -> Metadata:
 
 def field_name(name: object) -> str:
     """The name of a field, checked: 1 to 128 characters, no quote and no backslash."""
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or set(name) & set('"\\') or not _unicode(name):
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or set(name) & set('"\\') or not is_unicode(name):
         raise UserError(f'metadata field {name!r}: must be 1 to {LONGEST_NAME} characters without " and \\; rename it')
     return name
 
@@ -40,7 +41,7 @@ def scalar(name: str, value: object) -> Scalar:
     """One text, number or truth value of the field `name`, as it is kept."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and _unicode(value):
+    if isinstance(value, str) and is_unicode(value):
         return value
     if isinstance(value, int | float):
         return number(name, value)
@@ -64,15 +65,6 @@ def _value(name: str, value: object) -> Value:
     if isinstance(value, list | tuple):
         return [scalar(name, item) for item in value]
     return scalar(name, value)
-
-
-def _unicode(text: str) -> bool:
-    """Whether it can be written: half a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(value: object) -> str:

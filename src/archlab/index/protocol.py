@@ -17,7 +17,7 @@ from archlab.config import Section
 from archlab.errors import UserError
 from archlab.index.filters import Filter
 from archlab.index.metadata import Metadata, checked_metadata
-from archlab.rules import between
+from archlab.rules import between, is_unicode
 
 WIDEST = 65_536
 MOST_HITS = 10_000
@@ -278,8 +278,6 @@ def checked_query(vector: np.ndarray, k: int, spec: CollectionSpec) -> np.ndarra
 def _checked_id(name: object) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_ID:
         raise UserError(f"point id {name!r}: must be a text of 1 to {LONGEST_ID} characters")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"point id {name!r}: holds half a surrogate pair; it must be Unicode") from None
+    if not is_unicode(name):
+        raise UserError(f"point id {name!r}: holds half a surrogate pair; it must be Unicode")
     return name

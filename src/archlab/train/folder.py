@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +44,38 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def undamaged(path: Path, made_by: Path | None = None) -> Iterator[None]:
+    """Around reading a file that a command of ours wrote, and would write again: if it is damaged, one line says so.
+
+    Args:
+        made_by: folder of the run that wrote the file while it was trained, and would not without training again.
+
+    Raises:
+        UserError: the block stumbled over the file's contents.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{path}: is damaged; remove {made_by or 'it'} and run the same command again") from None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written once the work is done; nothing is left behind.
+
+    Raises:
+        UserError: it is a folder, or lies where nothing can be written.
+    """
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None
+
+
 def claim(folder: Path, config: Any) -> None:
     """Make `folder` the folder of the run with this configuration, or recognise it as such, so that the run can resume.
 
@@ -68,7 +102,7 @@ def check_folder(folder: Path, config: Any) -> None:
         return
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):
         saved = None
     if not isinstance(saved, dict):
         raise UserError(f"output folder {folder}: its config.yaml is damaged; name another with --out, or remove it")

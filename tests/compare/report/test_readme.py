@@ -36,6 +36,7 @@ def test_the_block_is_replaced_between_its_markers_and_then_up_to_date(
 def test_a_check_finds_other_results_and_writes_nothing(files: tuple[Path, Path], results: Results) -> None:
     write_readme_block(*files)
     assert main([*map(str, files), "--check"]) == 0
+    assert sorted(files[0].parent.iterdir()) == sorted(files)
     results["arms"]["token"]["test"]["test"]["vqa/accuracy"]["value"] += 0.01
     files[1].write_text(json.dumps(results))
     before = files[0].read_text()
@@ -43,6 +44,11 @@ def test_a_check_finds_other_results_and_writes_nothing(files: tuple[Path, Path]
     assert files[0].read_text() == before
     assert main([*map(str, files)]) == 0
     assert main([*map(str, files), "--check"]) == 0
+
+
+def test_the_picture_is_drawn_beside_the_results(files: tuple[Path, Path]) -> None:
+    main([*map(str, files)])
+    assert {path.name for path in files[1].parent.iterdir()} == {"README.md", "results.json", "hero.svg", "hero.png"}
 
 
 @pytest.mark.parametrize("text", ["no markers", START, f"{END} {START}"])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from archlab.data.images import BrokenInput, Encoded
 from archlab.errors import UserError
+from archlab.rules import is_unicode
 
 CLASS_QUESTION = "what is this"
 """The query of data that has a class name per image."""
@@ -141,10 +142,8 @@ def clean(value: object, column: str) -> list[str]:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             raise BrokenInput(f"column {column!r} holds a {type(one).__name__}", "it must be text")
         text = str(one).strip()
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise BrokenInput(f"column {column!r} holds half a surrogate pair", "write Unicode") from None
+        if not is_unicode(text):
+            raise BrokenInput(f"column {column!r} holds half a surrogate pair", "write Unicode")
         if text:
             result.append(text)
     return result
