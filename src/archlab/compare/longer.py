@@ -25,19 +25,18 @@ _COLUMNS = ("better arm", "supervised head", "share")
 def limit(short: Results, long: Results, metric: str) -> str:
     """What keeps the arms from more on a kind of question, as far as intervals tell.
 
-    The features or their head, where the head that was trained longest does not beat those who lack image or query. The
-    steps, where the better arm is clearly better after more of them. Else the test items do not decide.
+    The steps, where the better arm is clearly better after more of them. Else the features or their head, where the head
+    that was trained longest does not beat those who lack image or query. Else the test items do not decide.
     """
-    head = scores.control_of(long, _HEAD.control, "both", metric)
-    blind = scores.strongest_blind(long, metric)
-    if head and blind and not scores.clearly_above(head, blind.score):
-        return f"the frozen features, or their head: it is not above {scores.control_label(blind.name)}"
     before, after = (
         max((scores.score_of(results, arm, metric) or {} for arm in ARMS), key=lambda score: score.get("value", 0.0))
         for results in (short, long)
     )
     if before and after and scores.clearly_above(after, before):
         return "the steps: more of them help"
+    head, blind = scores.control_of(long, _HEAD.control, "both", metric), scores.strongest_blind(long, metric)
+    if head and blind and not scores.clearly_above(head, blind.score):
+        return f"the frozen features, or their head: it is not above {scores.control_label(blind.name)}"
     return "not decided: the intervals overlap"
 
 

@@ -46,10 +46,13 @@ def test_an_arm_that_is_clearly_better_later_had_too_few_steps(pair: tuple[Resul
     assert limit(*pair, METRIC).startswith("the steps")
 
 
-def test_a_head_no_better_than_the_blind_blames_the_features(pair: tuple[Results, Results]) -> None:
-    level(pair[1]["arms"]["vljepa"]["test"]["test"][METRIC], 0.55)
+def test_a_head_no_better_than_the_blind_blames_the_features_unless_an_arm_got_better(
+    pair: tuple[Results, Results],
+) -> None:
     level(pair[1]["controls"]["supervised_head"]["both"][METRIC], 0.25)
     assert limit(*pair, METRIC).startswith("the frozen features")
+    level(pair[1]["arms"]["vljepa"]["test"]["test"][METRIC], 0.55)
+    assert limit(*pair, METRIC).startswith("the steps")
 
 
 def test_both_runs_stand_side_by_side_with_their_steps(pair: tuple[Results, Results]) -> None:
