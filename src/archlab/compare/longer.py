@@ -25,8 +25,8 @@ _COLUMNS = ("better arm", "supervised head", "share")
 def limit(short: Results, long: Results, metric: str) -> str:
     """What keeps the arms from more on a kind of question, as far as intervals tell.
 
-    The steps, where the better arm is clearly better after more of them. Else the features or their head, where the head
-    that was trained longest does not beat those who lack image or query. Else the test items do not decide.
+    The steps, where the better arm is clearly better after more of them. Else the features or their head, where the
+    head that was trained longest does not beat those who lack image or query. Else the test items do not decide.
     """
     before, after = (
         max((scores.score_of(results, arm, metric) or {} for arm in ARMS), key=lambda score: score.get("value", 0.0))
