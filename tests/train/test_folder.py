@@ -56,12 +56,13 @@ def test_checking_a_free_folder_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_that_the_saved_configuration_lacks_counts_as_different(tmp_path: Path) -> None:
+def test_a_key_that_the_saved_configuration_lacks_counts_as_its_default(tmp_path: Path) -> None:
     claim(tmp_path, RunConfig())
     saved = tmp_path / "config.yaml"
     saved.write_text("".join(line for line in saved.read_text().splitlines(True) if not line.startswith("blind")))
-    with pytest.raises(UserError, match="blind"):
-        claim(tmp_path, RunConfig())
+    claim(tmp_path, RunConfig())
+    with pytest.raises(UserError, match="holds a run with blind=False, not True"):
+        claim(tmp_path, RunConfig(blind=True))
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "a: 2024-02-30", b"\xff\xfe\x00"])

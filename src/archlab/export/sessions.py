@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
@@ -142,8 +143,10 @@ class ExportedEncoder:
         graph: "encoder".
         image_size, tokens, width: see `FrozenEncoder`.
         digest: hash of the graph.
+        clip_frames: 0; runs on clips are not exported.
     """
 
+    clip_frames: ClassVar[int] = 0
     graph: Run
     image_size: int
     tokens: int

@@ -150,11 +150,14 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
     schema.pop("$defs", None)
     encoding = {}
     for name, field in schema["properties"].items():
-        if many := [one for one in field.get("anyOf", ()) if one.get("type") == "array"]:  # texts or images
-            schema["properties"][name] = many[0] | {"items": {"type": "string", "format": "binary"}}
+        ways = [one for one in field.get("anyOf", ()) if one.get("type") != "null"]
+        if len(ways) > 1:  # texts or images
+            (many,) = (one for one in ways if one.get("type") == "array")
+            schema["properties"][name] = many | {"items": {"type": "string", "format": "binary"}}
             encoding[name] = {"contentType": _IMAGES}
-        elif "anyOf" in field:  # a part of a form is there or not; none is null
-            (kept,) = (one for one in field.pop("anyOf") if one.get("type") != "null")
+        elif ways:  # a part of a form is there or not; none is null
+            (kept,) = ways
+            del field["anyOf"]
             field |= kept
             field.pop("default", None)
         if field.get("format") == "image":
