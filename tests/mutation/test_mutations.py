@@ -1072,13 +1072,6 @@ HTTP = [
         "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
     ),
     Fault(
-        "a request that is over keeps its room",
-        "serve/middleware/observe.py",
-        "            context.held.close()\n",
-        "",
-        "serve/test_stress.py::test_requests_in_progress_are_bounded",
-    ),
-    Fault(
         "what a refusal quotes of a request is sent to the backend of the spans",
         "serve/calls.py",
         "record_exception=False",
