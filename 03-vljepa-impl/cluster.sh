@@ -18,8 +18,12 @@ shift
 nodes=${NODES:-${SLURM_JOB_NUM_NODES:-1}}
 gpus=${GPUS:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)}
 if [ "$nodes" -gt 1 ]; then
-	master=${MASTER:-$(scontrol show hostnames "${SLURM_JOB_NODELIST:?set MASTER=ADDRESS:PORT}" | head -n 1):29500}
-	meeting=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$master" --rdzv-id "${SLURM_JOB_ID:-archlab}")
+	if [ -z "${MASTER:-}" ]; then
+		# All names are read: with `head`, scontrol dies of a closed pipe now and then, and pipefail ends the script.
+		mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?set MASTER=ADDRESS:PORT}")
+		MASTER=${hosts[0]:?scontrol names no machine: set MASTER=ADDRESS:PORT}:29500
+	fi
+	meeting=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$MASTER" --rdzv-id "${SLURM_JOB_ID:-archlab}")
 else
 	meeting=(--standalone)
 fi
