@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import settings
+from tests.sharing import made_once
 
 from archlab.config import (
     DataConfig,
@@ -147,7 +147,7 @@ def talkative_run(tiny_run: Callable[[str], Run], shared_folder: Path) -> Callab
         metrics, card = checkpoint.metrics, checkpoint.card()
         save_checkpoint(folder, model, checkpoint.config, checkpoint.tokenizer, metrics, card)
 
-    return _made_once(shared_folder / "talkative", louder)
+    return made_once(shared_folder / "talkative", louder)
 
 
 @pytest.fixture(scope="session")
@@ -155,20 +155,7 @@ def exported(talkative_run: Callable[[str], Path], shared_folder: Path) -> Calla
     """`exported(arm)`: folder of the ONNX export of `talkative_run(arm)`, int8 included; shared by all workers."""
     from archlab.export.onnx import export_onnx
 
-    return _made_once(shared_folder / "exports", lambda arm, folder: export_onnx(talkative_run(arm), folder, int8=True))
-
-
-def _made_once(folder: Path, make: Callable[[str, Path], object]) -> Callable[[str], Path]:
-    """The folder of an arm, made by the worker that asks first; the others wait for it."""
-
-    def made(arm: str) -> Path:
-        folder.mkdir(exist_ok=True)
-        with FileLock(folder / f"{arm}.lock"):
-            if not (folder / arm).exists():
-                make(arm, folder / arm)
-        return folder / arm
-
-    return made
+    return made_once(shared_folder / "exports", lambda arm, folder: export_onnx(talkative_run(arm), folder, int8=True))
 
 
 @pytest.fixture(scope="session")

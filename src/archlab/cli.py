@@ -391,17 +391,18 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
     parser.set_defaults(handler=_bench)
     parser.add_argument(
         "what",
-        choices=["train", "generate", "attention", "index", "serve"],
+        choices=["train", "generate", "attention", "index", "scenes", "serve"],
         help="train: a training step, generate: cached decoding, both beside the same model in transformers; "
         "attention: one layer beside PyTorch's own function; index: embedded vector search beside exact; "
+        "scenes: drawing the built-in data beside reading it from files; "
         "serve: the service under load beside FastAPI and LitServe",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention, 200 for index); serve: "
-        "rounds of the comparison (default: 5)",
+        help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention and scenes, 200 for "
+        "index); serve: rounds of the comparison (default: 5)",
     )
     parser.add_argument(
         "--precision",
@@ -445,12 +446,19 @@ def _bench(arguments: argparse.Namespace) -> None:
 
         bench_generate(rounds=arguments.rounds or 10, precision=arguments.precision, out=arguments.out)
         return
+    if arguments.what in ("index", "scenes") and arguments.precision is not None:
+        raise UserError(
+            f"--precision {arguments.precision}: {arguments.what} has no choice of it; leave this option out"
+        )
     if arguments.what == "index":
-        if arguments.precision is not None:
-            raise UserError(f"--precision {arguments.precision}: an index keeps float32; leave this option out")
         from archlab.bench.index import bench_index
 
         bench_index(rounds=arguments.rounds or 200, out=arguments.out)
+        return
+    if arguments.what == "scenes":
+        from archlab.bench.scenes import bench_scenes
+
+        bench_scenes(rounds=arguments.rounds or 20, out=arguments.out)
         return
     if arguments.precision == "int8":
         raise UserError("--precision int8: only generate runs weights of 8 bits; take float32 or bfloat16")

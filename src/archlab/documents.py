@@ -55,6 +55,14 @@ def write_block(document: StrPath, name: str, text: str, *, check: bool = False)
     return new == old
 
 
+def write_document(path: Path, text: str, check: bool = False) -> bool:
+    """Write a generated document, or with `check` only look; whether it was up to date."""
+    current = path.is_file() and path.read_text(encoding="utf-8") == text
+    if not (current or check):
+        write_text(path, text)
+    return current
+
+
 def block_command(
     module: str, write: Callable[[str, str, bool], bool], what: str, arguments: Sequence[str] | None = None
 ) -> int:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tests.clips import write_clip
 
-from archlab.compare import experiment, inference
+from archlab.compare import experiment, memory
 from archlab.compare import formatting as show
 from archlab.compare.assemble import _untested
 from archlab.compare.experiment import batch_shapes, primary, run_compare
@@ -44,7 +44,7 @@ def compare(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return {"peak_memory_mib": 1.0, "start_memory_mib": 1.0, "gpu_memory": "not measured"}
 
     monkeypatch.setattr(experiment, "train_all", lambda *_, **__: None)  # what is not trained yet is trained here
-    monkeypatch.setattr(inference, "peak_memory_of", no_memory)
+    monkeypatch.setattr(memory, "peak_memory_of", no_memory)
 
     def run(run: RunConfig = tiny_config, out: Path = tmp_path / "out", **changes: Any) -> dict[str, Any]:
         config = CompareConfig(
@@ -240,7 +240,8 @@ def test_shapes_of_batches_are_those_of_training_and_need_no_features(
 def test_probes_that_too_few_questions_allow_are_untested_with_the_reason(
     tiny_config: RunConfig, tiny_setup: Setup
 ) -> None:
-    reasons = {probed: _untested(CompareConfig(run=tiny_config), tiny_setup, probed=probed) for probed in (True, False)}
+    config = CompareConfig(run=tiny_config)
+    reasons = {probed: _untested(config, tiny_setup, probed=probed, floor=True) for probed in (True, False)}
     assert "50 items in each of train, validation and test" in reasons[False]["probes"]
     assert "probes" not in reasons[True]
 
@@ -253,7 +254,7 @@ def test_open_vocabulary_classification_that_is_never_asked_is_untested_with_the
     for kept in (test.examples, [one for one in test.examples if one.kind != OPEN_VOCABULARY]):
         splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
         setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
-        reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True))
+        reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True, floor=True))
     assert "open-vocabulary classification" not in reasons[0]
     assert "none of the test questions is of kind 'object'" in reasons[1]["open-vocabulary classification"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from archlab.compare import inference
+from archlab.compare import inference, memory
 from archlab.compare.flops import BatchShape, Sizes, stack_flops
 from archlab.compare.memory import NOT_MEASURED
 from archlab.config import CompareConfig, PretrainConfig, RunConfig
@@ -25,10 +25,10 @@ def measured(
 ) -> dict[str, dict[str, Any]]:
     """Both arms at batches of 1 and 2; a process that answers n pictures is said to take 100 n MiB."""
 
-    def memory(_: object, folder: str, size: int) -> dict[str, Any]:
+    def said(_: object, folder: str, size: int) -> dict[str, Any]:
         return {"peak_memory_mib": 100.0 * size, "gpu_memory": NOT_MEASURED}
 
-    monkeypatch.setattr(inference, "peak_memory_of", memory)
+    monkeypatch.setattr(memory, "peak_memory_of", said)
     config = CompareConfig(run=tiny_setup.config, latency_batches=[1, 2], latency_requests=2)
     runs = [tiny_run("token"), tiny_run("vljepa")]
     found: dict[str, dict[str, Any]] = inference.measure_inference(runs, tiny_setup, config)["inference"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.compare.memory import NOT_MEASURED, peak_allocation, peak_memory_of
+from archlab.compare.memory import NOT_MEASURED, peak_allocation, peak_memory_of, peaks_of
 
 
 def touch(mebibytes: int) -> None:
@@ -34,6 +34,11 @@ def test_a_peak_belongs_to_its_own_function_and_not_to_the_process_that_asks() -
     assert small["peak_memory_mib"] - small["start_memory_mib"] < 100
     if not torch.cuda.is_available():
         assert large["gpu_memory"] == NOT_MEASURED
+
+
+def test_peaks_of_several_calls_come_in_their_order() -> None:
+    peaks = [one["peak_memory_mib"] - one["start_memory_mib"] for one in peaks_of(touch, [(150,), (1,), (300,)])]
+    assert peaks[1] < peaks[0] < peaks[2]
 
 
 def test_what_the_function_raises_arrives() -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import load_file
+from tests.sharing import made_once
 
 SMALL = [
     "seeds=[0,1]",
@@ -40,6 +42,9 @@ SMALL = [
     "run.optimizer={steps: 4, batch_size: 16}",
     "run.evaluation={checkpoints: 2, first_checkpoint: 2, items: 20}",
 ]
+# One seed, no sweep, nothing that is trained beside; all test items.
+_SCENES_ALONE = ("run.data", "seeds", "learning_rates", "trained", "test_items", "latency_batches")
+OF_A_FOLDER = [*(one for one in SMALL if not one.startswith(_SCENES_ALONE)), "latency_batches=[1]"]
 METRICS = {
     "vqa/accuracy",
     "classification/accuracy",
@@ -60,18 +65,26 @@ def archlab(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("features")
+def cache(shared_folder: Path) -> Path:
+    return shared_folder / "features"
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """The folder of one comparison of two seeds, finished."""
-    folder = tmp_path_factory.mktemp("compare") / "out"
-    done = archlab("compare", "--out", str(folder), *SMALL, cache=cache)
-    assert done.returncode == 0, done.stderr
-    assert str(folder / "report.html") in done.stdout
-    return folder
+def out(shared_folder: Path, cache: Path) -> Path:
+    """The folder of one comparison of two seeds, finished; all workers share it: copy it to change it."""
+
+    def compare(_: str, folder: Path) -> None:
+        done = archlab("compare", "--out", str(folder), *SMALL, cache=cache)
+        assert done.returncode == 0, done.stderr
+        assert str(folder / "report.html") in done.stdout
+
+    return made_once(shared_folder / "compare", compare)("out")
+
+
+@pytest.fixture
+def own(out: Path, tmp_path: Path) -> Path:
+    """A copy of `out`."""
+    return shutil.copytree(out, tmp_path / "own")
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +167,12 @@ def test_provenance_names_everything_that_the_numbers_depend_on(results: dict[st
     assert results["seeds"] == [0, 1]
 
 
-def test_the_same_command_again_trains_nothing_and_keeps_every_number(out: Path, cache: Path, results: Any) -> None:
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    (out / "results.json").unlink()
-    assert archlab("compare", "--out", str(out), *SMALL, cache=cache).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
-    again = json.loads((out / "results.json").read_text(encoding="utf-8"))
+def test_the_same_command_again_trains_nothing_and_keeps_every_number(own: Path, cache: Path, results: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*.safetensors")}
+    (own / "results.json").unlink()
+    assert archlab("compare", "--out", str(own), *SMALL, cache=cache).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in own.rglob("*.safetensors")} == before
+    again = json.loads((own / "results.json").read_text(encoding="utf-8"))
     assert again["arms"] == results["arms"]
     assert again["paired"] == results["paired"]
 
@@ -218,16 +231,43 @@ def folder_of_pairs(folder: Path, count: int) -> Path:
 
 def test_a_folder_of_captions_runs_end_to_end(cache: Path, tmp_path: Path) -> None:
     data = folder_of_pairs(tmp_path / "pairs", 80)
-    # JSON is YAML, and the folder replaces the scenes.
-    small = [one for one in SMALL if not one.startswith(("run.data", "seeds", "learning_rates", "trained_blind"))]
-    done = archlab("compare", "--data", str(data), "--out", str(tmp_path / "out"), *small, cache=cache)
+    done = archlab("compare", "--data", str(data), "--out", str(tmp_path / "out"), *OF_A_FOLDER, cache=cache)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     scores = results["arms"]["vljepa"]["test"]["test"]
     assert {"caption/cider_d", "retrieval/image_to_text_r10"} <= scores.keys()
     assert "vqa/accuracy" not in scores
     assert "question" in results["untested"]["questions"]
+    floor = results["controls"]["retrieval_floor"]["both"]["retrieval/image_to_text_r10"]
+    assert floor["n"] == scores["retrieval/image_to_text_r10"]["n"]
+    assert floor["chance"] == scores["retrieval/image_to_text_r10"]["chance"]
     assert "one seed: no winner" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_real_photos_is_reported_beside_the_floor_of_the_set(
+    real_data: Path, cache: Path, tmp_path: Path
+) -> None:
+    """A folder as a user would make it of the OpenStax photos; `data/README.md` names the floor of their test split."""
+    data = tmp_path / "photos"
+    data.mkdir()
+    columns = ["id", "image", "short", "split", "photo"]
+    table = parquet.read_table(real_data / "openstax_alt_128.parquet", columns=columns).to_pylist()
+    lines = []
+    for number, row in enumerate(row for row in table if row["photo"]):
+        (data / f"{number}.png").write_bytes(row["image"])
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": row["short"], "split": row["split"]}))
+    (data / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = archlab("compare", "--data", str(data), "--out", str(tmp_path / "out"), *OF_A_FOLDER, cache=cache)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    floor = results["controls"]["retrieval_floor"]["both"]["retrieval/image_to_text_r10"]
+    assert floor["n"] == 249
+    assert floor["low"] < 0.285 < floor["high"]
+    for arm in ("token", "vljepa"):
+        score = results["arms"][arm]["test"]["test"]["retrieval/image_to_text_r10"]
+        assert (score["n"], score["chance"]) == (249, floor["chance"])
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Retrieval not above a regression from gradients and colours to words" in report  # after four steps
 
 
 @pytest.mark.parametrize(
@@ -256,11 +296,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_another_comparison_is_never_overwritten(out: Path, cache: Path) -> None:
-    before = (out / "report.html").read_bytes()
-    done = archlab("compare", "--out", str(out), *SMALL, "run.optimizer.steps=5", cache=cache)
+def test_a_folder_of_another_comparison_is_never_overwritten(own: Path, cache: Path) -> None:
+    before = (own / "report.html").read_bytes()
+    done = archlab("compare", "--out", str(own), *SMALL, "run.optimizer.steps=5", cache=cache)
     assert done.returncode == 2
     assert "run.optimizer.steps" in done.stderr
-    assert (out / "report.html").read_bytes() == before
-    shutil.rmtree(out / "sweep")  # nothing else was touched: the finished comparison still opens
-    assert (out / "runs" / "token-0" / "model.safetensors").exists()
+    assert (own / "report.html").read_bytes() == before
+    assert (own / "runs" / "token-0" / "model.safetensors").exists()

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from archlab.config import DataConfig
+from archlab.data.example import Dataset
+from archlab.data.sources import load_dataset
 from archlab.evaluate.retrieval_floor import describe, main, retrieval_floor
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "yellow": (230, 220, 20)}
@@ -24,11 +27,34 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_gradients_and_colours_tell_is_found(folder: Path) -> None:
-    floor = retrieval_floor(str(folder))
-    assert floor.gallery == 12
-    assert floor.recall[5] > 0.9  # three of the twelve captions name the right colour
-    assert floor.recall[1] < 0.9  # and nothing tells those apart
+def read(folder: Path, side: int = 64) -> Dataset:
+    return load_dataset(DataConfig(source=str(folder)), side)
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_what_gradients_and_colours_tell_is_found_at_any_size_of_image(folder: Path, side: int) -> None:
+    floor = retrieval_floor(read(folder, side), items=100)
+    for direction in ("image_to_text", "text_to_image"):
+        first, five = (floor.values[f"retrieval/{direction}_r{k}"] for k in (1, 5))
+        assert len(first) == 12
+        assert five.mean() > 0.9  # three of the twelve captions name the right colour
+        assert first.mean() < 0.9  # and nothing tells those apart
+        assert floor.chance[f"retrieval/{direction}_r1"] == pytest.approx(1 / 12)
+
+
+def test_the_gallery_is_that_of_the_arms(folder: Path) -> None:
+    assert len(retrieval_floor(read(folder), items=5).values["retrieval/image_to_text_r1"]) == 5
+
+
+def test_captions_that_share_no_word_have_no_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = []
+    for number in range(30):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f'{{"file_name": "{number}.png", "text": "word{number}"}}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert not retrieval_floor(read(tmp_path), items=5).values
+    assert main([str(tmp_path)]) == 2
+    assert "no word occurs in two training captions" in capsys.readouterr().err
 
 
 def test_pictures_are_described_by_their_edges_and_their_colours() -> None:

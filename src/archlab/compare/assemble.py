@@ -22,6 +22,7 @@ import archlab
 from archlab import machine
 from archlab.compare.budgets import Budget
 from archlab.compare.cost import cost_per_1000_requests, parameter_counts
+from archlab.compare.floor import why_no_floor
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
@@ -86,6 +87,7 @@ def assemble(
     paired = {split: _paired(trials, split, config) for split in splits}
     paired["test"] |= _paired_probes(right, probed_images, config)
     compared = [metric for metric in curves["token"] if metric in _EFFICIENCY and metric in curves["vljepa"]]
+    controls = _controls(runs, trials, setup, config)
     return {
         "archlab": archlab.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -133,7 +135,7 @@ def assemble(
             for arm in finished
         },
         "x_encoder": {"inference": _summary(inference["inference"]["x_encoder"])},
-        "controls": _controls(runs, trials, setup, config),
+        "controls": controls,
         "paired": paired
         | {
             "curves": {metric: _paired_curves(finished, metric, config) for metric in compared},
@@ -152,7 +154,7 @@ def assemble(
         "monitor": [run.metrics["monitor"] for run in finished["vljepa"] if "monitor" in run.metrics],
         "confusion": _confusion(trials, setup, config),
         "examples": _examples(trials, setup),
-        "untested": _untested(config, setup, probed=bool(right)),
+        "untested": _untested(config, setup, probed=bool(right), floor="retrieval_floor" in controls),
     }
 
 
@@ -300,6 +302,8 @@ def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, c
         controls["supervised_head"] = {"both": scores_of([trial["test"] for _, trial in runs.supervised], samples)}
     if runs.end_to_end:
         controls["end_to_end"] = {"both": scores_of([runs.end_to_end], samples)}
+    if runs.floor and runs.floor.values:
+        controls["retrieval_floor"] = {"both": scores_of([runs.floor], samples)}
     return controls
 
 
@@ -439,7 +443,7 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _untested(config: CompareConfig, setup: Setup, *, probed: bool) -> dict[str, str]:
+def _untested(config: CompareConfig, setup: Setup, *, probed: bool, floor: bool) -> dict[str, str]:
     """What this comparison does not measure, and why."""
     reasons = {"text-only tasks": "both arms are trained on image-text pairs alone; no text-only task was run"}
     test = Items.first(setup.dataset["test"], config.test_items)
@@ -463,6 +467,9 @@ def _untested(config: CompareConfig, setup: Setup, *, probed: bool) -> dict[str,
         reasons["text generation"] = reasons["retrieval"] = "the test split has no captions"
     elif gap := retrieval_gap(setup):
         reasons["retrieval"] = gap
+    if "retrieval" not in reasons and not floor:
+        reason = why_no_floor(config, setup) or "no word occurs in two training captions"
+        reasons["floor of retrieval by gradients and colours"] = reason
     if setup.dataset.name != "scenes":
         reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"
         reasons["slots"] = "slot accuracy needs the ground truth of the built-in scenes"

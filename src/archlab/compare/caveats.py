@@ -70,6 +70,7 @@ def caveats(results: Results) -> dict[str, list[str]]:
         heading = f"Below {show.scalar(reference.goal, 'accuracy')} of the {scores.control_label(reference.control)}"
         found[heading] = [_below(results, share) for share in shares(results, reference) if not share.reached]
     found["Text decoder not above copying the nearest training caption"] = not_above_copy(results)
+    found["Retrieval not above a regression from gradients and colours to words"] = not_above_floor(results)
     found["Not seen to converge within the run"] = not_converged(results)
     return {heading: texts for heading, texts in found.items() if texts}
 
@@ -100,6 +101,21 @@ def not_above_copy(results: Results) -> list[str]:
         and (copy := scores.control_of(results, "nearest_caption", "vljepa", metric))
         and not scores.clearly_above(score, copy)
     ]
+
+
+def not_above_floor(results: Results) -> list[str]:
+    """R@1 and R@10 in which an arm does no better than simple means do without learning a representation."""
+    texts = []
+    for metric in (scores.TO_TEXT, scores.TO_IMAGE, *scores.AT_10):
+        floor = scores.control_of(results, "retrieval_floor", "both", metric)
+        weak = [
+            f"{NAMES[arm]} {show.score(score)}"
+            for arm in ARMS
+            if floor and (score := scores.score_of(results, arm, metric)) and not scores.clearly_above(score, floor)
+        ]
+        if weak:
+            texts.append(f"{scores.metric_label(metric)}: {', '.join(weak)} against {show.score(floor)}")
+    return texts
 
 
 def not_converged(results: Results) -> list[str]:

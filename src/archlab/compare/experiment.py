@@ -19,6 +19,7 @@ import numpy as np
 from archlab.compare.assemble import assemble
 from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
 from archlab.compare.end_to_end import check_one_question, train_end_to_end
+from archlab.compare.floor import measure_floor, why_no_floor
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
@@ -42,12 +43,14 @@ class Runs:
         blind: the arms trained with shuffled images; empty where the preset has none.
         supervised: the supervised head, the ceiling of the features; empty where the preset has none.
         end_to_end: answers of a network of the pixels; None where the preset has none.
+        floor: what simple means retrieve; None where `compare.floor` says why.
     """
 
     arms: dict[str, list[tuple[Run, Trial]]]
     blind: dict[str, list[tuple[Run, Trial]]]
     supervised: list[tuple[Run, Trial]]
     end_to_end: Measurement | None = None
+    floor: Measurement | None = None
 
 
 def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
@@ -102,12 +105,13 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     if config.end_to_end_epochs:
         answers = Measurement.cached(out / "end_to_end.json", lambda: train_end_to_end(setup, config))
         runs = replace(runs, end_to_end=answers)
+    if not why_no_floor(config, setup):
+        floor = Measurement.cached(out / "retrieval_floor.json", lambda: measure_floor(setup, config))
+        runs = replace(runs, floor=floor)
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
     )
-    memory = cached(
-        out / "memory.json", lambda: {arm: training_memory(plans[arm], sizes, max(shapes, key=_area)) for arm in ARMS}
-    )
+    memory = cached(out / "memory.json", lambda: training_memory(plans, sizes, max(shapes, key=_area)))
     results = assemble(config, preset, setup, budget, differs, sweep, runs, sizes, shapes, inference, memory)
     write_text(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     return write_report(load_results(out / "results.json"), out)  # the file is what the report must hold

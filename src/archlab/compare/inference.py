@@ -6,7 +6,7 @@ encoder is part of every request and is also timed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from archlab.compare.flops import BatchShape, Sizes, counted_flops
 from archlab.compare.latency import Request, measure_latency
-from archlab.compare.memory import peak_memory_of
+from archlab.compare.memory import peaks_of
 from archlab.config import CompareConfig, RunConfig
 from archlab.data.batch import Batch
 from archlab.data.device import find_device, to_device
@@ -65,11 +65,11 @@ def measure_inference(runs: Sequence[Run], setup: Setup, config: CompareConfig) 
         for samples, row in batches.items():
             row["flops_per_sample"] = counted_flops(requests[name](int(samples))) / int(samples)
     largest = str(max(config.latency_batches))
-    for run in runs:
-        for size in config.latency_batches:
-            memory = peak_memory_of(answer_once, str(run.folder.resolve()), size)
-            for batches in inference[run.config.arm].values():
-                batches[str(size)] |= {"memory_mib": memory["peak_memory_mib"], "gpu_memory": memory["gpu_memory"]}
+    asked = [(run, size) for run in runs for size in config.latency_batches]
+    peaks = peaks_of(answer_once, [(str(run.folder.resolve()), size) for run, size in asked])
+    for (run, size), peak in zip(asked, peaks, strict=True):
+        for batches in inference[run.config.arm].values():
+            batches[str(size)] |= {"memory_mib": peak["peak_memory_mib"], "gpu_memory": peak["gpu_memory"]}
     return {
         "inference": inference,
         "tokens_per_second": {
@@ -96,9 +96,10 @@ def ask_once(answerer: Answerer, size: int) -> None:
     answerer.readout.speak(request)
 
 
-def training_memory(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> dict[str, Any]:
-    """Peak memory of a few training steps of an arm on its largest batch, in a process of its own."""
-    return peak_memory_of(_train_steps, plan, sizes, shape)
+def training_memory(plans: Mapping[str, RunConfig], sizes: Sizes, shape: BatchShape) -> dict[str, dict[str, Any]]:
+    """Arm -> peak memory of a few of its training steps on the largest batch, in a process of its own."""
+    peaks = peaks_of(_train_steps, [(plan, sizes, shape) for plan in plans.values()])
+    return dict(zip(plans, peaks, strict=True))
 
 
 def _train_steps(plan: RunConfig, sizes: Sizes, shape: BatchShape) -> None:

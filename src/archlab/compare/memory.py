@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import accumulate
 from pathlib import Path
@@ -47,6 +47,12 @@ def peak_memory_of(function: Callable[..., object], *arguments: Any) -> dict[str
                 f"{function.__name__}: its process was killed while its memory was measured; "
                 f"the machine has {psutil.virtual_memory().total / 2**30:.1f} GiB"
             ) from None
+
+
+def peaks_of(function: Callable[..., object], calls: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """`peak_memory_of` for each call, two processes at a time: unlike time, memory does not depend on the neighbour."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda arguments: peak_memory_of(function, *arguments), calls))
 
 
 def peak_allocation(function: Callable[[], object], device: torch.device) -> int:

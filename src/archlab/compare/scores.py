@@ -28,6 +28,7 @@ TEST = "test"
 VQA, CLASSIFICATION = "vqa/accuracy", "classification/accuracy"
 CIDER, SLOTS = "caption/cider_d", "caption/slots"
 TO_TEXT, TO_IMAGE = "retrieval/image_to_text_r1", "retrieval/text_to_image_r1"
+AT_10 = ("retrieval/image_to_text_r10", "retrieval/text_to_image_r10")
 BY_LIKELIHOOD = ("retrieval_pmi/image_to_text_r1", "retrieval_pmi/text_to_image_r1")
 """Retrieval among few captions by the token arm's likelihood, and by VL-JEPA's embeddings."""
 PROBE_CURVES = ("probe/linear/answers", "probe/knn/answers")
@@ -68,6 +69,7 @@ _CONTROLS = {
     "decoder_ceiling": "decoder ceiling",
     "supervised_head": "supervised head",
     "end_to_end": "network trained end to end",
+    "retrieval_floor": "regression from gradients and colours to words",
 }
 _IMAGE_BLIND = ("shuffled_image", "majority", "trained_blind")
 _QUERY_BLIND = ("no_query",)  # says something only where queries differ: captions all have the same one

@@ -19,7 +19,7 @@ from archlab.data.example import Split
 from archlab.progress import track
 
 if TYPE_CHECKING:
-    from archlab.vl.x_encoder import XEncoder
+    from archlab.vl.protocol import XEncoder
 
 _CHUNK = 256  # images, or frames of clips, in memory at once
 

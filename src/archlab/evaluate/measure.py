@@ -226,7 +226,7 @@ def measure_retrieval(
         image_vectors = linear_map(image_vectors)
         text_vectors = linear_map.centre_targets(text_vectors)
     similarity = cosine(image_vectors, text_vectors)
-    _add_retrieval(result, family, similarity, split, rows)
+    add_retrieval(result, family, similarity, split, rows)
 
 
 def measure_likelihood_retrieval(
@@ -248,7 +248,7 @@ def measure_likelihood_retrieval(
     marginal = likelihood(prior, Items.first(prior.split, _PRIOR_IMAGES).captions)
     peak = marginal.max(0)
     log_prior = peak + np.log(np.exp(marginal - peak).mean(0))
-    _add_retrieval(result, SMALL_GALLERY, conditional - log_prior, collator.split, rows)
+    add_retrieval(result, SMALL_GALLERY, conditional - log_prior, collator.split, rows)
 
 
 def fit_retrieval_map(readout: Readout, collator: Collator, validation: Collator, count: int) -> LinearMap:
@@ -303,7 +303,13 @@ def unit_of(metric: str) -> str:
     return "F1" if metric == "caption/slots" else "accuracy"
 
 
-def _add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split: Split, rows: np.ndarray) -> None:
+def add_retrieval(result: Measurement, name: str, similarity: np.ndarray, split: Split, rows: np.ndarray) -> None:
+    """Record R@k in both directions among the captions in `rows`, the strict variant too where captions repeat.
+
+    Args:
+        name: family of the metrics.
+        similarity: (rows, rows), images by captions.
+    """
     examples = [split.examples[row] for row in rows]
     images = np.array([example.image for example in examples])
     groups = {name: np.unique([example.meaning for example in examples], return_inverse=True)[1]}

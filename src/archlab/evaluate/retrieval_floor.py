@@ -9,59 +9,58 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from archlab.config import DataConfig
-from archlab.data.example import Split
+from archlab.data.example import Dataset, Split
 from archlab.data.sources import load_dataset
 from archlab.errors import UserError
-from archlab.evaluate.retrieval import LinearMap, retrieval_hits
+from archlab.evaluate.measure import Items, Measurement, add_retrieval
+from archlab.evaluate.retrieval import KS, LinearMap
 from archlab.evaluate.vectors import cosine
 
 _SIDE = 64
 _CELL = 8
 _ORIENTATIONS = 9
 _COLOURS = 4  # levels per channel
+_CHUNK = 500  # images described together
+_MOST = 20_000  # training captions, and
+_WORDS = 5000  # words, the most frequent: what a regression can be solved with in seconds
 _FORMS = {"first form": 0, "last form": -1}  # of a caption; OpenStax has the first sentence and the whole text
 
 
-@dataclass(frozen=True)
-class Floor:
-    """Retrieval among the test captions.
-
-    Attributes:
-        recall: k -> share of images whose caption is among the first k, equal captions being right for each other.
-        gallery: captions.
-    """
-
-    recall: dict[int, float]
-    gallery: int
-
-
-def retrieval_floor(source: str, form: int = 0) -> Floor:
-    """Fit on the training split, choose the ridge on validation, retrieve the captions of the test split.
+def retrieval_floor(dataset: Dataset, items: int, form: int = 0) -> Measurement:
+    """Fit on the training split, choose the ridge on validation, retrieve among the captions that the arms retrieve.
 
     Args:
-        source: as `data.source`.
+        dataset: of images, with captions in "train", "validation" and "test".
+        items: captions of the test split, at most; see `Items.first`.
         form: which surface form of a caption stands for it; 0 is the canonical one.
 
+    Returns:
+        the metrics `retrieval/...` of an arm; none where no word occurs in two training captions.
+
     Raises:
-        UserError: the data cannot be read, or a split has no captions.
+        UserError: a split has no captions.
     """
-    dataset = load_dataset(DataConfig(source=source), _SIDE)
-    found = {name: _captions(dataset[name], form, source) for name in ("train", "validation", "test")}
-    words = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english")
-    words.fit(found["train"][1])
-    images = {name: describe(pictures) for name, (pictures, _) in found.items()}
-    texts = {name: words.transform(captions).toarray() for name, (_, captions) in found.items()}
-    fitted = LinearMap.fit(images["train"], texts["train"], images["validation"], texts["validation"])
-    similarity = cosine(fitted(images["test"]), fitted.centre_targets(texts["test"]))
-    _, groups = np.unique(found["test"][1], return_inverse=True)
-    hits, _ = retrieval_hits(similarity, groups, groups)
-    return Floor({k: float(values.mean()) for k, values in hits.items()}, len(groups))
+    limits = {"train": _MOST, "validation": _MOST, "test": items}
+    rows = {name: _captions(dataset[name], limit) for name, limit in limits.items()}
+    texts = {name: [dataset[name].examples[row].targets[form] for row in chosen] for name, chosen in rows.items()}
+    words = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words="english", max_features=_WORDS)
+    result = Measurement()
+    try:
+        words.fit(texts["train"])
+    except ValueError:  # no word is left
+        return result
+    vectors = {name: words.transform(found).toarray().astype(np.float32) for name, found in texts.items()}
+    images = {name: _described(dataset[name], chosen) for name, chosen in rows.items()}
+    fitted = LinearMap.fit(images["train"], vectors["train"], images["validation"], vectors["validation"])
+    similarity = cosine(fitted(images["test"]), fitted.centre_targets(vectors["test"]))
+    add_retrieval(result, "retrieval", similarity, dataset["test"], rows["test"])
+    return result
 
 
 def describe(images: np.ndarray) -> np.ndarray:
@@ -89,13 +88,21 @@ def describe(images: np.ndarray) -> np.ndarray:
     return features
 
 
-def _captions(split: Split, form: int, source: str) -> tuple[np.ndarray, list[str]]:
-    """Images and captions, one of each per caption of the split."""
-    chosen = [example for example in split.examples if example.task == "caption"]
-    if not chosen:
-        raise UserError(f"data.source={source!r}: its {split.name} split has no captions to retrieve")
-    images = np.concatenate([split.images[one.image : one.image + 1] for one in chosen])
-    return images, [one.targets[form] for one in chosen]
+def _captions(split: Split, limit: int) -> np.ndarray:
+    rows = Items.first(split, limit).captions
+    if not len(rows):
+        raise UserError(f"data: the {split.name} split has no captions to retrieve")
+    return rows
+
+
+def _described(split: Split, rows: np.ndarray) -> np.ndarray:
+    """`describe` of the images of some examples, each made 64 x 64 pixels: (B, D), float32."""
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        numbers = [split.examples[row].image for row in rows[start : start + _CHUNK]]
+        images = [Image.fromarray(split.images[one : one + 1][0]).resize((_SIDE, _SIDE)) for one in numbers]
+        parts.append(describe(np.stack([np.asarray(image) for image in images])))
+    return np.concatenate(parts).astype(np.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,13 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if len(given) != 1:
             raise UserError("retrieval_floor: needs one data source, such as openstax-photo")
-        floors = {name: retrieval_floor(given[0], form) for name, form in _FORMS.items()}
+        dataset = load_dataset(DataConfig(source=given[0]), _SIDE)
+        floors = {name: retrieval_floor(dataset, _MOST, form) for name, form in _FORMS.items()}
+        if not all(floor.values for floor in floors.values()):
+            raise UserError(f"data.source={given[0]!r}: no word occurs in two training captions; give it more of them")
     except UserError as error:
         print(f"retrieval_floor: error: {error}", file=sys.stderr)
         return 2
     for name, floor in floors.items():
-        shown = ", ".join(f"R@{k} {100 * value:.1f} %" for k, value in floor.recall.items())
-        print(f"image to text among {floor.gallery} captions, {name}: {shown}")
+        recall = {k: floor.values[f"retrieval/image_to_text_r{k}"] for k in KS}
+        shown = ", ".join(f"R@{k} {100 * hits.mean():.1f} %" for k, hits in recall.items())
+        print(f"image to text among {len(recall[KS[0]])} captions, {name}: {shown}")
     return 0
 
 

@@ -17,7 +17,8 @@ from archlab.data.order import Order
 from archlab.data.sources import load_dataset
 from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
-from archlab.vl.x_encoder import XEncoder, open_encoder
+from archlab.vl.protocol import XEncoder
+from archlab.vl.x_encoder import open_encoder
 
 _TOKENIZER_EXAMPLES = 4000  # a byte-pair vocabulary is stable long before this many examples
 

@@ -17,7 +17,8 @@ from archlab.errors import UserError
 from archlab.evaluate.readout import EmbeddingReadout, TokenReadout, speaking_readout
 from archlab.train.checkpoint import load_checkpoint
 from archlab.vl.arms import EmbeddingArm, SupervisedArm, build_arm
-from archlab.vl.x_encoder import XEncoder, open_encoder
+from archlab.vl.protocol import XEncoder
+from archlab.vl.x_encoder import open_encoder
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from archlab.config import EncoderConfig
 from archlab.data.example import Split
 from archlab.errors import UserError
+from archlab.vl.protocol import MomentEncoder
 
 TIME = 4
 """Features of a visual token that say when it is."""
@@ -30,43 +31,9 @@ _VERSION = 1  # of how features are made; part of every digest
 _TOKENS = 4  # of a moment, where `encoder.tokens` says nothing
 
 
-class Inner(Protocol):
-    """What is asked of the encoder inside; see `vl.x_encoder.XEncoder` for the rest.
-
-    Attributes:
-        tubelet: frames that it reads at once; 1 for a model of images.
-    """
-
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def implementation(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def metrics(self) -> dict[str, Any]: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def tubelet(self) -> int: ...
-
-    def to(self, device: torch.device) -> Self: ...
-    def encode_clips(self, clips: Tensor) -> Tensor:
-        """Visual tokens of every moment, float32 (B, f, n, D), of uint8 RGB clips (B, T, H, W, 3)."""
-        ...
-
-    def fitted(self, train: Split, cache: Path) -> Self: ...
-    def save(self, folder: Path) -> None: ...
-    def restored(self, folder: Path) -> Self: ...
-
-
 @dataclass(frozen=True)
 class ClipEncoder:
-    """See `vl.x_encoder.XEncoder`.
+    """See `vl.protocol.XEncoder`.
 
     Attributes:
         inner: the encoder that sees.
@@ -74,12 +41,12 @@ class ClipEncoder:
         side: s.
     """
 
-    inner: Inner
+    inner: MomentEncoder
     clip_frames: int
     side: int
 
     @classmethod
-    def over(cls, inner: Inner, frames: int, tokens: int) -> ClipEncoder:
+    def over(cls, inner: MomentEncoder, frames: int, tokens: int) -> ClipEncoder:
         """The encoder of clips of so many frames, with so many tokens, a square number, of each moment.
 
         Raises:
@@ -94,17 +61,17 @@ class ClipEncoder:
 
     @property
     def model(self) -> nn.Module:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return self.inner.model
 
     @property
     def implementation(self) -> str:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return self.inner.implementation
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return self.inner.metrics
 
     @property
@@ -148,15 +115,15 @@ class ClipEncoder:
         return torch.cat([pooled, times], -1).flatten(1, 2)
 
     def fitted(self, train: Split, cache: Path) -> ClipEncoder:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return replace(self, inner=self.inner.fitted(train, cache))
 
     def save(self, folder: Path) -> None:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         self.inner.save(folder)
 
     def restored(self, folder: Path) -> ClipEncoder:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return replace(self, inner=self.inner.restored(folder))
 
     def _times(self) -> Tensor:

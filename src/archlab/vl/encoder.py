@@ -138,23 +138,23 @@ class FrozenEncoder:
 
     @property
     def model(self) -> nn.Module:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return self.vit
 
     @property
     def implementation(self) -> str:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return "archlab"
 
     def fitted(self, train: Split, cache: Path) -> FrozenEncoder:
-        """See `vl.x_encoder.XEncoder`; it was whitened when it was pretrained."""
+        """See `vl.protocol.XEncoder`; it was whitened when it was pretrained."""
         return self
 
     def save(self, folder: Path) -> None:
-        """See `vl.x_encoder.XEncoder`; nothing was fitted."""
+        """See `vl.protocol.XEncoder`; nothing was fitted."""
 
     def restored(self, folder: Path) -> FrozenEncoder:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return self
 
     @property
@@ -164,7 +164,7 @@ class FrozenEncoder:
 
     @property
     def clip_frames(self) -> int:
-        """See `vl.x_encoder.XEncoder`; clips are for `vl.clip_encoder`."""
+        """See `vl.protocol.XEncoder`; clips are for `vl.clip_encoder`."""
         return 0
 
     @property

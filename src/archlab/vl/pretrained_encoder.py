@@ -46,7 +46,7 @@ _UNUSED = {
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """A checkpoint's vision model; see `vl.x_encoder.XEncoder`.
+    """A checkpoint's vision model; see `vl.protocol.XEncoder`.
 
     Attributes:
         model: with `patch_states`, in evaluation mode.
@@ -117,7 +117,7 @@ class PretrainedEncoder:
 
     @property
     def clip_frames(self) -> int:
-        """See `vl.x_encoder.XEncoder`; clips are for `vl.clip_encoder`."""
+        """See `vl.protocol.XEncoder`; clips are for `vl.clip_encoder`."""
         return 0
 
     @property
@@ -157,12 +157,12 @@ class PretrainedEncoder:
         return replace(self, whitening=Whitening.load(path))
 
     def save(self, folder: Path) -> None:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         if self.whitening is not None:
             self.whitening.save(folder / _WHITENING)
 
     def restored(self, folder: Path) -> PretrainedEncoder:
-        """See `vl.x_encoder.XEncoder`."""
+        """See `vl.protocol.XEncoder`."""
         return replace(self, whitening=Whitening.load(folder / _WHITENING))
 
     @torch.inference_mode()

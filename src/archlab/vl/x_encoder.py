@@ -1,87 +1,22 @@
-"""The frozen X-encoder of a run, whoever trained it: what all of them offer, and how one is opened.
-
-Shape legend: B images or clips, T frames, H x W pixels, N visual tokens, D features per visual token.
-"""
+"""The frozen X-encoder of a run, whoever trained it: how one is opened."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from archlab.config import EncoderConfig
-from archlab.data.example import Split
 from archlab.errors import UserError
 from archlab.vl.clip_encoder import ClipEncoder, tokens_of
 from archlab.vl.encoder import SHIPPED, FrozenEncoder
+from archlab.vl.protocol import XEncoder
 
 if TYPE_CHECKING:
     from archlab.vl.pretrained_encoder import PretrainedEncoder
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class XEncoder(Protocol):
-    """A vision encoder that is never trained here.
-
-    Attributes:
-        model: all of it, for its parameters to be counted.
-        implementation: "archlab", or "transformers" where the family is not one of ours.
-        digest: hash of all that its features depend on.
-        metrics: what was measured when it was pretrained, where that was here.
-        image_size: H and W of the images it reads.
-        clip_frames: T of the clips that it reads; 0 if it reads images.
-        tokens: N.
-        width: D.
-    """
-
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def implementation(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def metrics(self) -> dict[str, Any]: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def clip_frames(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-
-    def to(self, device: torch.device) -> Self:
-        """The encoder, moved to a device."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Visual tokens, float32 (B, N, D) of about unit variance, of uint8 RGB images (B, H, W, 3).
-
-        One that reads clips (B, T, H, W, 3) also takes images, each of which fills a clip.
-        """
-        ...
-
-    def fitted(self, train: Split, cache: Path) -> Self:
-        """The same with what has to be fitted on training images, or was before: see `cache`."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write what was fitted into the folder of a run."""
-        ...
-
-    def restored(self, folder: Path) -> Self:
-        """The same with what `save` wrote there.
-
-        Raises:
-            UserError: it is missing or damaged.
-        """
-        ...
 
 
 def open_encoder(config: EncoderConfig, frames: int = 0) -> XEncoder:

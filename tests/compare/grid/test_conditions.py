@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.compare.grid.small import small_base
 
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.conditions import Condition, measure_conditions
@@ -17,8 +18,6 @@ from archlab.compare.grid.run import Places, run_grid
 from archlab.errors import UserError
 from archlab.train.run import load_run, measure_arm
 from archlab.train.setup import Setup
-
-TINY = {"width": 16, "depth": 1, "heads": 2, "feed_forward": 32}
 
 
 def protocol_of(weights: Path, **changes: Any) -> dict[str, Any]:
@@ -33,15 +32,7 @@ def protocol_of(weights: Path, **changes: Any) -> dict[str, Any]:
         "arms": arms | {f"{arm}-blind": {"of": arm, "control": "shuffled_image"} for arm in arms},
         "seeds": [0],
         "test_items": 8,
-        "base": {
-            "data": {"scenes": {"train_images": 30, "validation_images": 8, "test_images": 8}},
-            "tokenizer": {"vocab_size": 300, "max_target": 16},
-            "encoder": {"weights": str(weights)},
-            "trunk": TINY,
-            "vljepa": {"embedding": 16, "target": TINY, "decoder": TINY},
-            "optimizer": {"steps": 3, "batch_size": 8},
-            "evaluation": {"checkpoints": 1, "items": 6},
-        },
+        "base": small_base(weights),
         **changes,
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tests.compare.grid.small import small_base
 
 from archlab.compare.budgets import apply_budget
 from archlab.compare.experiment import batch_shapes
@@ -31,8 +32,6 @@ from archlab.data.order import Order
 from archlab.errors import DivergedError, UserError
 from archlab.train.setup import Setup
 from archlab.vl.encoder import FrozenEncoder
-
-TINY = {"width": 16, "depth": 1, "heads": 2, "feed_forward": 32}
 
 
 def protocol_of(weights: Path, **changes: Any) -> dict[str, Any]:
@@ -51,15 +50,7 @@ def protocol_of(weights: Path, **changes: Any) -> dict[str, Any]:
         "factors": {"K": {"key": "data.scenes.paraphrases", "values": [1, 4]}},
         "seeds": [0],
         "test_items": 6,
-        "base": {
-            "data": {"scenes": {"train_images": 30, "validation_images": 8, "test_images": 8}},
-            "tokenizer": {"vocab_size": 300, "max_target": 16},
-            "encoder": {"weights": str(weights)},
-            "trunk": TINY,
-            "vljepa": {"embedding": 16, "target": TINY, "decoder": TINY},
-            "optimizer": {"steps": 3, "batch_size": 8},
-            "evaluation": {"checkpoints": 1, "items": 6},
-        },
+        "base": small_base(weights),
         **changes,
     }
 

@@ -15,12 +15,13 @@ BLIND, HEAD = "Not above the blind control", "Below 90.0 % of the supervised hea
 CONTROLS = ("shuffled_image", "no_query", "majority", "trained_blind")
 
 
+def score(value: float) -> dict[str, Any]:
+    """A score with an interval of four points to either side."""
+    return {"value": value, "low": value - 0.04, "high": value + 0.04, "n": 100, "seeds": 3, "unit": "accuracy"}
+
+
 def put(results: Results, metric: str, token: float, vljepa: float, blind: float, head: float = 0.9) -> None:
-    """Give a metric these scores, each with an interval of four points to either side."""
-
-    def score(value: float) -> dict[str, Any]:
-        return {"value": value, "low": value - 0.04, "high": value + 0.04, "n": 100, "seeds": 3, "unit": "accuracy"}
-
+    """Give a metric these scores."""
     for arm, value in (("token", token), ("vljepa", vljepa)):
         results["arms"][arm]["test"]["test"][metric] = score(value)
     for name in CONTROLS:
@@ -129,6 +130,23 @@ def test_a_decoder_that_does_not_beat_the_copy_is_named(results: Results) -> Non
     (text,) = caveats(results)[heading]
     assert text.startswith("captions, facts right: VL-JEPA ")
     assert text.endswith("against 99.0 % [99.0, 99.0]")
+
+
+def test_retrieval_that_does_not_beat_simple_means_is_named_in_page_and_findings(results: Results) -> None:
+    heading = "Retrieval not above a regression from gradients and colours to words"
+    metric = "retrieval/image_to_text_r10"
+    assert heading not in caveats(results)
+    assert "regression from gradients" not in render_report(results)
+    own = results["arms"]["vljepa"]["test"]["test"][metric]
+    results["controls"]["retrieval_floor"] = {"both": {metric: score(own["value"])}}
+    results["arms"]["token"]["test"]["test"][metric] = score(min(1.0, own["value"] + 0.2))
+    text = said(results, heading, "image to text, R@10")[0]
+    assert "VL-JEPA" in text
+    assert "token" not in text
+    page = render_report(results)
+    assert heading in page
+    assert "the words of" not in page
+    assert "what is reached without a representation of the image" in page
 
 
 def test_what_was_still_moving_at_the_last_checkpoint_is_named(results: Results) -> None:

@@ -25,9 +25,8 @@ from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM
 from archlab.compare.scores import ARMS, Results
 from archlab.compare.selective.protocol import SelectiveProtocol, load_selective
 from archlab.config import read_yaml, to_dict
-from archlab.documents import code, escape, table
+from archlab.documents import code, escape, table, write_document
 from archlab.errors import UserError
-from archlab.train.folder import write_text
 
 FILE = "findings.md"
 _RESULTS = "results.json"
@@ -105,11 +104,7 @@ def findings_page(folder: Path) -> str:
 
 def write_findings(folder: Path, check: bool = False) -> bool:
     """Write `findings.md` into a folder, or with `check` only look; whether it was up to date."""
-    path, text = folder / FILE, findings_page(folder)
-    current = path.is_file() and path.read_text(encoding="utf-8") == text
-    if not (current or check):
-        write_text(path, text)
-    return current
+    return write_document(folder / FILE, findings_page(folder), check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,9 +230,7 @@ def _comparison(name: str, results: Results) -> list[str]:
 
 def _further(results: Results) -> list[str]:
     """R@10, by which floors of retrieval are stated, where captions are all that there is."""
-    return (
-        [] if scores.measured(results, scores.VQA) else ["retrieval/image_to_text_r10", "retrieval/text_to_image_r10"]
-    )
+    return [] if scores.measured(results, scores.VQA) else list(scores.AT_10)
 
 
 def _row(results: Results, metric: str, split: str) -> list[str]:

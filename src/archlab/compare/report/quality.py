@@ -205,6 +205,7 @@ def captions(results: Results) -> Section:
 def retrieval(results: Results) -> Section:
     """Recall in both directions; the token arm both ways."""
     rows = []
+    floor = "retrieval_floor" if (results.get("controls") or {}).get("retrieval_floor") else ""
     for metric in (m for m in scores.metrics_of(results) if m.startswith("retrieval")):
         cells = [scores.score_of(results, arm, metric) for arm in ARMS]
         one = next(cell for cell in cells if cell)
@@ -217,15 +218,22 @@ def retrieval(results: Results) -> Section:
                 show.count(one.get("n")),
                 _chance(one, one["unit"]),
                 *_blind(results, metric),
+                *([show.score(scores.control_of(results, floor, "both", metric))] if floor else []),
             ]
         )
     columns = ["direction", *EACH_ARM, DIFFERENCE, "verdict", "gallery", "chance", *per_arm("best blind control")]
+    columns += [scores.control_label(floor)] if floor else []
     note = (
         "VL-JEPA compares embeddings by cosine. The token arm has two ways: the cosine of pooled trunk states through "
         "a linear map fitted on training captions, and the likelihood of the caption corrected for its prior (PMI), "
         "which is slow: it stands beside VL-JEPA's cosine among fewer captions. Items with the same meaning are all "
         "right, but where it says own item only; equal similarities count in expectation over a random order."
     )
+    if floor:
+        note += (
+            " The regression reads histograms of gradients and colours and predicts TF-IDF weights of the caption's "
+            "words: what is reached without a representation of the image."
+        )
     panels = plots.retrieval(results)
     return section(
         "retrieval", "Retrieval", "Can the right text be found for an image, and the right image for a text?",

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from archlab.documents import write_document
 from archlab.errors import UserError
-from archlab.train.folder import write_text
 from archlab.train.text.run import markdown
 
 _KEPT = ("config.yaml", "metrics.json", "curve.png")
@@ -49,11 +49,7 @@ def page(results: Path) -> str:
 
 def write_page(results: Path, check: bool = False) -> bool:
     """Write the page of `results`, or with `check` only look; whether it was up to date."""
-    path, new = results / _PAGE, page(results)
-    current = path.is_file() and path.read_text(encoding="utf-8") == new
-    if not (current or check):
-        write_text(path, new)
-    return current
+    return write_document(results / _PAGE, page(results), check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
