@@ -222,7 +222,7 @@ def print_table(results: Mapping[str, Any]) -> None:
     )
     for header in ("shape", "code"):
         table.add_column(header, no_wrap=True)
-    for header in ("ms", "tokens/s", "GFLOP/s", "of peak", "ours / theirs"):
+    for header in ("tokens/s", "of peak", "ours / theirs"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, shape in results["shapes"].items():
         stack = shape["stack"]
@@ -232,11 +232,9 @@ def print_table(results: Mapping[str, Any]) -> None:
             table.add_row(
                 labels[row] if row < len(labels) else "",
                 code,
-                f"{measured['milliseconds']:.1f}",
                 f"{measured['tokens_per_second']:,.0f}",
-                f"{measured['gflops']:.0f}",
                 f"{measured['share_of_peak']:.0%}",
-                f"{ratio['value']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})" if ratio else "",
+                f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "",
             )
         table.add_section()
     Console().print(table)

@@ -57,10 +57,18 @@ class TorchTranslator(nn.Module):
         self.register_buffer("output_bias", torch.zeros(config.vocab_size))
 
     def forward(self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None) -> Tensor:
-        """See the class; without padding there is nothing in the mask to read."""
+        """See the class."""
+        padding = None if source_mask is None else ~source_mask
         # With the flag, the layers tell the fused attention that it is causal and read no mask: the fastest way.
         mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
-        states = self.stacks(self._embed(source), self._embed(target), tgt_mask=mask, tgt_is_causal=True)  # (B, T, W)
+        states = self.stacks(
+            self._embed(source),
+            self._embed(target),
+            tgt_mask=mask,
+            tgt_is_causal=True,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+        )  # (B, T, W)
         return F.linear(states, self.token_embedding.weight) + self.output_bias
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -88,8 +96,7 @@ def weights(config: EncoderDecoderConfig) -> WeightMap:
 def translator_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
     """All three models with equal weights and the same batch of random tokens, without dropout.
 
-    Ours is trained as the recipe `translation` trains it, by its objective and with the mask of the sources; the peers
-    may leave it out.
+    All get what the recipe `translation` gives: the mask of the sources, which here leaves nothing out.
     """
     stack = shape.stack
     options = {
@@ -109,7 +116,13 @@ def translator_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
 
     def labelled_loss() -> Any:
         labels = target[:, 1:].contiguous()
-        return theirs(input_ids=source, decoder_input_ids=target[:, :-1], labels=labels, use_cache=False).loss
+        return theirs(
+            input_ids=source,
+            attention_mask=real[0],
+            decoder_input_ids=target[:, :-1],
+            labels=labels,
+            use_cache=False,
+        ).loss
 
     return {
         "archlab": Contender(ours.train(), lambda: objective(ours, batch).loss),

@@ -201,15 +201,15 @@ class StaticCache(KVCache):
         if self._kept is None:
             shape = (*keys.shape[:2], self.capacity, keys.shape[3])
             self._kept = keys.new_empty(shape), values.new_empty((*shape[:3], values.shape[3]))
-        self._kept[0][:, :, start:end] = keys
-        self._kept[1][:, :, start:end] = values
+        for room, new in zip(self._kept, (keys, values), strict=True):
+            room.narrow(2, start, new.shape[2]).copy_(new)  # half the calls into PyTorch of an assignment to a slice
         self._length = end
         return self.read()
 
     def read(self) -> tuple[Tensor, Tensor]:
         """See `KVCache`."""
         keys, values = super().read()
-        return keys[:, :, : self._length], values[:, :, : self._length]
+        return keys.narrow(2, 0, self._length), values.narrow(2, 0, self._length)
 
     def crop(self, length: int) -> None:
         """See `Cache`."""
