@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import typing
 from pathlib import Path
@@ -372,6 +373,7 @@ def test_a_saved_configuration_loads_to_an_equal_one(
     assert load(path, CompareConfig) == config
 
 
+@functools.cache
 def attributes_read() -> set[str]:
     """Names of all attributes that the package reads outside the configuration and the command line's arguments."""
     names: set[str] = set()

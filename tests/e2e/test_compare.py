@@ -244,6 +244,7 @@ def test_a_folder_of_captions_runs_end_to_end(cache: Path, tmp_path: Path) -> No
     assert "one seed: no winner" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_folder_of_real_photos_is_reported_beside_the_floor_of_the_set(
     real_data: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -1386,9 +1386,10 @@ CLIPS = [
     ),
 ]
 
-ESSENTIAL = [*MASKS, *LOSSES, *BACKBONES, *ORDER, *METRICS, *STATISTICS]
+ESSENTIAL = [*MASKS, *LOSSES, *ORDER, *METRICS, *STATISTICS]
 """Faults that would spoil a comparison without a word."""
 FURTHER = [
+    *BACKBONES,
     *VARIANTS,
     *GRID,
     *PRETRAINING,

@@ -51,7 +51,7 @@ def test_the_files_are_those_of_swagger_ui_5_which_reads_openapi_3_1() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_draws_every_operation_under_the_content_security_policy() -> None:
-    with serving(ready=False) as live:
+    with serving(ready=False, backend="torch") as live:
         options = [
             "--headless",
             "--no-sandbox",

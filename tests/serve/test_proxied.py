@@ -20,13 +20,13 @@ CADDYFILE = ROOT / "07-deployment" / "compose" / "Caddyfile"
 
 @pytest.fixture
 def blue() -> Iterator[Live]:
-    with serving(index=":memory:") as live:
+    with serving(index=":memory:", backend="torch") as live:
         yield live
 
 
 @pytest.fixture
 def green() -> Iterator[Live]:
-    with serving(index=":memory:") as live:
+    with serving(index=":memory:", backend="torch") as live:
         yield live
 
 
