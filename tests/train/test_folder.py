@@ -51,6 +51,12 @@ def test_a_folder_of_another_configuration_is_refused_by_naming_what_differs(tmp
     assert load(tmp_path / "config.yaml", RunConfig) == RunConfig(seed=3)
 
 
+def test_a_process_killed_while_it_claimed_a_folder_leaves_it_free(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.123.partial").write_text("arm: tok")
+    claim(tmp_path, RunConfig(seed=1))
+    assert load(tmp_path / "config.yaml", RunConfig).seed == 1
+
+
 def test_checking_a_free_folder_writes_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "free", RunConfig())
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,8 @@ import yaml
 from archlab.config import build, flatten, to_dict, to_yaml
 from archlab.errors import UserError
 
+_PARTIAL = ".partial"
+
 
 @contextmanager
 def atomic_write(*paths: Path) -> Iterator[list[Path]]:
@@ -22,7 +24,7 @@ def atomic_write(*paths: Path) -> Iterator[list[Path]]:
 
     They get them together, after all are on the disk. If the block raises, the old files stay and nothing else is left.
     """
-    partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    partial = [path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}") for path in paths]
     try:
         for folder in {path.parent for path in paths}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,10 @@ def check_folder(folder: Path, config: Any) -> None:
     """
     path = folder / "config.yaml"
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # A process that is killed while it claims the folder leaves the file that was to become config.yaml.
+        if folder.exists() and (
+            not folder.is_dir() or any(not one.name.endswith(_PARTIAL) for one in folder.iterdir())
+        ):
             raise UserError(f"output folder {folder}: exists and holds no run; name another with --out, or remove it")
         return
     try:
