@@ -923,8 +923,8 @@ TEXT = [
     Fault(
         "the layers of torch see later target tokens",
         "bench/translator_peer.py",
-        "tgt_mask=mask, tgt_is_causal=True",
-        "tgt_is_causal=False",
+        "tgt_mask=mask,\n            tgt_is_causal=True,",
+        "tgt_is_causal=False,",
         "bench/test_train.py::test_layers_of_torch_compute_the_same_loss_and_the_same_gradients",
     ),
 ]
