@@ -46,10 +46,14 @@ def bench_scenes(
         clock: seconds.
     """
     config = SceneDataConfig(train_images=images, validation_images=1, test_images=1)
-    files = [_png(picture) for picture in render(sample_scenes(images, config), config.image_size)]
+
+    def draw() -> np.ndarray:
+        return render(sample_scenes(images, config), config.image_size)
+
+    files = [_png(picture) for picture in draw()]
     timed = alternate(
         {
-            DRAWN: lambda: render(sample_scenes(images, config), config.image_size),
+            DRAWN: draw,
             WORDED: lambda: build_scenes(config),
             READ: lambda: [np.asarray(Image.open(io.BytesIO(file))) for file in files],
         },

@@ -468,7 +468,7 @@ def _untested(config: CompareConfig, setup: Setup, *, probed: bool, floor: bool)
     elif gap := retrieval_gap(setup):
         reasons["retrieval"] = gap
     if "retrieval" not in reasons and not floor:
-        reason = why_no_floor(config, setup) or "no word occurs in two training captions"
+        reason = why_no_floor(setup, config) or "no word occurs in two training captions"
         reasons["floor of retrieval by gradients and colours"] = reason
     if setup.dataset.name != "scenes":
         reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"

@@ -70,7 +70,7 @@ def caveats(results: Results) -> dict[str, list[str]]:
         heading = f"Below {show.scalar(reference.goal, 'accuracy')} of the {scores.control_label(reference.control)}"
         found[heading] = [_below(results, share) for share in shares(results, reference) if not share.reached]
     found["Text decoder not above copying the nearest training caption"] = not_above_copy(results)
-    found["Retrieval not above a regression from gradients and colours to words"] = not_above_floor(results)
+    found[f"Retrieval not above a {scores.control_label('retrieval_floor')}"] = not_above_floor(results)
     found["Not seen to converge within the run"] = not_converged(results)
     return {heading: texts for heading, texts in found.items() if texts}
 

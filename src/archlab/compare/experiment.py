@@ -105,7 +105,7 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     if config.end_to_end_epochs:
         answers = Measurement.cached(out / "end_to_end.json", lambda: train_end_to_end(setup, config))
         runs = replace(runs, end_to_end=answers)
-    if not why_no_floor(config, setup):
+    if not why_no_floor(setup, config):
         floor = Measurement.cached(out / "retrieval_floor.json", lambda: measure_floor(setup, config))
         runs = replace(runs, floor=floor)
     inference = cached(

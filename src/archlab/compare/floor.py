@@ -7,7 +7,7 @@ from archlab.evaluate.measure import Measurement
 from archlab.train.setup import Setup
 
 
-def why_no_floor(config: CompareConfig, setup: Setup) -> str:
+def why_no_floor(setup: Setup, config: CompareConfig) -> str:
     """Why none is measured, or nothing where it is."""
     if setup.dataset.name == "scenes":
         return "the built-in scenes have blind controls and a supervised head instead"

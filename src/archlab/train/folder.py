@@ -100,9 +100,8 @@ def check_folder(folder: Path, config: Any) -> None:
     path = folder / "config.yaml"
     if not path.exists():
         # A process that is killed while it claims the folder leaves the file that was to become config.yaml.
-        if folder.exists() and (
-            not folder.is_dir() or any(not one.name.endswith(_PARTIAL) for one in folder.iterdir())
-        ):
+        free = folder.is_dir() and all(one.name.endswith(_PARTIAL) for one in folder.iterdir())
+        if folder.exists() and not free:
             raise UserError(f"output folder {folder}: exists and holds no run; name another with --out, or remove it")
         return
     try:

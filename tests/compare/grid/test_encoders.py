@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.compare.grid.small import TINY
 
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.encoders import apply_budget, digests, step_flops
@@ -21,7 +22,6 @@ from archlab.compare.grid.run import Places, run_grid
 from archlab.config import OptimizerConfig, PretrainConfig, TransformerConfig
 from archlab.errors import UserError
 
-TINY = {"width": 16, "depth": 1, "heads": 2, "feed_forward": 32}
 PROTOCOL: dict[str, Any] = {
     "recipe": "pretrain",
     "question": "q",
