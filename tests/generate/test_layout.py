@@ -6,57 +6,106 @@ import pytest
 import torch
 from torch import nn
 
+from archlab.bench.quantised import quantise
+from archlab.generate import layout
 from archlab.generate.engine import generate
-from archlab.generate.layout import lay_out
+from archlab.generate.layout import PackedLinear, lay_out
 from archlab.generate.settings import Settings
-from archlab.interop.checkpoint import save_pretrained
 from archlab.interop.parity.probes import PROBES, questions
 from archlab.models.registry import FAMILIES
 
 WRITING = [name for name, family in FAMILIES.items() if family.kind in ("decoder", "encoder-decoder")]
 every_family = pytest.mark.parametrize("name", WRITING)
+packs = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 
 
-def laid_out(twin):
+@pytest.fixture(params=["packed", "by columns"])
+def kind(request, monkeypatch):
+    """How matrices are laid out whatever their size."""
+    if request.param == "packed" and not torch.backends.mkldnn.is_available():
+        pytest.skip("needs oneDNN")
+    smallest = 0 if request.param == "packed" else 2**60
+    monkeypatch.setattr(layout, "_PACKED_FROM", {"one": smallest, "several": smallest})
+    return request.param
+
+
+def laid_out(twin, sequences=1):
     model = copy.deepcopy(twin.model)
-    lay_out(model)
+    lay_out(model, sequences)
     return model
 
 
 @every_family
 @torch.inference_mode()
-def test_names_values_and_logits_stay(name, twins):
+def test_logits_stay(name, twins, kind):
     twin = twins(name, 0)
-    model, probe = laid_out(twin), PROBES[twin.family.kind]
-    assert model.state_dict().keys() == twin.model.state_dict().keys()
-    assert all(map(torch.equal, model.state_dict().values(), twin.model.state_dict().values()))
-    asked = questions(twin)
-    torch.testing.assert_close(probe.ours(model, asked), probe.ours(twin.model, asked), rtol=1e-4, atol=1e-4)
+    probe, asked = PROBES[twin.family.kind], questions(twin)
+    expected = probe.ours(twin.model, asked)
+    torch.testing.assert_close(probe.ours(laid_out(twin), asked), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_tokens_are_chosen(twin):
+def test_the_same_tokens_are_chosen(twin, kind):
     prompts, settings = [[5, 9, 2], [7, 1, 1, 4, 8], [3]], Settings(max_new_tokens=10)
-    assert generate(laid_out(twin), prompts, settings) == generate(twin.model, prompts, settings)
+    assert generate(laid_out(twin, 3), prompts, settings) == generate(twin.model, prompts, settings)
 
 
 @every_family
-def test_no_linear_layer_and_no_output_layer_has_short_rows(name, twins):
+def test_no_linear_layer_and_no_output_layer_is_left_out(name, twins, kind):
     model = laid_out(twins(name, 0))
-    matrices = {part: layer.weight for part, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    if getattr(model, "head", None) is None:
-        matrices["output"] = model.token_embedding.weight
-    tall = {part: weight for part, weight in matrices.items() if weight.shape[0] >= weight.shape[1]}
-    assert tall
-    assert [part for part, weight in tall.items() if weight.stride(0) != 1] == []
+    left = {part: layer.weight for part, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    left = {part: weight for part, weight in left.items() if weight is not None}
+    assert model.head is not None
+    if kind == "packed":
+        # The matrix that latent attention multiplies its queries by is read by itself.
+        assert [part for part in left if not part.endswith("kv_proj")] == []
+        assert any(isinstance(layer, PackedLinear) for layer in model.modules())
+    else:
+        tall = {part: weight for part, weight in left.items() if weight.shape[0] >= weight.shape[1]}
+        assert tall
+        assert [part for part, weight in tall.items() if weight.stride(0) != 1 and not part.endswith("kv_proj")] == []
 
 
-def test_a_token_table_that_is_no_output_layer_stays(twins):
-    assert laid_out(twins("mixtral", 0)).token_embedding.weight.is_contiguous()
+@packs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_packed_matrix_multiplies_as_it_did(dtype):
+    if not layout._can_pack(dtype):
+        pytest.skip("the processor has no such products")
+    layer = nn.Linear(48, 80).to(dtype)
+    packed = PackedLinear(layer.weight, layer.bias, 4)
+    for shape in ((48,), (4, 48), (2, 7, 48)):
+        x = torch.randn(shape, dtype=dtype)
+        torch.testing.assert_close(packed(x), layer(x), rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+    other = PackedLinear(layer.weight.flip(0), layer.bias, 4)
+    assert not torch.allclose(other(x), layer(x), atol=1e-2)
 
 
-def test_it_is_saved_as_if_nothing_had_happened(twins, tmp_path):
-    twin = twins("llama", 0)
-    save_pretrained(twin.model, tmp_path / "plain")
-    save_pretrained(laid_out(twin), tmp_path / "laid out")
-    for path in (tmp_path / "plain").iterdir():
-        assert path.read_bytes() == (tmp_path / "laid out" / path.name).read_bytes()
+@packs
+def test_large_matrices_are_packed_and_of_several_sequences_smaller_ones_too(twins):
+    config = copy.deepcopy(twins("gpt2", 0).model)
+    for sequences, inner in ((1, nn.Linear), (4, PackedLinear)):
+        model = copy.deepcopy(config)
+        model.blocks[0].feed_forward.up_proj = nn.Linear(256, 1024)  # 2**18 entries
+        model.blocks[0].feed_forward.down_proj = nn.Linear(1024, 512)  # 2**19 entries
+        lay_out(model, sequences)
+        assert type(model.blocks[0].feed_forward.up_proj) is inner
+        assert type(model.blocks[0].feed_forward.down_proj) is PackedLinear
+
+
+def test_a_token_table_is_left_for_reading_tokens(twins, kind):
+    twin = twins("gpt2", 0)
+    assert torch.equal(laid_out(twin).token_embedding.weight, twin.model.token_embedding.weight)
+
+
+def test_quantised_layers_stay(twins, kind):
+    quantised = quantise(twins("llama", 0).model)
+    types = [type(layer) for layer in quantised.blocks.modules()]
+    lay_out(quantised)
+    assert [type(layer) for layer in quantised.blocks.modules()] == types
+
+
+def test_a_model_that_is_elsewhere_stays(twins):
+    model = copy.deepcopy(twins("llama", 0).model).to("meta")
+    names = model.state_dict().keys()
+    lay_out(model)
+    assert model.state_dict().keys() == names

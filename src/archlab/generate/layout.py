@@ -1,39 +1,114 @@
 """The same numbers in another order in memory, so that a processor reads them faster.
 
-A token of one sequence needs a product of every matrix with one vector, which takes as long as reading the matrix. Two
-things slow that down: every row of a matrix has to be found anew, which costs as much as reading hundreds of numbers,
-and so has every matrix. Short rows and small matrices are read at a fraction of the speed of long and large ones.
+A token of one sequence needs a product of every matrix with one vector, which takes as long as reading the matrix. Rows
+that lie one after another are read at a fraction of the speed that blocks allow, every product has a cost of its own,
+and the general routine for products of several vectors is made for hundreds of them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from archlab.layers.block import CrossBlock
+from archlab.layers.mla import LatentAttention
 from archlab.layers.shared_input import SharedInput
 
+# From so many entries on, blocks pay for the longer call: measured with two threads, one sequence and several.
+_PACKED_FROM = {"one": 2**19, "several": 2**17}
 
-def lay_out(model: nn.Module) -> None:
-    """Store a model's matrices as decoding reads them fastest; names, shapes and values stay.
 
-    Layers that read the same input get one matrix (`SharedInput.join`), and matrices whose columns are no shorter than
-    their rows are stored column by column, the token table too where it is the output layer. A model that is moved or
-    cast afterwards keeps working and loses the first of the two.
+class PackedLinear(nn.Module):
+    """A linear map that is only to be read: its matrix lies in the blocks in which oneDNN multiplies by it.
+
+    It can neither be trained, nor moved, nor saved. The compiler of `torch.compile` packs what it freezes likewise.
 
     Args:
-        model: a decoder or an encoder-decoder with float32 parameters; products of other types read in other ways, and
-            layers that were quantised stay as they are.
+        weight: (N, W), float32 or bfloat16.
+        bias: (N), or None.
+        vectors: that are multiplied at once most of the time; more or fewer may be.
     """
-    done: set[nn.Module] = set()
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, vectors: int) -> None:
+        super().__init__()
+        self.outputs = len(weight)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), vectors)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., W) -> (..., N)."""
+        if torch.compiler.is_compiling():
+            return _opaque_product(x, self.packed, self.bias, self.outputs)
+        return _product(x, self.packed, self.bias)
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product
+
+
+@torch.library.custom_op("archlab::packed_product", mutates_args=())
+def _opaque_product(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """For the compiler, which takes this product only with matrices that it has packed itself."""
+    return _product(x, packed, bias)
+
+
+@_opaque_product.register_fake
+def _(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)
+
+
+@torch.no_grad()
+def lay_out(model: nn.Module, sequences: int = 1) -> None:
+    """Replace a model's linear layers by faster ones with the same weights; from then on it can only generate.
+
+    Layers that read the same input become one (`SharedInput.join`), and the output layer gets a matrix of its own where
+    it is the token table. What is not on a processor, was quantised, or would gain nothing stays as it is.
+
+    Args:
+        model: a decoder or an encoder-decoder, on its device and in its type.
+        sequences: that are continued side by side.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        return
+    # Their projections are called one by one: queries come from the target, keys and values from the memory.
+    apart = {block.cross_attention for block in model.modules() if isinstance(block, CrossBlock)}
+    # Its matrix is read by itself too, where a cache holds latents.
+    stay = {layer.kv_proj for layer in model.modules() if isinstance(layer, LatentAttention)}
     for layer in model.modules():
-        if isinstance(layer, SharedInput) and all(isinstance(part, nn.Linear) for part in layer.projections()):
-            layer.join()
-            done.update(layer.projections())
-    matrices: list[Any] = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer not in done]
-    if getattr(model, "head", None) is None:
-        matrices.append(model.token_embedding)
-    for matrix in matrices:
-        rows, columns = matrix.weight.shape
-        if rows >= columns:
-            matrix.weight.data = matrix.weight.data.T.contiguous().T
+        if isinstance(layer, SharedInput) and layer not in apart and all(map(_is_linear, layer.projections())):
+            layer.join(lambda weight, bias: _faster(weight, bias, sequences))
+            stay.update(layer.projections())
+    for name, layer in list(model.named_modules()):
+        if _is_linear(layer) and layer not in stay:
+            model.set_submodule(name, _faster(layer.weight, layer.bias, sequences))
+    holder: Any = model
+    if holder.head is None:
+        holder.head = _faster(holder.token_embedding.weight, getattr(holder, "output_bias", None), sequences)
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear
+
+
+def _faster(weight: Tensor, bias: Tensor | None, sequences: int) -> nn.Module:
+    """A layer of the matrix (N, W): packed, or column by column, which helps one vector where rows are short."""
+    if weight.numel() >= _PACKED_FROM["one" if sequences == 1 else "several"] and _can_pack(weight.dtype):
+        return PackedLinear(weight, bias, sequences)
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    tall = outputs >= inputs and weight.dtype == torch.float32
+    layer.weight = nn.Parameter(weight.T.contiguous().T if tall else weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
+    return layer
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

@@ -103,6 +103,7 @@ class EncoderDecoderTransformer(nn.Module):
         self.encoder_norm = _norm(config) if config.pre_norm else nn.Identity()
         self.decoder_blocks = nn.ModuleList(_decoder_block(config) for _ in range(config.decoder_depth))
         self.decoder_norm = _norm(config) if config.pre_norm else nn.Identity()
+        self.head: nn.Module | None = None  # the output layer is the token table
         self.register_buffer("output_bias", torch.zeros(config.vocab_size))
         _initialize(self)
 
@@ -135,7 +136,9 @@ class EncoderDecoderTransformer(nn.Module):
         attend = None if memory_mask is None else masks.padding(memory_mask)
         for block, kept in zip(self.decoder_blocks, cache or repeat(None, self.config.decoder_depth), strict=True):
             x = block(x, memory=memory, mask=at.mask, memory_mask=attend, cache=kept)
-        return self.token_embedding.logits(self.decoder_norm(x)) + self.output_bias
+        x = self.decoder_norm(x)
+        # The bias goes into the product: added to it, it would cost a copy of all logits.
+        return self.token_embedding.logits(x, self.output_bias) if self.head is None else self.head(x)
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None

@@ -12,7 +12,6 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import Section
 from archlab.errors import UserError
@@ -21,6 +20,7 @@ from archlab.layers.attention import Attention
 from archlab.layers.block import SandwichBlock
 from archlab.layers.cache import KVCache, SlidingCache
 from archlab.layers.causal import CausalContext, causal_context
+from archlab.layers.embeddings import output_logits
 from archlab.layers.feedforward import GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
@@ -115,6 +115,7 @@ class Gemma(nn.Module):
         self.rotary = RotaryEmbedding(config.head_width, base=config.rotary_base, scaling=config.rotary_scaling)
         self.local_rotary = RotaryEmbedding(config.head_width, base=config.local_rotary_base)
         self.norm = _norm(config, config.width)
+        self.head: nn.Module | None = None  # the output layer is the token table
         initialize(self, config.depth)
 
     def new_cache(self) -> list[KVCache]:
@@ -130,7 +131,8 @@ class Gemma(nn.Module):
         self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None, keep: int = 0
     ) -> Tensor:
         """(B, T) -> (B, T, V); see `models.protocols.Decoder`."""
-        return F.linear(self.states(tokens, mask=mask, cache=cache)[:, -keep:], self.token_embedding.weight)
+        states = self.states(tokens, mask=mask, cache=cache)[:, -keep:]
+        return output_logits(states, self.head, self.token_embedding.weight)
 
     def states(self, tokens: Tensor, *, mask: Tensor | None = None, cache: Sequence[KVCache] | None = None) -> Tensor:
         """(B, T) -> normalised states (B, T, W), undefined at padding; the arguments are those of `forward`."""

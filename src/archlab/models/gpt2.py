@@ -11,13 +11,13 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import Section
 from archlab.layers.attention import Attention
 from archlab.layers.block import Block
 from archlab.layers.cache import KVCache
 from archlab.layers.causal import causal_context
+from archlab.layers.embeddings import output_logits
 from archlab.layers.feedforward import MLP
 from archlab.layers.initialization import initialize
 from archlab.rules import Count, Positive
@@ -56,6 +56,7 @@ class GPT2(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.context, config.width))
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.head: nn.Module | None = None  # the output layer is the token table
         initialize(self, config.depth)
 
     def new_cache(self) -> list[KVCache]:
@@ -70,7 +71,7 @@ class GPT2(nn.Module):
         x = self.token_embedding(tokens) + self.positions[at.positions]  # (B, T, W)
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, mask=at.mask, cache=kept)
-        return F.linear(self.norm(x[:, -keep:]), self.token_embedding.weight)
+        return output_logits(self.norm(x[:, -keep:]), self.head, self.token_embedding.weight)
 
 
 def _block(config: GPT2Config) -> Block:

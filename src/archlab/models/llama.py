@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import repeat
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import Section
 from archlab.layers.attention import Attention
 from archlab.layers.block import Block
 from archlab.layers.cache import KVCache
 from archlab.layers.causal import causal_context
+from archlab.layers.embeddings import output_logits
 from archlab.layers.feedforward import GatedMLP
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
@@ -69,7 +69,7 @@ class Llama(nn.Module):
             config.width // config.heads, base=config.rotary_base, scaling=config.rotary_scaling
         )
         self.norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head: nn.Module | None = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         initialize(self, config.depth)
 
     def new_cache(self) -> list[KVCache]:
@@ -86,7 +86,7 @@ class Llama(nn.Module):
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, mask=at.mask, rotation=rotation, cache=kept)
         x = self.norm(x[:, -keep:])  # (B, keep or T, W)
-        return F.linear(x, self.token_embedding.weight if self.head is None else self.head.weight)
+        return output_logits(x, self.head, self.token_embedding.weight)
 
 
 def llama_block(config: LlamaConfig) -> Block:

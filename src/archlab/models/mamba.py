@@ -12,11 +12,11 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import Section
 from archlab.errors import UserError
 from archlab.layers.causal import check_mask
+from archlab.layers.embeddings import output_logits
 from archlab.layers.initialization import initialize
 from archlab.layers.norms import RMSNorm
 from archlab.layers.ssm import MambaMixer, MambaState
@@ -81,6 +81,7 @@ class Mamba(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.head: nn.Module | None = None  # the output layer is the token table
         _initialize(self)
 
     def new_cache(self) -> list[MambaState]:
@@ -100,7 +101,8 @@ class Mamba(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         for block, kept in zip(self.blocks, cache or repeat(None, self.config.depth), strict=True):
             x = block(x, real=real, cache=kept)
-        return F.linear(self.norm(x[:, -keep:]).to(self.token_embedding.weight.dtype), self.token_embedding.weight)
+        table = self.token_embedding.weight
+        return output_logits(self.norm(x[:, -keep:]).to(table.dtype), self.head, table)
 
 
 def _real(tokens: Tensor, mask: Tensor, cache: Sequence[MambaState] | None) -> Tensor:

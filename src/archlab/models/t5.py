@@ -11,7 +11,6 @@ from itertools import repeat
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.config import Section
 from archlab.layers import masks
@@ -19,6 +18,7 @@ from archlab.layers.attention import Attention
 from archlab.layers.block import Block, CrossBlock
 from archlab.layers.cache import DecoderCache
 from archlab.layers.causal import causal_context, real_positions
+from archlab.layers.embeddings import output_logits
 from archlab.layers.feedforward import MLP, GatedMLP
 from archlab.layers.norms import RMSNorm
 from archlab.layers.position_bias import RelativePositionBias
@@ -147,7 +147,7 @@ class T5(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.encoder = T5Encoder(config)
         self.decoder = T5Decoder(config)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head: nn.Module | None = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         _initialize(self)
 
     def new_cache(self) -> list[DecoderCache]:
@@ -169,10 +169,10 @@ class T5(nn.Module):
     ) -> Tensor:
         """(B, T) and (B, S, W) -> (B, T, V); see `models.protocols.EncoderDecoder`."""
         x = self.decoder(self.token_embedding(target), memory, mask, memory_mask, cache)  # (B, T, W)
-        if self.head is not None:
-            return self.head(x)
-        # The table has unit variance: without the factor, so would each of the W products of a logit.
-        return F.linear(x * self.config.width**-0.5, self.token_embedding.weight)
+        if self.config.tied:
+            # The table has unit variance: without the factor, so would each of the W products of a logit.
+            x = x * self.config.width**-0.5
+        return output_logits(x, self.head, self.token_embedding.weight)
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None
