@@ -124,9 +124,9 @@ def bench_generate(
             ours, theirs = pair(shape.family, shape.options)
             read = {kind: bytes_per_token(ours, shape, kind) for kind in precisions}
             parameters = sum(parameter.numel() for parameter in theirs.parameters())
-            contenders = prepare(shape, ours, theirs, precisions, compiled=compiled)
             measured = {}
             for batch in batches:
+                contenders = prepare(shape, ours, theirs, precisions, batch, compiled=compiled)
                 measured[str(batch)] = compare(shape, contenders, batch, rounds=rounds, warmup=warmup, clock=clock)
                 progress.advance()
             for kind in precisions if 1 in batches else ():
@@ -148,11 +148,9 @@ def bench_generate(
 
 
 def prepare(
-    shape: Shape, ours: Any, theirs: Any, precisions: tuple[Precision, ...], *, compiled: bool
+    shape: Shape, ours: Any, theirs: Any, precisions: tuple[Precision, ...], batch: int, *, compiled: bool
 ) -> dict[Precision, dict[str, Run]]:
-    """The contenders: precision -> name -> how it generates.
-
-    Ours is laid out as `archlab generate` does it, but not in bfloat16, whose products gain nothing by it.
+    """The contenders: precision -> name -> how it generates; ours is laid out as `archlab generate` does it.
 
     Raises:
         RuntimeError: ours and theirs do not choose the same tokens in float32.
@@ -162,8 +160,7 @@ def prepare(
         pair = (quantise(ours), quantise(theirs)) if precision == "int8" else copy.deepcopy((ours, theirs))
         if precision == "bfloat16":
             to_bfloat16(*pair)
-        else:
-            lay_out(pair[0])
+        lay_out(pair[0], batch)
         if precision == "float32":
             check_equal_work(*pair, prompts(shape, 2))
         contenders[precision] = {"archlab": _ours(pair[0])}

@@ -1,6 +1,6 @@
-"""The same language model twice: ours, and LLaMA from `transformers` with our weights.
+"""The token arm twice: ours, and LLaMA from `transformers` with our weights.
 
-Ours is the token arm itself, run as a language model without image and query, so that what is measured is the code that
+Ours is the arm itself, run as a language model without image and query, so that what is measured is the code that
 the comparison trains.
 
 Shape legend: B samples, T predicted tokens; a batch holds T + 1 tokens.
@@ -47,7 +47,7 @@ class Shape:
     tokens: int
     vocabulary: int
     stack: TransformerConfig
-    architecture: Literal["llama", "gpt2", "translator"] = "llama"
+    architecture: Literal["token-arm", "llama", "gpt2", "translator"] = "token-arm"
 
     def random_tokens(self, seed: int) -> Tensor:
         """A batch (B, T + 1)."""
@@ -63,7 +63,7 @@ class Contender:
     loss: Callable[[], Tensor]
 
 
-def llama_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
+def token_arm_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
     """Both models with equal weights and the same batch of random tokens.
 
     Both are causal, without padding, with tied embeddings and fused attention. `transformers` may skip the mask, which

@@ -1,6 +1,6 @@
 """`archlab bench train`: our training step beside that of the same model built from `transformers` and from `torch.nn`.
 
-Decoders, and the encoder-decoder that `nn.Transformer` is.
+The token arm, decoders, and the encoder-decoder that `nn.Transformer` is.
 
 All take their steps in turns in one process, so that whatever else the machine does hits all; the result is the median
 ratio of the times of neighbouring steps, with a bootstrap interval over the rounds.
@@ -24,7 +24,8 @@ from torch import nn
 
 from archlab import __version__, machine
 from archlab.bench.gpt2_peer import gpt2_contenders
-from archlab.bench.peer import Contender, Shape, llama_contenders
+from archlab.bench.llama_peer import llama_contenders
+from archlab.bench.peer import Contender, Shape, token_arm_contenders
 from archlab.bench.translator_peer import translator_contenders
 from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
@@ -36,15 +37,16 @@ from archlab.train.optim import adamw
 Precision = Literal["float32", "bfloat16"]
 
 OURS = "archlab"
-_LLAMAS: dict[str, Shape] = {
+_ARMS: dict[str, Shape] = {
     # The trunk of the quick preset on a batch of captions: 16 visual tokens, a query and an answer.
     "trunk": Shape(128, 64, 1024, TransformerConfig()),
     "wide": Shape(32, 128, 4096, TransformerConfig(width=256, depth=6, heads=8, feed_forward=704)),
     "long": Shape(4, 512, 4096, TransformerConfig(width=512, depth=4, heads=8, feed_forward=1408)),
 }
+_LLAMAS = {f"{name} LLaMA": replace(shape, architecture="llama") for name, shape in _ARMS.items()}
 _GPT2S = {
     f"{name} GPT-2": replace(shape, architecture="gpt2", stack=replace(shape.stack, feed_forward=4 * shape.stack.width))
-    for name, shape in _LLAMAS.items()
+    for name, shape in _ARMS.items()
 }
 _TRANSLATORS: dict[str, Shape] = {
     # The model of the recipe `translation` on a batch of its size, and a wider one; so many blocks on either side.
@@ -53,8 +55,9 @@ _TRANSLATORS: dict[str, Shape] = {
         32, 64, 8192, TransformerConfig(width=256, depth=4, heads=8, feed_forward=1024), "translator"
     ),
 }
-SHAPES = _LLAMAS | _GPT2S | _TRANSLATORS
+SHAPES = _ARMS | _LLAMAS | _GPT2S | _TRANSLATORS
 CONTENDERS: dict[str, Callable[[Shape], dict[str, Contender]]] = {
+    "token-arm": token_arm_contenders,
     "llama": llama_contenders,
     "gpt2": gpt2_contenders,
     "translator": translator_contenders,
