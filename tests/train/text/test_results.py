@@ -67,6 +67,14 @@ def test_a_page_that_was_edited_is_found_out(tmp_path: Path) -> None:
     assert path.read_text() == page(tmp_path / "results")
 
 
+def test_the_page_says_first_what_was_to_be_reached(tmp_path: Path) -> None:
+    record(finished(tmp_path / "a", "A", 0.7), tmp_path / "results")
+    (tmp_path / "results" / "goals.yaml").write_text("goals: [{run: a, score: test accuracy, above: majority}]")
+    row = "| a | test accuracy | above that of majority | 1 | 0.7 | 0.7 | 0.7 | passed by 0.2 |"
+    text = page(tmp_path / "results")
+    assert text.index("## Goals") < text.index(row) < text.index("## Sentiment")
+
+
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"config\.yaml is missing"):
