@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from archlab import machine
+from archlab.layers.packed import can_pack
 
 
 def test_the_machine_is_described_by_plain_values() -> None:
@@ -60,11 +61,17 @@ def test_the_peak_is_the_best_of_all_products(precision: str) -> None:
     assert peak == pytest.approx(2 * 32**3 / 1e9)
 
 
-def test_the_bandwidth_is_that_of_the_fastest_pass_after_the_first() -> None:
-    """Passes of 1, 5, 2 and 4 seconds over eight matrices of one row."""
-    ticks = iter([0, 1, 10, 15, 20, 22, 30, 34])
-    found = machine.matvec_bandwidth("bfloat16", megabytes=0, repeats=3, clock=lambda: next(ticks))
-    assert found == pytest.approx(8 * 4096 * 2 / 2 / 1e9)
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_bandwidth_is_that_of_the_fastest_pass_after_the_first(
+    packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of 1, 5, 3 and 4 seconds over eight matrices of one row, and of 1, 6, 2 and 7 over them in blocks."""
+    if packed and not can_pack(torch.float32):
+        pytest.skip("needs oneDNN")
+    monkeypatch.setattr("archlab.machine.can_pack", lambda dtype: packed)
+    ticks = iter([0, 1, 10, 15, 20, 23, 30, 34, 40, 41, 50, 56, 60, 62, 70, 77])
+    found = machine.matvec_bandwidth("float32", megabytes=0, repeats=3, clock=lambda: next(ticks))
+    assert found == pytest.approx(8 * 4096 * 4 / (2 if packed else 3) / 1e9)
 
 
 def test_the_limit_of_a_container_counts_and_no_limit_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

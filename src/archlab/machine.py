@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 import psutil
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+
+from archlab.layers.packed import PackedLinear, can_pack
 
 _GIB = 2**30
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -81,8 +84,8 @@ def matvec_bandwidth(
 ) -> float:
     """How fast matrix-vector products read their matrix, in GB/s (1e9 bytes per second): the fastest of several.
 
-    A measured ceiling for decoding one sequence, which reads every weight once per token. The matrices are together
-    larger than any cache of a processor.
+    A measured ceiling for decoding one sequence, which reads every weight once per token: matrices in rows, and in
+    blocks where the processor has such products. They are together larger than any of its caches.
 
     Args:
         precision: of matrix and vector.
@@ -92,16 +95,20 @@ def matvec_bandwidth(
     """
     dtype, columns, count = _DTYPES[precision], 4096, 8
     rows = max(1, megabytes * 10**6 // (count * columns * dtype.itemsize))
-    matrices = [torch.ones(rows, columns, dtype=dtype) for _ in range(count)]
     vector = torch.ones(1, columns, dtype=dtype)
+    layouts: list[Callable[[Tensor], Callable[[Tensor], Tensor]]] = [lambda matrix: lambda x: F.linear(x, matrix)]
+    if can_pack(dtype):
+        layouts.append(lambda matrix: PackedLinear(matrix, None, 1))
     best = 0.0
-    for attempt in range(1 + repeats):
-        start = clock()
-        for matrix in matrices:
-            F.linear(vector, matrix)
-        seconds = clock() - start
-        if attempt:
-            best = max(best, count * rows * columns * dtype.itemsize / seconds / 1e9)
+    for lay_out in layouts:
+        products = [lay_out(torch.ones(rows, columns, dtype=dtype)) for _ in range(count)]
+        for attempt in range(1 + repeats):
+            start = clock()
+            for product in products:
+                product(vector)
+            seconds = clock() - start
+            if attempt:
+                best = max(best, count * rows * columns * dtype.itemsize / seconds / 1e9)
     return best
 
 
