@@ -121,6 +121,6 @@ class TokenEmbedding(nn.Module):
         """Vectors (..., W) of ids (...)."""
         return F.embedding(ids, self.weight) * self.scale
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., W)."""
-        return F.linear(states, self.weight)
+    def logits(self, states: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Logits (..., V) of states (..., W), plus a bias (V) if there is one."""
+        return F.linear(states, self.weight, bias)

@@ -135,7 +135,8 @@ class EncoderDecoderTransformer(nn.Module):
         attend = None if memory_mask is None else masks.padding(memory_mask)
         for block, kept in zip(self.decoder_blocks, cache or repeat(None, self.config.decoder_depth), strict=True):
             x = block(x, memory=memory, mask=at.mask, memory_mask=attend, cache=kept)
-        return self.token_embedding.logits(self.decoder_norm(x)) + self.output_bias
+        # The bias goes into the product: added to it, it would cost a copy of all logits.
+        return self.token_embedding.logits(self.decoder_norm(x), self.output_bias)
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None
