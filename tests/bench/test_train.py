@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.bench import gpt2_peer, train, translator_peer
+from archlab.bench import gpt2_peer, train
 from archlab.bench.peer import Contender, Shape
 from archlab.config import RunConfig, TransformerConfig
+from archlab.interop import torch_translator
 
 TINY = Shape(2, 7, 40, TransformerConfig(width=16, depth=2, heads=2, feed_forward=24))
 SHAPES = {architecture: replace(TINY, architecture=architecture) for architecture in train.CONTENDERS}
@@ -48,7 +49,7 @@ def test_both_compute_the_same_loss_and_the_same_gradients(both: Found) -> None:
     np.testing.assert_allclose(norms["archlab"], norms["transformers"], rtol=1e-4)
 
 
-MAPS: dict[str, Any] = {"gpt2": gpt2_peer.weights, "translator": translator_peer.weights}
+MAPS: dict[str, Any] = {"gpt2": gpt2_peer.weights, "translator": torch_translator.weights}
 
 
 @pytest.mark.parametrize("architecture", MAPS)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -12,16 +13,19 @@ from archlab.interop.parity import run
 from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
 from archlab.interop.parity.decoding import cached_decoding, generation, padding_invariance
 from archlab.interop.parity.explain import explain
-from archlab.interop.parity.results import STATES, within
+from archlab.interop.parity.results import STATES, Control, FamilyResult, within
 from archlab.interop.parity.states import blocks
 from archlab.interop.parity.twin import build
+from archlab.layers import attention as attention_layer
 from archlab.layers import causal
-from archlab.layers.attention import set_implementation
+from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.families.family import Variant
 from archlab.models.registry import FAMILIES, find
 
 FAULTS = [(name, index) for name, family in FAMILIES.items() for index in range(len(family.interop.FAULTS))]
 CHECKS = [(name, check) for name, family in FAMILIES.items() for check in run.CHECKS[family.kind]]
+EXTRAS = [(name, extra) for name, extras in run.EXTRAS.items() for extra in extras]
+IMPLEMENTATIONS = get_args(Implementation)
 VARIANTS = [(name, variant) for name, family in FAMILIES.items() for variant in family.variants]
 TWINS = {}
 
@@ -33,7 +37,7 @@ def twin_of(name):
     return dataclasses.replace(TWINS[name], model=copy.deepcopy(TWINS[name].model))
 
 
-@pytest.mark.parametrize("attention", ["fused", "readable"])
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_ours_equals_the_reference(name, check, attention):
     twin = twin_of(name)
@@ -49,7 +53,7 @@ def test_a_variant_equals_the_reference_and_its_options_are_read(name, variant):
     assert [control for control in result.controls if not control.noticed] == []
     without = FAMILIES[name].variants[variant].without
     assert {check.name for check in result.checks} == run.CHECKS[FAMILIES[name].kind].keys() - without.keys()
-    assert len(result.controls) == 1
+    assert [control.attention for control in result.controls] == list(IMPLEMENTATIONS)
 
 
 def test_options_that_make_no_difference_are_not_said_to_be_read():
@@ -57,6 +61,25 @@ def test_options_that_make_no_difference_are_not_said_to_be_read():
     family = find("llama")
     same = dataclasses.replace(family, variants={"same": Variant({"tied": False})})
     assert not run.family_parity(same, "same").passed
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("name", "extra"), EXTRAS)
+def test_ours_equals_a_reference_that_transformers_lacks_and_bugs_are_noticed(name, extra, attention):
+    compared, config = run.EXTRAS[name][extra], FAMILIES[name].config()
+    error, passed, where = compared.compare(config, attention)
+    assert passed, f"{where}: off by {error}"
+    assert len(compared.faults) >= 2
+    assert [fault for fault in compared.faults if compared.compare(config, attention, fault)[1]] == []
+
+
+@pytest.mark.parametrize(("name", "extra"), EXTRAS)
+def test_a_comparison_with_another_reference_sees_gradients(name, extra):
+    pair = run.EXTRAS[name][extra].build(FAMILIES[name].config())
+    pair.layers[-1].register_forward_hook(lambda _, __, out: out + (out.detach() - out) * 0.5)
+    _, passed, where = pair.compare()
+    assert not passed
+    assert where.startswith("gradient of ")
 
 
 @pytest.mark.parametrize(("name", "index"), FAULTS)
@@ -162,6 +185,7 @@ def test_a_run_prints_a_table_and_writes_the_results(tmp_path, capsys, monkeypat
     (family,) = json.loads(path.read_text())["families"]
     assert (family["family"], family["passed"]) == ("vit", True)
     assert {check["name"] for check in family["checks"]} == set(run.CHECKS["vision"])
+    assert {control["attention"] for control in family["controls"]} == set(IMPLEMENTATIONS)
     assert all(control["noticed"] and control["cause"] == control["fault"] for control in family["controls"])
     shown = capsys.readouterr().out
     assert "hidden states" in shown
@@ -186,6 +210,59 @@ def test_a_difference_is_said_with_place_and_cause(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "differs: output of blocks.2" in shown
     assert "output of blocks.2 diverges first; likely cause: attention scores are not divided" in shown
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+def test_a_fault_of_one_implementation_alone_is_explained_there(monkeypatch, attention):
+    right = getattr(attention_layer, f"{attention}_attention")
+    wrong = lambda *given, **options: right(*given, **options | {"scale": 1.0})  # noqa: E731
+    monkeypatch.setattr(attention_layer, f"{attention}_attention", wrong)
+    result = run.family_parity(find("gpt2"))
+    assert {check.attention for check in result.checks if not check.passed} == {attention}
+    assert result.explanation == (
+        f"{attention} implementation: output of blocks.0 diverges first; "
+        "likely cause: attention scores are not divided by the root of the head's width"
+    )
+
+
+def test_bugs_are_planted_in_both_implementations(monkeypatch):
+    """One that only fused attention has is noticed there and not in the other."""
+    twin = twin_of("gpt2")
+    fault = twin.family.interop.FAULTS[1]
+
+    def plant(model, layers):
+        fused = [layer for layer in layers if layer.attention.implementation == "fused"]
+        fault.plant(model, fused)
+
+    monkeypatch.setattr(twin.family.interop, "FAULTS", (dataclasses.replace(fault, plant=plant),))
+    found = {control.attention: control for control in run.controls(twin, {})}
+    assert found["fused"].noticed
+    assert found["fused"].cause == fault.cause
+    assert not found["readable"].noticed
+
+
+def test_a_fault_that_only_another_reference_shows_is_explained_by_it(monkeypatch):
+    (name, extra), *_ = run.EXTRAS["encoder_decoder"].items()
+
+    def faulty(config):
+        pair = extra.build(config)
+        pair.model.decoder_blocks[1].post_norm = False
+        return pair
+
+    broken = dataclasses.replace(extra, build=faulty)
+    monkeypatch.setitem(run.EXTRAS, "encoder_decoder", {name: broken})
+    result = run.family_parity(find("encoder_decoder"))
+    assert {check.name for check in result.checks if not check.passed} == {name}
+    assert result.explanation == f"output of decoder_blocks.1 diverges first; likely cause: {extra.cause}"
+
+
+def test_what_is_said_of_a_bug_in_one_implementation_alone_names_it(capsys):
+    both = [Control(fault="a", attention=one, noticed=True, first="here", cause="b") for one in IMPLEMENTATIONS]
+    alone = dataclasses.replace(both[1], first="", noticed=False)
+    for controls in (both, [both[0], alone]):
+        run.print_causes([FamilyResult(family="f", variant="", checks=(), controls=tuple(controls), explanation="")])
+    planted = [line.strip() for line in capsys.readouterr().out.splitlines() if "planted" in line]
+    assert planted == ["planted: a", "planted (fused implementation): a", "planted (readable implementation): a"]
 
 
 def test_an_unknown_family_is_refused():

@@ -1,145 +1,66 @@
 """The first Transformer against PyTorch's own, with norms in either place, and what encoder-decoders refuse."""
 
-import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from archlab.errors import UserError
+from archlab.interop.parity import torch_layers
 from archlab.interop.parity.twin import randomise
-from archlab.layers.attention import set_implementation
+from archlab.interop.torch_translator import TorchTranslator
+from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
 from archlab.models.registry import FAMILIES
 
-pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")  # PyTorch's layers take their plain path
 CONFIG = EncoderDecoderConfig(
     vocab_size=61, context=32, width=24, depth=3, decoder_depth=2, heads=3, feed_forward=40, norm_eps=1e-4
 )
-NORMS = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
-PARTS = {
-    "attention": "self_attn",
-    "cross_attention": "multihead_attn",
-    "feed_forward.up_proj": "linear1",
-    "feed_forward.down_proj": "linear2",
-}
-# PyTorch numbers the norms in the order of use.
-NORM_NAMES = {
-    "encoder": {"attention_norm": "norm1", "feed_forward_norm": "norm2"},
-    "decoder": {"attention_norm": "norm1", "cross_attention_norm": "norm2", "feed_forward_norm": "norm3"},
-}
-
-
-def pair(pre_norm):
-    """Ours, and PyTorch's with the same random weights; where ours has no norm after a stack, neither has it."""
-    config = dataclasses.replace(CONFIG, pre_norm=pre_norm)
-    ours = EncoderDecoderTransformer(config)
-    randomise(ours, torch.Generator().manual_seed(0))
-    theirs = torch.nn.Transformer(
-        config.width,
-        config.heads,
-        config.depth,
-        config.decoder_depth,
-        config.feed_forward,
-        dropout=0.0,
-        layer_norm_eps=config.norm_eps,
-        batch_first=True,
-        norm_first=pre_norm,
-    )
-    if not pre_norm:
-        theirs.encoder.norm = theirs.decoder.norm = None
-    theirs.load_state_dict(theirs_of(ours, ours.state_dict()), strict=True)
-    return ours, theirs
-
-
-def theirs_of(ours, tensors):
-    """PyTorch's tensors (weights or gradients) of ours, but for the token table, which it has not."""
-    found = {}
-    for stack, norms in NORM_NAMES.items():
-        for layer, block in enumerate(getattr(ours, f"{stack}_blocks")):
-            here, there = f"{stack}_blocks.{layer}", f"{stack}.layers.{layer}"
-            for name in ("weight", "bias"):
-                for part, other in norms.items() | PARTS.items():
-                    if "attention" in part and "norm" not in part:
-                        if not hasattr(block, part):
-                            continue
-                        fused = [tensors[f"{here}.{part}.{kind}_proj.{name}"] for kind in "qkv"]
-                        found[f"{there}.{other}.in_proj_{name}"] = torch.cat(fused)
-                        found[f"{there}.{other}.out_proj.{name}"] = tensors[f"{here}.{part}.out_proj.{name}"]
-                    else:
-                        found[f"{there}.{other}.{name}"] = tensors[f"{here}.{part}.{name}"]
-        if ours.config.pre_norm:
-            found |= {f"{stack}.norm.{name}": tensors[f"{stack}_norm.{name}"] for name in ("weight", "bias")}
-    return found
-
-
-def recorded(layers, call):
-    """The output of every layer, and of the call."""
-    kept = []
-    hooks = [layer.register_forward_hook(lambda *args: kept.append(args[2])) for layer in layers]
-    kept.append(call())
-    for hook in hooks:
-        hook.remove()
-    return kept
-
-
-def compare(ours, theirs):
-    """States layer by layer, logits, and gradients of every parameter, with padding."""
-    source, target = torch.randint(61, (2, 7)), torch.randint(61, (2, 5))
-    real = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
-    table = ours.token_embedding.weight.detach().clone().requires_grad_()
-
-    def embedded(tokens):
-        position, i = torch.arange(tokens.shape[1])[:, None], torch.arange(12)
-        angles = position / 10000 ** (2 * i / 24)
-        return table[tokens] * 24**0.5 + torch.cat([angles.sin(), angles.cos()], 1)
-
-    def reference():
-        later = torch.ones(5, 5).triu(1).bool()
-        padding = {"src_key_padding_mask": ~real, "memory_key_padding_mask": ~real}
-        return theirs(embedded(source), embedded(target), tgt_mask=later, **padding) @ table.T
-
-    mine = recorded([*ours.encoder_blocks, *ours.decoder_blocks], lambda: ours(source, target, source_mask=real))
-    yours = recorded([*theirs.encoder.layers, *theirs.decoder.layers], reference)
-    assert len(mine) == len(yours) == 6
-    for place, (one, other) in enumerate(zip(mine, yours, strict=True)):
-        one, other = (state[real] if place < 3 else state for state in (one, other))
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text, at=place: f"layer {at}: {text}")
-    upstream = torch.randn(mine[-1].shape)
-    mine[-1].backward(upstream)
-    yours[-1].backward(upstream)
-    torch.testing.assert_close(ours.token_embedding.weight.grad, table.grad, rtol=1e-4, atol=1e-4)
-    gradients = theirs_of(ours, {name: parameter.grad for name, parameter in ours.named_parameters()})
-    for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", ["base", "big"])
 def test_a_published_size_has_as_many_parameters_as_pytorchs(size):
-    config = FAMILIES["encoder_decoder"].config(size)
     with torch.device("meta"):
-        theirs = torch.nn.Transformer(config.width, config.heads, 6, 6, config.feed_forward)
-    theirs.encoder.norm = theirs.decoder.norm = None
-    count = sum(parameter.numel() for parameter in theirs.parameters()) + config.vocab_size * config.width
+        theirs = TorchTranslator(FAMILIES["encoder_decoder"].config(size))
+    count = sum(parameter.numel() for parameter in theirs.parameters())
     assert count == FAMILIES["encoder_decoder"].sizes[size].parameters
 
 
-@NORMS
-@pytest.mark.parametrize("attention", ["fused", "readable"])
+@pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
+@pytest.mark.parametrize("attention", get_args(Implementation))
 def test_equals_pytorch_layer_by_layer_and_in_gradients(pre_norm, attention):
-    torch.manual_seed(0)
-    ours, theirs = pair(pre_norm)
-    set_implementation(ours, attention)
-    compare(ours, theirs)
+    pair = torch_layers.build(FAMILIES["encoder_decoder"].config(), pre_norm=pre_norm)
+    set_implementation(pair.model, attention)
+    error, passed, where = pair.compare()
+    assert passed, f"{where}: off by {error}"
 
 
-def test_the_comparison_notices_a_norm_in_the_other_place():
-    torch.manual_seed(0)
-    ours, theirs = pair(pre_norm=True)
-    ours.decoder_blocks[1].post_norm = True
-    with pytest.raises(AssertionError, match="layer 4"):
-        compare(ours, theirs)
+class Allocations(TorchDispatchMode):
+    """Memory of every result with so many entries."""
+
+    def __init__(self, entries):
+        super().__init__()
+        self.entries, self.kept, self.found = entries, [], set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() == self.entries:
+            self.kept.append(out)  # so that no address is given twice
+            self.found.add(out.untyped_storage().data_ptr())
+        return out
+
+
+def test_logits_are_in_memory_once_whether_the_weights_bring_a_bias_or_not():
+    model, tokens = EncoderDecoderTransformer(CONFIG), torch.randint(61, (2, 7))
+    with Allocations(2 * 7 * 61) as allocations:
+        logits = model(tokens, tokens)
+    assert allocations.found == {logits.untyped_storage().data_ptr()}
+    with torch.no_grad():
+        model.output_bias.normal_()
+        torch.testing.assert_close(model(tokens, tokens), logits + model.output_bias)
 
 
 @given(

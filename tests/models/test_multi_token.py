@@ -1,18 +1,19 @@
 """Multi-token prediction: the equations, the loss, the count of parameters, and the reference's own module."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 from transformers import DeepseekV3ForCausalLM
 from transformers.cache_utils import MtpCache
 from transformers.modeling_layers import MtpModel
 
 from archlab.interop.checkpoint import load_pretrained, save_pretrained
 from archlab.interop.deepseek import prediction_weights
-from archlab.interop.parity.twin import randomise
+from archlab.interop.parity import multi_token
+from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.multi_token import ExtraPrediction
 from archlab.models.registry import find
 from archlab.objectives.multi_token import MultiTokenPrediction, furthest_token_loss
@@ -22,21 +23,19 @@ LENGTH = 9
 
 
 @pytest.fixture(scope="module")
-def model():
-    model = FAMILY.model_class(FAMILY.config()).eval()
-    randomise(model, torch.Generator().manual_seed(0))
-    return model
+def both():
+    """A model and two modules."""
+    return multi_token.build(FAMILY.config()).model
 
 
 @pytest.fixture(scope="module")
-def extras(model):
-    made = []
-    for seed in (1, 2):
-        extra = ExtraPrediction(model.config).eval()
-        randomise(extra, torch.Generator().manual_seed(seed))
-        extra.block.feed_forward.router.correction.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
-        made.append(extra)
-    return made
+def model(both):
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def extras(both):
+    return both[1:]
 
 
 @pytest.fixture(scope="module")
@@ -44,82 +43,12 @@ def tokens(model):
     return torch.randint(model.config.vocab_size, (2, LENGTH), generator=torch.Generator().manual_seed(3))
 
 
-def rms(x, weight, eps):
-    return x / (x.pow(2).mean() + eps) ** 0.5 * weight
-
-
-def turn(x, position, frequencies, scale):
-    """Neighbouring features as complex numbers."""
-    pairs = torch.complex(x[0::2], x[1::2]) * torch.polar(torch.full_like(frequencies, scale), position * frequencies)
-    return torch.stack([pairs.real, pairs.imag], -1).flatten()
-
-
-def naive_block(config, block, rows, frequencies, turned):
-    """One layer of one sequence, token by token and head by head; states (n, W)."""
-    eps, attention, out = config.norm_eps, block.attention, []
-    normed = [rms(x, block.attention_norm.weight, eps) for x in rows]
-    for t, x in enumerate(normed):
-        query = rms(attention.q_down.weight @ x, attention.q_norm.weight, 1e-6)
-        heads = (attention.q_proj.weight @ query).view(config.heads, -1)
-        mixed = []
-        for h in range(config.heads):
-            matrix = attention.kv_proj.weight.view(config.heads, -1, config.key_value_latent)[h]
-            scores, values = [], []
-            for s in range(t + 1):
-                latent, key = (attention.kv_down.weight @ normed[s]).split(
-                    [config.key_value_latent, config.rotary_width]
-                )
-                latent = rms(latent, attention.kv_norm.weight, 1e-6)
-                content, position = heads[h].split([config.head_width, config.rotary_width])
-                score = content @ (matrix[: config.head_width] @ latent)
-                score = score + turn(position, t, frequencies, turned) @ turn(key, s, frequencies, turned)
-                scores.append(score * attention.scale)
-                values.append(matrix[config.head_width :] @ latent)
-            mixed.append(sum(w * v for w, v in zip(torch.stack(scores).softmax(0), values, strict=True)))
-        x = rows[t] + attention.out_proj.weight @ torch.cat(mixed)
-        out.append(x + naive_experts(config, block.feed_forward, rms(x, block.feed_forward_norm.weight, eps)))
-    return out
-
-
-def naive_experts(config, layer, x):
-    """Mixture of experts for one token."""
-    scores = (layer.router.weight @ x).sigmoid()
-    preference = (scores + layer.router.correction).tolist()
-    size = config.experts // config.groups
-    groups = [preference[g * size : (g + 1) * size] for g in range(config.groups)]
-    best = sorted(range(config.groups), key=lambda g: -sum(sorted(groups[g])[-2:]))[: config.chosen_groups]
-    reach = [e for g in best for e in range(g * size, (g + 1) * size)]
-    chosen = sorted(reach, key=lambda e: -preference[e])[: config.chosen_experts]
-
-    def gated(gate, up, down):
-        return down @ (F.silu(gate @ x) * (up @ x))
-
-    total = sum(scores[e] for e in chosen)
-    parts = [layer.gate_proj.weight, layer.up_proj.weight, layer.down_proj.weight]
-    out = gated(layer.shared.gate_proj.weight, layer.shared.up_proj.weight, layer.shared.down_proj.weight)
-    for e in chosen:
-        out = out + config.routed_scale * scores[e] / total * gated(*(part[e] for part in parts))
-    return out
-
-
-@torch.no_grad()
-def test_modules_one_after_the_other_are_what_the_paper_says(model, extras, tokens):
-    config, rotary = model.config, model.rotary
-    states = model.states(tokens)
-    for k, extra in enumerate(extras, 1):
-        expected = []
-        for sample in range(2):
-            rows = []
-            for i in range(LENGTH - k):
-                embedding = rms(model.token_embedding.weight[tokens[sample, i + k]], extra.embedding_norm.weight, 1e-4)
-                state = rms(states[sample, i], extra.state_norm.weight, 1e-4)
-                rows.append(extra.projection.weight @ torch.cat([embedding, state]))
-            scale = rotary.scaling.attention_scale
-            rows = naive_block(config, extra.block, rows, rotary.frequencies, scale)
-            expected.append(torch.stack([rms(x, extra.norm.weight, 1e-4) for x in rows]))
-        states = extra(model, states, tokens)
-        assert states.shape == (2, LENGTH - k, config.width)
-        torch.testing.assert_close(states, torch.stack(expected), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("attention", get_args(Implementation))
+def test_modules_one_after_the_other_are_what_the_paper_says(attention):
+    pair = multi_token.build(FAMILY.config())
+    set_implementation(pair.model, attention)
+    error, passed, where = pair.compare()
+    assert passed, f"{where}: off by {error}"
 
 
 @torch.no_grad()

@@ -798,6 +798,20 @@ EXPERTS = [
         "layers/test_mla.py::test_any_chunking_equals_the_whole_sequence_and_keeps_one_narrow_vector_per_token",
     ),
     Fault(
+        "parity explains what differs in one implementation by the other",
+        "interop/parity/run.py",
+        "set_implementation(twin.model, attention)\n        why",
+        "why",
+        "interop/test_parity.py::test_a_fault_of_one_implementation_alone_is_explained_there[fused]",
+    ),
+    Fault(
+        "parity plants its bugs in one implementation only",
+        "interop/parity/run.py",
+        "set_implementation(faulty.model, attention)",
+        "pass",
+        "interop/test_parity.py::test_bugs_are_planted_in_both_implementations",
+    ),
+    Fault(
         "the extra prediction reads the state of the token that it is told",
         "models/multi_token.py",
         "self.state_norm(states[:, :-1])",
@@ -922,7 +936,7 @@ TEXT = [
     ),
     Fault(
         "the layers of torch see later target tokens",
-        "bench/translator_peer.py",
+        "interop/torch_translator.py",
         "tgt_mask=mask,\n            tgt_is_causal=True,",
         "tgt_is_causal=False,",
         "bench/test_train.py::test_layers_of_torch_compute_the_same_loss_and_the_same_gradients",

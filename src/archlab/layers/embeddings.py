@@ -121,12 +121,17 @@ class TokenEmbedding(nn.Module):
         """Vectors (..., W) of ids (...)."""
         return F.embedding(ids, self.weight) * self.scale
 
-    def logits(self, states: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Logits (..., V) of states (..., W), plus a bias (V) if there is one."""
-        return F.linear(states, self.weight, bias)
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., W)."""
+        return F.linear(states, self.weight)
 
 
-def output_logits(states: Tensor, head: nn.Module | None, table: Tensor) -> Tensor:
-    """Logits (..., V) of states (..., W): of the output layer, or where there is none of the token table (V, W)."""
-    logits: Tensor = F.linear(states, table) if head is None else head(states)
+def output_logits(states: Tensor, head: nn.Module | None, table: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Logits (..., V) of states (..., W): of the output layer, or where there is none of the token table.
+
+    Args:
+        table: (V, W).
+        bias: (V), for the table alone.
+    """
+    logits: Tensor = F.linear(states, table, bias) if head is None else head(states)
     return logits

@@ -19,7 +19,7 @@ from archlab.layers.attention import Attention
 from archlab.layers.block import Block, CrossBlock
 from archlab.layers.cache import DecoderCache
 from archlab.layers.causal import causal_context, real_positions
-from archlab.layers.embeddings import TokenEmbedding
+from archlab.layers.embeddings import TokenEmbedding, output_logits
 from archlab.layers.feedforward import MLP
 from archlab.layers.positions import sinusoidal
 from archlab.rules import Count, Positive
@@ -136,9 +136,8 @@ class EncoderDecoderTransformer(nn.Module):
         attend = None if memory_mask is None else masks.padding(memory_mask)
         for block, kept in zip(self.decoder_blocks, cache or repeat(None, self.config.decoder_depth), strict=True):
             x = block(x, memory=memory, mask=at.mask, memory_mask=attend, cache=kept)
-        x = self.decoder_norm(x)
         # The bias goes into the product: added to it, it would cost a copy of all logits.
-        return self.token_embedding.logits(x, self.output_bias) if self.head is None else self.head(x)
+        return output_logits(self.decoder_norm(x), self.head, self.token_embedding.weight, self.output_bias)
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None

@@ -11,6 +11,7 @@ To add a family:
     published sizes. Its `tiny` shape should exercise every option (more heads than key-value heads, unequal widths);
     what excludes each other goes to `variants`, each of which parity is proven of too.
  4. Only if the family reads or gives something new: a kind, with one probe in `interop.parity.probes`.
+ 5. Only if it has a part that `transformers` lacks: a reference of its own, as an `interop.parity.extra.Extra`.
 Every test in `tests/models/test_families.py` and `tests/interop/` then covers it, as does `archlab parity NAME`.
 """
 

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from archlab.interop.parity.probes import PROBES, Inputs, questions
-from archlab.interop.parity.results import EXACT, GRADIENTS, Tolerance, within
+from archlab.interop.parity.results import EXACT, GRADIENTS, Outcome, Tolerance, within
 from archlab.interop.parity.states import states
 from archlab.interop.parity.twin import Twin, file_names
 
-Outcome = tuple[float, bool, str]
-"""Largest error, whether all is within the tolerance, and where."""
+
+def first_failed(outcomes: Sequence[Outcome]) -> Outcome:
+    """The first that fails, or else the one that is furthest off."""
+    return next((outcome for outcome in outcomes if not outcome[1]), max(outcomes))
 
 
-def worst(pairs: dict[str, tuple[Tensor, Tensor]], tolerance: Tolerance) -> Outcome:
-    """Compare named pairs, ours and theirs: the first that fails, or else the one that is furthest off."""
-    outcomes = [(*within(ours, theirs, tolerance), name) for name, (ours, theirs) in pairs.items()]
-    failed = [outcome for outcome in outcomes if not outcome[1]]
-    return failed[0] if failed else max(outcomes)
+def worst(pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: Tolerance) -> Outcome:
+    """`first_failed` of named pairs, ours and theirs."""
+    return first_failed([(*within(ours, theirs, tolerance), name) for name, (ours, theirs) in pairs.items()])
 
 
 def hidden_states(twin: Twin) -> Outcome:
     """Residual stream before the first layer and after each."""
-    found = states(twin)[:-1]
-    first = next((state for state in found if not state.equal), None) or max(found, key=lambda state: state.error)
-    return first.error, first.equal, first.place
+    return first_failed([state.outcome for state in states(twin)[:-1]])
 
 
 def output(twin: Twin) -> Outcome:
     """What the model gives: logits, or normalised states."""
-    last = states(twin)[-1]
-    return last.error, last.equal, last.place
+    return states(twin)[-1].outcome
 
 
 def gradients(twin: Twin) -> Outcome:
@@ -44,8 +43,8 @@ def gradients(twin: Twin) -> Outcome:
     upstream = torch.randn(answer.shape, generator=torch.Generator().manual_seed(1))
     answer.backward(upstream)
     expected.backward(upstream)
-    ours = twin.weights.to_hf(_gradients(twin.model))
-    theirs = file_names(twin.reference, _gradients(twin.reference))
+    ours = twin.weights.to_hf(gradients_of(twin.model))
+    theirs = file_names(twin.reference, gradients_of(twin.reference))
     pairs = {name: (ours[name], theirs[name]) for name in ours}
     for one, other in images:
         assert one.grad is not None
@@ -71,7 +70,7 @@ def _differentiable(inputs: Inputs) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in tensors if tensor.is_floating_point()]
 
 
-def _gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+def gradients_of(model: torch.nn.Module) -> dict[str, Tensor]:
     """Of every weight by its name; zeros where there is none, as for buffers, so that a missing one differs."""
     return {
         name: torch.zeros_like(weight) if weight.grad is None else weight.grad

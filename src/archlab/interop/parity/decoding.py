@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from archlab.interop.parity.checks import Outcome, worst
+from archlab.interop.parity.checks import worst
 from archlab.interop.parity.probes import DecoderProbe, questions
-from archlab.interop.parity.results import EXACT, STATES
+from archlab.interop.parity.results import EXACT, STATES, Outcome
 from archlab.interop.parity.twin import Twin
 from archlab.models.protocols import Decoder
 

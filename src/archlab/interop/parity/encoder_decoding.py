@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from archlab.interop.parity.checks import Outcome, worst
+from archlab.interop.parity.checks import worst
 from archlab.interop.parity.decoding import NEW_TOKENS, SPLITS, padded_batch, random_chunks
 from archlab.interop.parity.probes import PROBES, questions
-from archlab.interop.parity.results import EXACT, STATES
+from archlab.interop.parity.results import EXACT, STATES, Outcome
 from archlab.interop.parity.twin import Twin
 from archlab.models.protocols import EncoderDecoder
 

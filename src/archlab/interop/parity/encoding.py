@@ -6,10 +6,10 @@ from typing import cast
 
 import torch
 
-from archlab.interop.parity.checks import Outcome, worst
+from archlab.interop.parity.checks import worst
 from archlab.interop.parity.decoding import padded_batch
 from archlab.interop.parity.probes import PROBES, encode, questions, token_types
-from archlab.interop.parity.results import STATES
+from archlab.interop.parity.results import STATES, Outcome
 from archlab.interop.parity.twin import Twin
 from archlab.models.protocols import Encoder
 

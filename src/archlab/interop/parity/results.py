@@ -11,6 +11,9 @@ from torch import Tensor
 
 from archlab.layers.attention import Implementation
 
+Outcome = tuple[float, bool, str]
+"""Of a comparison: the largest error, whether all is within the tolerance, and where."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
@@ -50,12 +53,14 @@ class Control:
 
     Attributes:
         fault: the bug.
+        attention: the implementation that ours ran with.
         noticed: whether the comparison failed, as it must.
         first: the first layer that diverged.
         cause: the likely cause that `--explain` would name.
     """
 
     fault: str
+    attention: Implementation
     noticed: bool
     first: str
     cause: str

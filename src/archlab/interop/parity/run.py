@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -17,11 +17,11 @@ from rich.table import Table
 
 from archlab import __version__, machine
 from archlab.errors import UserError
-from archlab.interop.parity import checks, decoding, encoder_decoding, encoding
-from archlab.interop.parity.checks import Outcome
-from archlab.interop.parity.explain import explain
-from archlab.interop.parity.results import Check, Control, FamilyResult
-from archlab.interop.parity.states import blocks, states
+from archlab.interop.parity import checks, decoding, encoder_decoding, encoding, multi_token, torch_layers
+from archlab.interop.parity.explain import Explanation, explain
+from archlab.interop.parity.extra import Extra
+from archlab.interop.parity.results import Check, Control, FamilyResult, Outcome
+from archlab.interop.parity.states import blocks, middle, states
 from archlab.interop.parity.twin import Twin, build, copy_weights
 from archlab.layers.attention import Implementation, set_implementation
 from archlab.models.families.family import Family, Kind
@@ -55,6 +55,8 @@ CHECKS: dict[Kind, dict[str, Callable[[Twin], Outcome]]] = {
     "clip": _COMMON,
 }
 """The comparisons of each kind of model by name."""
+EXTRAS: dict[str, dict[str, Extra]] = {"encoder_decoder": torch_layers.EXTRAS, "deepseek": multi_token.EXTRAS}
+"""Those of one family alone by name."""
 
 
 def run_parity(name: str | None, *, show_causes: bool, out: Path | None) -> bool:
@@ -95,67 +97,98 @@ def run_parity(name: str | None, *, show_causes: bool, out: Path | None) -> bool
 def family_parity(family: Family, variant: str = "") -> FamilyResult:
     """Every comparison that applies, and every planted bug; of a variant, the one that its options are not read."""
     twin = build(family.variant(variant) if variant else family)
-    measured = compare(twin, without=family.variants[variant].without if variant else ())
-    explanation = ""
-    failed = [check.name for check in measured if not check.passed]
-    if failed:
-        why = explain(twin, failed[0])
-        explanation = f"{why.first or 'no layer'} diverges first; likely cause: {why.cause}"
+    extras = {} if variant else EXTRAS.get(family.name, {})
+    measured = compare(twin, extras, without=family.variants[variant].without if variant else ())
     return FamilyResult(
         family=family.name,
         variant=variant,
         checks=tuple(measured),
-        controls=(unread_options(family, twin),) if variant else tuple(controls(twin)),
-        explanation=explanation,
+        controls=tuple(unread_options(family, twin) if variant else controls(twin, extras)),
+        explanation=explanation(twin, extras, measured),
     )
 
 
-def compare(twin: Twin, without: Collection[str] = ()) -> list[Check]:
-    """Every comparison of the family's kind with both implementations of attention.
+def compare(twin: Twin, extras: Mapping[str, Extra], without: Collection[str] = ()) -> list[Check]:
+    """Every comparison of the family's kind, and its own, with both implementations of attention.
 
     Args:
+        extras: its own.
         without: names of those to leave out.
     """
     found = []
     for attention in get_args(Implementation):
         set_implementation(twin.model, attention)
-        for name, check in CHECKS[twin.family.kind].items():
-            if name not in without:
-                error, passed, where = check(twin)
-                found.append(Check(name=name, attention=attention, error=error, passed=passed, where=where))
+        outcomes = {name: check(twin) for name, check in CHECKS[twin.family.kind].items() if name not in without}
+        outcomes |= {name: extra.compare(twin.config, attention) for name, extra in extras.items()}
+        for name, (error, passed, where) in outcomes.items():
+            found.append(Check(name=name, attention=attention, error=error, passed=passed, where=where))
     return found
 
 
-def controls(twin: Twin) -> list[Control]:
+def explanation(twin: Twin, extras: Mapping[str, Extra], measured: Sequence[Check]) -> str:
+    """Why comparisons fail, in each implementation of attention in which one does; empty if none does."""
+    found: dict[str, str] = {}
+    for attention in get_args(Implementation):
+        failed = next((check for check in measured if check.attention == attention and not check.passed), None)
+        if failed is None:
+            continue
+        set_implementation(twin.model, attention)
+        why = explain(twin, failed.name)
+        if not why.first and failed.name in extras:
+            why = Explanation(failed.where, extras[failed.name].cause)
+        found[attention] = f"{why.first or 'no layer'} diverges first; likely cause: {why.cause}"
+    if len(found) == len(get_args(Implementation)) and len({*found.values()}) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{attention} implementation: {text}" for attention, text in found.items())
+
+
+def controls(twin: Twin, extras: Mapping[str, Extra]) -> list[Control]:
     """Plant each bug of the family in the middle layer of a copy, and see whether the comparison notices."""
     found = []
-    for fault in twin.family.interop.FAULTS:
-        faulty = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
-        layers = blocks(faulty)
-        middle = len(layers) // 2
-        fault.plant(faulty.model, layers[middle : middle + 1])
-        noticed = not all(state.equal for state in states(faulty))
-        why = explain(faulty)
-        found.append(Control(fault=fault.cause, noticed=noticed, first=why.first, cause=why.cause))
+    for attention in get_args(Implementation):
+        for fault in twin.family.interop.FAULTS:
+            faulty = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
+            set_implementation(faulty.model, attention)
+            fault.plant(faulty.model, middle(blocks(faulty)))
+            found.append(_control(fault.cause, attention, explain(faulty)))
+        for name, extra in extras.items():
+            for cause in extra.faults:
+                _, passed, where = extra.compare(twin.config, attention, cause)
+                why = Explanation("" if passed else where, extra.cause)
+                found.append(_control(f"{cause} ({name})", attention, why))
     return found
 
 
-def unread_options(family: Family, variant: Twin) -> Control:
+def unread_options(family: Family, variant: Twin) -> list[Control]:
     """Give the weights of a variant to the model of the tiny configuration: it must refuse them or differ."""
     fault, config = "the options of this variant are not read", family.config()
     plain = Twin(family, config, family.model_class(config).eval(), variant.reference, family.interop.weights(config))
+    refused = ""
     try:
         copy_weights(plain.reference, plain.model, plain.weights)
     except UserError as error:
-        return Control(fault=fault, noticed=True, first="the loading of the weights", cause=str(error))
-    different = [state.place for state in states(plain) if not state.equal]
-    return Control(fault=fault, noticed=bool(different), first=different[0] if different else "", cause=fault)
+        refused = str(error)
+    found = []
+    for attention in get_args(Implementation):
+        set_implementation(plain.model, attention)
+        if refused:
+            why = Explanation("the loading of the weights", refused)
+        else:
+            first = next((state.place for state in states(plain) if not state.equal), "")
+            why = Explanation(first, fault)
+        found.append(_control(fault, attention, why))
+    return found
+
+
+def _control(fault: str, attention: Implementation, why: Explanation) -> Control:
+    return Control(fault=fault, attention=attention, noticed=bool(why.first), first=why.first, cause=why.cause)
 
 
 def print_table(results: Sequence[FamilyResult]) -> None:
     """Print the largest errors, one row per family and comparison, and one per variant."""
     table = Table(
-        title=f"Largest difference from transformers {transformers.__version__}, float32, tiny random models",
+        title=f"Largest difference from transformers {transformers.__version__}, or from the reference that is named, "
+        "float32, tiny random models",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -177,8 +210,11 @@ def print_table(results: Sequence[FamilyResult]) -> None:
             verdict = f"differs: {failed[0].where}" if failed else "equal"
             errors = [f"{error:.1e}" if error else "0" for error in largest]
             table.add_row("" if row else result.label, name, *errors, verdict)
-        noticed = sum(control.noticed for control in result.controls)
-        table.add_row("", "planted bugs noticed", f"{noticed}/{len(result.controls)}", "", "")
+        planted = [
+            [control.noticed for control in result.controls if control.attention == attention]
+            for attention in get_args(Implementation)
+        ]
+        table.add_row("", "planted bugs noticed", *(f"{sum(noticed)}/{len(noticed)}" for noticed in planted), "")
         table.add_section()
     Console().print(table)
 
@@ -192,6 +228,10 @@ def print_causes(results: Sequence[FamilyResult]) -> None:
 
     for result in results:
         say(f"{result.label}: {result.explanation or 'equal to the reference'}")
+        alike: dict[tuple[str, str, str], list[str]] = {}
         for control in result.controls:
-            say(f"  planted: {control.fault}")
-            say(f"    found: {control.first or 'nothing'} diverges first; likely cause: {control.cause}")
+            alike.setdefault((control.fault, control.first, control.cause), []).append(control.attention)
+        for (fault, first, cause), attentions in alike.items():
+            alone = "" if len(attentions) == len(get_args(Implementation)) else f" ({attentions[0]} implementation)"
+            say(f"  planted{alone}: {fault}")
+            say(f"    found: {first or 'nothing'} diverges first; likely cause: {cause}")

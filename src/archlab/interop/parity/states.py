@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.interop.parity.probes import PROBES, questions
-from archlab.interop.parity.results import STATES, within
+from archlab.interop.parity.results import STATES, Outcome, within
 from archlab.interop.parity.twin import Twin
 
 
@@ -39,16 +39,40 @@ class State:
         """Whether every entry is within the tolerance."""
         return within(self.ours, self.theirs, STATES)[1]
 
+    @property
+    def outcome(self) -> Outcome:
+        """All of it."""
+        return self.error, self.equal, self.place
 
-@torch.no_grad()
+
 def states(twin: Twin) -> list[State]:
     """Every layer's input and output and the answer, in the order of computation."""
     probe, inputs = PROBES[twin.family.kind], questions(twin)
-    pairs = twin.family.interop.BLOCKS
-    mine, answer = _recorded(twin.model, [own for own, _ in pairs], lambda: probe.ours(twin.model, inputs))
-    yours, expected = _recorded(
-        twin.reference, [other for _, other in pairs], lambda: probe.theirs(twin.reference, inputs)
+    return side_by_side(
+        twin.model,
+        twin.reference,
+        twin.family.interop.BLOCKS,
+        lambda: probe.ours(twin.model, inputs),
+        lambda: probe.theirs(twin.reference, inputs),
     )
+
+
+@torch.no_grad()
+def side_by_side(
+    model: nn.Module,
+    reference: nn.Module,
+    pairs: Sequence[tuple[str, str]],
+    ask_ours: Callable[[], Tensor],
+    ask_theirs: Callable[[], Tensor],
+) -> list[State]:
+    """`states` of any two models.
+
+    Args:
+        pairs: where the layers are, ours and theirs; see `interop.family.Interop.BLOCKS`.
+        ask_ours, ask_theirs: call the models with the same inputs.
+    """
+    mine, answer = _recorded(model, [own for own, _ in pairs], ask_ours)
+    yours, expected = _recorded(reference, [other for _, other in pairs], ask_theirs)
     found: list[State] = []
     before = 0
     for (path, _), own, other in zip(pairs, mine, yours, strict=True):
@@ -63,6 +87,11 @@ def states(twin: Twin) -> list[State]:
 def blocks(twin: Twin) -> list[nn.Module]:
     """Our layers, over all stacks."""
     return [block for own, _ in twin.family.interop.BLOCKS for block in _layers(twin.model, own)]
+
+
+def middle(layers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    """The one in the middle, alone: where a bug is planted."""
+    return layers[len(layers) // 2 :][:1]
 
 
 def _recorded(model: nn.Module, paths: list[str], call: Callable[[], Tensor]) -> tuple[list[list[Tensor]], Tensor]:

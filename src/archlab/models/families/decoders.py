@@ -84,6 +84,9 @@ DECODERS: tuple[Family, ...] = (
             "llama-3.2-3b": Size(
                 3_212_749_824, _LLAMA3, {"width": 3072, "depth": 28, "heads": 24, "feed_forward": 8192} | _LLAMA32
             ),
+            "llama-3.3-70b-instruct": Size(
+                70_553_706_496, _LLAMA3, {"width": 8192, "depth": 80, "heads": 64, "feed_forward": 28672} | _LLAMA31
+            ),
         },
         variants={
             "multi-head": Variant({"key_value_heads": 4}),

@@ -31,12 +31,27 @@ def _clip_large(image_size: int) -> dict[str, Any]:
     }
 
 
-def _siglip(image_size: int, patch_size: int, size: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """Options of a SigLIP, whose towers are alike."""
-    return {
-        "image": {"image_size": image_size, "patch_size": patch_size, "transformer": size, "norm_eps": 1e-6},
-        "text": {"vocab_size": vocab_size, "context": 64, "transformer": size, "norm_eps": 1e-6},
-    }
+_SIGLIP_TOWERS = {
+    "base": _size(768, 12, 12, 3072),
+    "large": _size(1024, 24, 16, 4096),
+    "so400m": _size(1152, 27, 16, 4304),
+    "giant-opt": _size(1536, 40, 16, 6144),
+}
+
+
+def _siglip(
+    name: str, patch_size: int, image_size: int, parameters: int, *, vocab_size: int, context: int = 64
+) -> Size:
+    """A SigLIP, whose towers are alike; the text tower of the giant one is that of so400m."""
+    image, text = _SIGLIP_TOWERS[name], _SIGLIP_TOWERS["so400m" if name == "giant-opt" else name]
+    return Size(
+        parameters,
+        _SIGLIP,
+        {
+            "image": {"image_size": image_size, "patch_size": patch_size, "transformer": image, "norm_eps": 1e-6},
+            "text": {"vocab_size": vocab_size, "context": context, "transformer": text, "norm_eps": 1e-6},
+        },
+    )
 
 
 VISION: tuple[Family, ...] = (
@@ -213,12 +228,45 @@ VISION: tuple[Family, ...] = (
             "text": {"vocab_size": 13, "context": 24, "transformer": _size(16, 2, 2, 24), "norm_eps": 2e-4},
         },
         sizes={
-            "siglip-base-patch16-224": Size(203_155_970, _SIGLIP, {}),
-            "siglip-so400m-patch14-384": Size(877_960_498, _SIGLIP, _siglip(384, 14, _size(1152, 27, 16, 4304), 32000)),
-            "siglip2-base-patch16-224": Size(375_187_970, _SIGLIP, _siglip(224, 16, _size(768, 12, 12, 3072), 256000)),
-            "siglip2-so400m-patch14-384": Size(
-                1_136_008_498, _SIGLIP, _siglip(384, 14, _size(1152, 27, 16, 4304), 256000)
-            ),
+            **{
+                f"siglip-{name}-patch{patch_size}-{image_size}": _siglip(
+                    name, patch_size, image_size, parameters, vocab_size=32000
+                )
+                for name, patch_size, image_size, parameters in (
+                    ("base", 16, 224, 203_155_970),
+                    ("base", 16, 256, 203_202_050),
+                    ("base", 16, 384, 203_447_810),
+                    ("base", 16, 512, 203_791_874),
+                    ("large", 16, 256, 652_150_786),
+                    ("large", 16, 384, 652_478_466),
+                    ("so400m", 14, 384, 877_960_498),
+                )
+            },
+            "siglip-so400m-patch14-224": _siglip("so400m", 14, 224, 877_360_306, vocab_size=32000, context=16),
+            "siglip-base-patch16-256-multilingual": _siglip("base", 16, 256, 370_626_050, vocab_size=250000),
+            "siglip-so400m-patch16-256-i18n": _siglip("so400m", 16, 256, 1_128_758_962, vocab_size=250000),
+            **{
+                f"siglip2-{name}-patch{patch_size}-{image_size}": _siglip(
+                    name, patch_size, image_size, parameters, vocab_size=256000
+                )
+                for name, patch_size, image_size, parameters in (
+                    ("base", 32, 256, 376_856_066),
+                    ("base", 16, 224, 375_187_970),
+                    ("base", 16, 256, 375_234_050),
+                    ("base", 16, 384, 375_479_810),
+                    ("base", 16, 512, 375_823_874),
+                    ("large", 16, 256, 881_526_786),
+                    ("large", 16, 384, 881_854_466),
+                    ("large", 16, 512, 882_313_218),
+                    ("so400m", 14, 224, 1_135_463_602),
+                    ("so400m", 14, 384, 1_136_008_498),
+                    ("so400m", 16, 256, 1_135_670_962),
+                    ("so400m", 16, 384, 1_136_039_602),
+                    ("so400m", 16, 512, 1_136_555_698),
+                    ("giant-opt", 16, 256, 1_871_393_906),
+                    ("giant-opt", 16, 384, 1_871_885_426),
+                )
+            },
         },
     ),
 )
