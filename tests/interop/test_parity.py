@@ -13,7 +13,7 @@ from archlab.interop.parity import run
 from archlab.interop.parity.checks import gradients, hidden_states, output, round_trip
 from archlab.interop.parity.decoding import cached_decoding, generation, padding_invariance
 from archlab.interop.parity.explain import explain
-from archlab.interop.parity.results import STATES, Control, FamilyResult, within
+from archlab.interop.parity.results import STATES, Check, Control, FamilyResult, within
 from archlab.interop.parity.states import blocks
 from archlab.interop.parity.twin import build
 from archlab.layers import attention as attention_layer
@@ -190,6 +190,14 @@ def test_a_run_prints_a_table_and_writes_the_results(tmp_path, capsys, monkeypat
     shown = capsys.readouterr().out
     assert "hidden states" in shown
     assert "likely cause: queries and keys are swapped" in shown
+
+
+def test_a_narrow_terminal_shows_every_figure(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    checks = [Check(name="output", attention=one, error=1e-6, passed=True, where="") for one in IMPLEMENTATIONS]
+    label = {"family": "deepseek", "variant": "not renormalised, all experts"}
+    run.print_table([FamilyResult(**label, checks=tuple(checks), controls=(), explanation="")])
+    assert ["1.0e-06", "1.0e-06", "equal"] in [line.split()[-3:] for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_run_compares_the_variants_too_in_one_row_each(capsys, monkeypatch):
