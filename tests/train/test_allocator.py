@@ -33,8 +33,8 @@ def page_faults(how: str) -> int:
 @glibc
 def test_pages_of_what_was_freed_are_used_again() -> None:
     pages = 7 * 64 * 2**20 // resource.getpagesize()
-    assert page_faults("given back") > pages // 2
-    assert page_faults("kept") < pages // 50
+    assert page_faults("given back") > pages * 3 // 4
+    assert page_faults("kept") < pages // 4
 
 
 def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
