@@ -31,7 +31,6 @@ from archlab.compare.flops import counted_flops
 from archlab.compare.latency import alternate
 from archlab.config import OptimizerConfig, TransformerConfig, to_dict
 from archlab.progress import track
-from archlab.train.allocator import keep_freed_memory
 from archlab.train.folder import write_text
 from archlab.train.optim import adamw
 
@@ -86,7 +85,6 @@ def bench_train(
         out: JSON file, written whole or not at all.
         clock: seconds.
     """
-    keep_freed_memory()  # as the training loop does; all contenders gain by it
     peak = machine.matmul_peak(precision, clock=clock)
     results: dict[str, Any] = {
         **conditions(),

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from archlab.errors import DivergedError
 from archlab.progress import track
-from archlab.train.allocator import keep_freed_memory
 from archlab.train.averaging import WeightAverage, averaged
 from archlab.train.checkpoint import save_state
 from archlab.train.together import Alone, Stateful, Together
@@ -163,7 +162,6 @@ def fit(
         UserError: the saved state is damaged or belongs to another run.
         KeyboardInterrupt: the run was interrupted; the same call resumes it.
     """
-    keep_freed_memory()
     together = together or Alone()
     history, step = History(), 0
     losses: list[float] = []  # since the last point of the curve
