@@ -177,9 +177,9 @@ def test_a_run_of_translation_writes_what_it_was_tested_with(architecture, beams
     expected = translate(model, framed(tokenizer, sources), tokenizer, decode, torch.device("cpu"))
     options = ["--beams", beams] if beams > 1 else []
     found = [said(run, source, "--max-new-tokens", 20, *options) for source in sources]
-    assert [text.rstrip() for text in found] == expected  # a space that was written last is cut off there
+    assert [text.strip() for text in found] == expected  # all spaces at the ends are cut off there
     if architecture == "transformer":
-        assert expected[: len(PAIRS)] == list(PAIRS.values())
+        assert found[: len(PAIRS)] == list(PAIRS.values())
 
 
 def test_options_of_generation_work_on_a_run_of_translation(translation, said, fails):
