@@ -310,6 +310,12 @@ _TEXT_OPTIONS: dict[str, dict[str, Any]] = {
     "--stop": {"action": "append", "metavar": "TEXT", "help": "end before this text; may be given several times"},
     "--draft": {"metavar": "ID", "help": "smaller checkpoint that guesses ahead; changes the speed only"},
     "--compile": {"dest": "compiled", "action": "store_true", "default": None, "help": "compile each step first"},
+    "--device": {"choices": ["auto", "cpu", "cuda"], "help": "default: a GPU where there is one"},
+    "--dtype": {
+        "dest": "precision",
+        "choices": ["float32", "bfloat16", "float16"],
+        "help": "type of the weights (default: float32)",
+    },
 }
 
 
@@ -328,7 +334,7 @@ def _generate_parser(commands: Commands[_Parser]) -> _Parser:
         metavar="FILE",
         help="image or clip that the run looks at; described without QUESTION",
     )
-    parser.add_argument("--model", metavar="ID", help="checkpoint that writes text: a folder or a hub id")
+    parser.add_argument("--model", metavar="ID", help="what writes text: a checkpoint's folder or hub id, or a run")
     for flag, how in _TEXT_OPTIONS.items():
         parser.add_argument(flag, **how)
     return parser

@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from tests.hub import offer
+from tests.sentencepieces import as_first_released
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from archlab.cli import main
 from archlab.config import build as build_config
+from archlab.generate import command, opening
 from archlab.generate.engine import generate
 from archlab.generate.settings import BeamSearch, Rules, Sampling, Settings
 from archlab.generate.text import TextGenerator
@@ -137,6 +140,27 @@ def test_every_encoder_decoder_writes_the_target_that_its_export_writes_in_trans
     assert len(written) > 1
 
 
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_a_checkpoint_as_it_was_first_released_is_downloaded_and_writes_what_transformers_writes(
+    name, said, tmp_path, monkeypatch
+):
+    """Pickled weights, and a tokenizer of SentencePiece."""
+    theirs = as_first_released(tmp_path / "released", name)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "released").iterdir()}
+    assert "pytorch_model.bin" in files
+    assert not files.keys() & {"tokenizer.json", "model.safetensors"}
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "released")
+    source = offer(files, tmp_path / "downloaded", monkeypatch)
+    written = set()
+    for text in ("hello world", "the cat sat on the mat", "a naïve café, 你"):
+        asked = theirs(text, return_tensors="pt")
+        tokens = model.generate(asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=12)[0]
+        expected = theirs.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert said("--model", source, text, "--max-new-tokens", 12).rstrip() == expected.rstrip()
+        written.add(expected)
+    assert len(written) > 1
+
+
 def test_a_target_begins_with_the_token_that_begins_texts_where_no_other_is_named(byte_level, said, tmp_path):
     named = saved(tmp_path / "named", "t5", Text(tokenizer=byte_level, start=1))
     bos = saved(tmp_path / "bos", "t5", Text(tokenizer=byte_level, bos=1))
@@ -174,6 +198,45 @@ def fails(capsys, *arguments):
     return error
 
 
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_models_compute_in_the_type_that_is_asked_for(name, precision, byte_level, said, tmp_path, monkeypatch):
+    start = 1 if name == "t5" else None
+    folder = saved(tmp_path / name, name, Text(tokenizer=byte_level, start=start))
+    computed, laid_out = [], []
+    plain = TextGenerator.stream
+
+    def stream(self, prompt):
+        computed.append({(parameter.dtype, parameter.device.type) for parameter in self.model.parameters()})
+        return plain(self, prompt)
+
+    monkeypatch.setattr(TextGenerator, "stream", stream)
+    monkeypatch.setattr(opening, "lay_out", lambda model, sequences: laid_out.append(sequences))
+    text = said("--model", folder, "hello", "--max-new-tokens", 9, "--dtype", precision, "--device", "cpu")
+    assert computed == [{(getattr(torch, precision), "cpu")}]
+    assert laid_out == [1]
+    model = load_pretrained(folder, dtype=getattr(torch, precision))
+    writer = TextGenerator(model, byte_level, Settings(max_new_tokens=9), start=start)
+    assert text == "".join(plain(writer, "hello"))
+
+
+def test_a_gpu_that_is_not_there_is_named(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device='cuda': PyTorch sees no GPU" in fails(capsys, "--model", checkpoint, "hello", "--device", "cuda")
+
+
+def test_without_a_device_the_gpu_is_taken_where_there_is_one(checkpoint, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        command, "open_model", lambda source, device, precision, **_: asked.append((device, precision)) or 1 / 0
+    )
+    for options in ({}, {"device": "cpu", "precision": "bfloat16"}):
+        with pytest.raises(ZeroDivisionError):
+            command.continue_text(str(checkpoint), "hello", **options)
+    assert asked == [(torch.device("cuda"), "float32"), (torch.device("cpu"), "bfloat16")]
+
+
 def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, capsys):
     build(find("vit")).reference.save_pretrained(tmp_path)
     capsys.readouterr()  # a progress bar
@@ -209,7 +272,7 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, ch
 def test_a_tokenizer_or_tokens_that_the_model_does_not_know_are_refused_in_one_line(tmp_path, capsys, byte_level):
     narrow = saved(tmp_path / "narrow", "gpt2", Text(tokenizer=byte_level), vocab_size=200)
     size = byte_level.get_vocab_size()
-    assert f"tokenizer.json has {size} tokens, more than the model's 200" in fails(capsys, "--model", narrow, "hello")
+    assert f"the tokenizer has {size} tokens, more than the model's 200" in fails(capsys, "--model", narrow, "hello")
     wrong = saved(tmp_path / "wrong", "gpt2", Text(tokenizer=byte_level, bos=999))
     assert "bos_token_id=999: the model knows the ids 0 to 299" in fails(capsys, "--model", wrong, "hello")
     rules = Rules(forbidden=(5, 300))

@@ -1,15 +1,18 @@
 """Checkpoints go from `transformers` to us and back; what is wrong with one is said in one line."""
 
+import io
 import json
 import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from tests.hub import offer
 from transformers import GenerationConfig
 
 from archlab.errors import UserError
-from archlab.interop.checkpoint import load_pretrained, save_pretrained
+from archlab.interop.checkpoint import load_pretrained, locate, save_pretrained
 from archlab.interop.parity import encoder_decoding
 from archlab.interop.parity.decoding import greedy
 from archlab.interop.parity.probes import PROBES
@@ -169,11 +172,48 @@ def test_a_missing_shard_is_named(tmp_path):
         load_pretrained(tmp_path)
 
 
-def test_a_hub_id_is_downloaded(gpt2, monkeypatch):
-    asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(gpt2))
-    assert load_pretrained("someone/gpt2").config == find("gpt2").config()
-    assert asked == ["someone/gpt2"]
+PLAIN = "config.json generation_config.json tokenizer_config.json"
+OTHERS = ".gitattributes README.md tf_model.h5 flax_model.msgpack rust_model.ot training_args.bin"
+REPOSITORIES = {  # files of a repository that are read, and others that would be in vain
+    "both formats": (f"{PLAIN} tokenizer.json model.safetensors", "pytorch_model.bin"),
+    "both formats in shards": (
+        f"{PLAIN} model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json "
+        "pytorch_model.bin.index.json",
+        "pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin consolidated.safetensors "
+        "original/consolidated.00.pth",
+    ),
+    "opus-mt-en-fr": (f"{PLAIN} pytorch_model.bin source.spm vocab.json", "target.spm"),
+    "t5-v1_1-small": (f"{PLAIN} pytorch_model.bin spiece.model special_tokens_map.json", ""),
+    "older shards": (
+        "config.json pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin pytorch_model.bin.index.json",
+        "original/pytorch_model.bin",
+    ),
+    "a sentence encoder": (
+        f"{PLAIN} 1_Pooling/config.json 2_Dense/model.safetensors modules.json model.safetensors tokenizer.json",
+        "2_Dense/pytorch_model.bin pytorch_model.bin onnx/model.onnx",
+    ),
+}
+
+
+@pytest.mark.parametrize(("read", "in_vain"), REPOSITORIES.values(), ids=REPOSITORIES)
+def test_of_a_repository_exactly_what_is_read_is_downloaded(read, in_vain, tmp_path, monkeypatch):
+    repository = dict.fromkeys(f"{read} {in_vain} {OTHERS}".split(), b"")
+    folder = locate(offer(repository, tmp_path, monkeypatch))
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == set(read.split())
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_hub_id_is_downloaded_and_read(gpt2, tmp_path, monkeypatch, older):
+    files = {path.name: path.read_bytes() for path in gpt2.iterdir()}
+    expected = load_pretrained(gpt2).state_dict()
+    if older:
+        content = io.BytesIO()
+        torch.save(load_file(gpt2 / "model.safetensors"), content)
+        del files["model.safetensors"]
+        files["pytorch_model.bin"] = content.getvalue()
+    found = load_pretrained(offer(files, tmp_path, monkeypatch)).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):

@@ -151,6 +151,19 @@ def test_sorted_dispatch_equals_asking_every_expert_about_every_token(router, sh
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@given(routers(), st.sampled_from([0, 5]), st.integers(1, 9))
+def test_as_it_is_compiled_a_mixture_says_the_same(router, shared, tokens):
+    layer = MixtureOfExperts(WIDTH, 4, router, shared_hidden=shared)
+    x = torch.randn(1, tokens, WIDTH)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        expected = layer(x)
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        patch.setattr(layer, "_grouped", None)  # its sizes depend on values
+        few = tokens * router.chosen <= len(router.weight)
+        patch.setattr(layer, "_dense" if few else "_chosen", None)  # asks no more experts than it must, nor copies more
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_mixture_is_what_the_paper_says():
     torch.manual_seed(0)
     layer = MixtureOfExperts(WIDTH, 4, Router(WIDTH, 5, 2), shared_hidden=3)

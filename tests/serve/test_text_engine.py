@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from archlab.cli import main
 from archlab.data.text.reviews import Reviews
 from archlab.errors import UserError
 from archlab.evaluate.translation import search, translate
@@ -37,6 +38,15 @@ def test_translations_are_those_of_the_run_and_right(text_run: Callable[[str], P
     assert engine.translate(texts[:1]) == expected[:1]
     assert (engine.about.arm, engine.about.labels) == ("translation", ("en", "fr"))
     engine.probe()
+
+
+def test_the_command_line_translates_as_the_service(text_run: Callable[[str], Path], capsys: Any) -> None:
+    folder = text_run("translation")
+    beams = load_checkpoint(folder, TranslationConfig).config.beams
+    for text in ("dog cat", "man woman man child"):
+        capsys.readouterr()
+        assert main(["generate", "--model", str(folder), text, "--beams", str(beams)]) == 0
+        assert [capsys.readouterr().out.strip()] == open_engine(folder).translate([text])  # type: ignore[attr-defined]
 
 
 def test_sentiments_are_those_of_the_run_and_right(text_run: Callable[[str], Path]) -> None:

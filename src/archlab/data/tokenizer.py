@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from archlab.errors import UserError
 
@@ -101,6 +101,17 @@ class TextTokenizer:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = True
         return ids, mask
+
+    def framed(self) -> Tokenizer:
+        """The library's tokenizer, which puts [BOS] and [EOS] around every text, and no space before its first word."""
+        framed = Tokenizer.from_str(self.tokenizer.to_str())
+        framed.encode_special_tokens = True
+        begin, end = (str(framed.id_to_token(token)) for token in (self.bos_id, self.eos_id))
+        framed.post_processor = processors.TemplateProcessing(
+            single=[begin, "$A", end], special_tokens=[(begin, self.bos_id), (end, self.eos_id)]
+        )
+        framed.decoder = decoders.Sequence([framed.decoder, decoders.Strip(" ", 1, 0)])
+        return framed
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, all of them, without special tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
+from archlab.generate.codec import Codec
 
 _INCOMPLETE = "\ufffd"  # what decoders put for bytes that are no character (yet)
 _CONTEXT = 6  # tokens of the prompt: enough for the decoder to see whether a space belongs before the first new one
@@ -22,7 +22,7 @@ class Detokenizer:
         prompt: ids that come before.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Codec, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._ids = list(prompt[-_CONTEXT:])
         self._known = len(self._ids)  # tokens whose text is out

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from tokenizers import Tokenizer
 from torch import nn
 
 from archlab.errors import UserError
 from archlab.generate import engine
+from archlab.generate.codec import Codec
 from archlab.generate.conditioned import Conditioned, Translator
 from archlab.generate.session import pad_left
 from archlab.generate.settings import BeamSearch, Settings
@@ -38,7 +38,7 @@ class TextGenerator:
     def __init__(
         self,
         model: Decoder | Translator,
-        tokenizer: Tokenizer,
+        tokenizer: Codec,
         settings: Settings,
         *,
         stop: Sequence[str] = (),
@@ -61,7 +61,7 @@ class TextGenerator:
         Raises:
             UserError: the model knows no such token.
         """
-        ids: list[int] = self.tokenizer.encode(prompt).ids
+        ids = self.tokenizer.encode(prompt).ids
         known = getattr(getattr(self.model, "config", None), "vocab_size", None)
         if known is not None and max(ids, default=0) >= known:
             token = self.tokenizer.id_to_token(max(ids))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from archlab.errors import UserError
+from archlab.interop import pieces
 from archlab.interop.family import Head
 from archlab.interop.text import Text
 from archlab.models.families.family import Family
@@ -26,6 +27,9 @@ _CONFIG = "config.json"
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _PACKAGE = "package:"
 _INDEX = ".index.json"  # after the name of the weights: which tensor is in which shard
+_DOWNLOADED = ("*.json", "*.safetensors", pieces.T5_MODEL, pieces.MARIAN_MODEL)
+_OLDER = "pytorch_model*.bin"  # where there is nothing newer
+_TWICE = "consolidated*"  # the same weights in the format of the model's authors
 
 
 def load_pretrained(source: str | Path, *, head: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -213,7 +217,10 @@ def locate(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(source, allow_patterns=list(_DOWNLOADED), ignore_patterns=[_TWICE]))
+        if not any((folder / name).exists() for name in (_SAFE, _SAFE + _INDEX)):
+            folder = Path(snapshot_download(source, allow_patterns=[_OLDER]))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {source}: no such folder, and the hub does not give it ({reason})") from None

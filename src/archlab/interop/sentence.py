@@ -119,7 +119,7 @@ def load_sentence_encoder(source: str) -> SentenceEncoder:
     try:
         pooling, layers = _modules(folder)
         tokenizer = load_text(folder).tokenizer
-        if tokenizer is None:
+        if not isinstance(tokenizer, Tokenizer):
             raise UserError("tokenizer.json is missing; save the tokenizer in the format of the tokenizers library")
         model, width, context = _text_model(folder, tokenizer)
     except UserError as error:

@@ -11,10 +11,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from archlab.errors import UserError
+from archlab.generate.codec import Codec
 from archlab.generate.settings import Rules
+from archlab.interop.pieces import OPTIONS, load_pieces
 
 TOKENIZER = "tokenizer.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
 _CONFIG = "config.json"
 
@@ -24,7 +25,7 @@ class Text:
     """Tokenizer and ids of special tokens.
 
     Attributes:
-        tokenizer: None where there is none in the format of the `tokenizers` library.
+        tokenizer: None where there is none in the format of the `tokenizers` library or of SentencePiece.
         bos: begins a text.
         eos: each ends a text.
         pad: fills a batch.
@@ -32,7 +33,7 @@ class Text:
         rules: of generation.
     """
 
-    tokenizer: Tokenizer | None = None
+    tokenizer: Codec | None = None
     bos: int | None = None
     eos: tuple[int, ...] = ()
     pad: int | None = None
@@ -57,20 +58,25 @@ class Text:
     def write(self, paths: Sequence[Path]) -> None:
         """Write the files that `files` names to these paths."""
         contents = {_GENERATION: json.dumps(self.generation(), indent=2) + "\n"}
-        if self.tokenizer is not None:
+        if isinstance(self.tokenizer, Tokenizer):
             contents[TOKENIZER] = self.tokenizer.to_str(pretty=True)
-            contents[_TOKENIZER_CONFIG] = json.dumps(self._tokenizer_config(), indent=2) + "\n"
+            contents[OPTIONS] = json.dumps(self._options(self.tokenizer), indent=2) + "\n"
         for path, name in zip(paths, self.files(), strict=True):
             path.write_text(contents[name], encoding="utf-8")
 
     def files(self) -> list[str]:
-        """Names of the files that `write` writes."""
-        return [_GENERATION] if self.tokenizer is None else [_GENERATION, TOKENIZER, _TOKENIZER_CONFIG]
+        """Names of the files that `write` writes.
 
-    def _tokenizer_config(self) -> dict[str, Any]:
-        assert self.tokenizer is not None
+        Raises:
+            UserError: the tokenizer is of another library than `tokenizers`.
+        """
+        if self.tokenizer is not None and not isinstance(self.tokenizer, Tokenizer):
+            raise UserError("tokenizer: a SentencePiece model is not written; leave it out and copy its files")
+        return [_GENERATION] if self.tokenizer is None else [_GENERATION, TOKENIZER, OPTIONS]
+
+    def _options(self, tokenizer: Tokenizer) -> dict[str, Any]:
         first = {"bos_token": self.bos, "eos_token": self.eos[0] if self.eos else None, "pad_token": self.pad}
-        named = {name: self.tokenizer.id_to_token(token) for name, token in first.items() if token is not None}
+        named = {name: tokenizer.id_to_token(token) for name, token in first.items() if token is not None}
         return {"tokenizer_class": "PreTrainedTokenizerFast", **named}
 
 
@@ -125,10 +131,10 @@ def check_fits(text: Text, vocabulary: int) -> None:
     Raises:
         UserError: so it is.
     """
-    size = 0 if text.tokenizer is None else text.tokenizer.get_vocab_size(with_added_tokens=False)
+    size = 0 if text.tokenizer is None else len(text.tokenizer.get_vocab(with_added_tokens=False))
     if size > vocabulary:
         raise UserError(
-            f"{TOKENIZER} has {size} tokens, more than the model's {vocabulary}; take both from the same checkpoint"
+            f"the tokenizer has {size} tokens, more than the model's {vocabulary}; take both from the same checkpoint"
         )
     ids = {"bos_token_id": text.bos, "decoder_start_token_id": text.start, "forced_eos_token_id": text.rules.forced_end}
     ids |= {"bad_words_ids": max(text.rules.forbidden, default=None), "eos_token_id": max(text.eos, default=None)}
@@ -137,10 +143,10 @@ def check_fits(text: Text, vocabulary: int) -> None:
             raise UserError(f"{name}={token}: the model knows the ids 0 to {vocabulary - 1}; correct {_GENERATION}")
 
 
-def _tokenizer(folder: Path) -> Tokenizer | None:
+def _tokenizer(folder: Path) -> Codec | None:
     path = folder / TOKENIZER
     if not path.exists():
-        return None
+        return load_pieces(folder, _read)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare `Exception`

@@ -6,7 +6,7 @@ an expert, G groups of neighbouring experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -162,7 +162,8 @@ class MixtureOfExperts(Switchable):
     """Weighted sum of the outputs of a token's experts, each a `GatedMLP`, and of experts that every token shares.
 
     The readable implementation asks every expert about every token; the fused one sorts the tokens by expert and asks
-    each expert about its own. There is no capacity: no token is dropped, and none changes what happens to another.
+    each expert about its own, or, compiled for inference, has few tokens read their experts. There is no capacity: no
+    token is dropped, and none changes what happens to another.
 
     Args:
         width: W.
@@ -185,9 +186,17 @@ class MixtureOfExperts(Switchable):
         """(..., W) -> (..., W)."""
         tokens = x.flatten(0, -2)  # (N, W)
         routing = self.router(tokens)
-        mix = self._grouped if self.implementation == "fused" else self._dense
-        mixed = mix(tokens, routing).to(x.dtype).view_as(x)
+        mixed = self._mix(routing)(tokens, routing).to(x.dtype).view_as(x)
         return mixed if self.shared is None else mixed + self.shared(x)
+
+    def _mix(self, routing: Routing) -> Callable[[Tensor, Routing], Tensor]:
+        if self.implementation != "fused":
+            return self._dense
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+            # The sizes of sorted groups are values of a tensor, and other sizes would be another program to compile.
+            few = routing.experts.numel() <= len(self.router.weight)
+            return self._chosen if few else self._dense
+        return self._grouped
 
     def _dense(self, x: Tensor, routing: Routing) -> Tensor:
         """The definition: sum over experts of weight, zero where not chosen, times output."""
@@ -211,6 +220,20 @@ class MixtureOfExperts(Switchable):
         )
         out = out[order.argsort()].view(*routing.experts.shape, -1)  # (N, k, W)
         return (routing.weights[..., None] * out).sum(1)
+
+    def _chosen(self, x: Tensor, routing: Routing) -> Tensor:
+        """Every token reads the matrices of its experts: for few tokens, as in a step of decoding.
+
+        Products and sums instead of matrix products, so that the compiler reads the matrices where they are; as they
+        stand here they would be copied.
+        """
+
+        def times(stack: StackedLinear, inputs: Tensor) -> Tensor:
+            return (stack.weight[routing.experts] * inputs[:, :, None]).sum(-1)  # (N, k, outputs)
+
+        x = x[:, None]  # (N, 1, W)
+        hidden = F.silu(times(self.gate_proj, x)) * times(self.up_proj, x)  # (N, k, F)
+        return (routing.weights[..., None] * times(self.down_proj, hidden)).sum(1)
 
     def _experts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The three matrices of each expert; `unbind` collects their gradients in one step, indexing would not."""

@@ -140,15 +140,17 @@ class Gemma(nn.Module):
             self._refuse_cache()
         at = causal_context(tokens, mask=mask, cache=cache, limit=self.config.context)
         rotations = {True: self.local_rotary(at.positions), False: self.rotary(at.positions)}
-        seen: dict[tuple[int | None, int], Tensor | None] = {}  # masks, shared by layers of the same kind
+        # Shared by the layers of a window, whose caches hold as much as each other; how much must be no key: compiled,
+        # every length would be another program.
+        seen: dict[int | None, Tensor | None] = {}
         x = self.token_embedding(tokens)  # (B, T, W)
         # The factor is rounded to the type of the weights, as it was in training: in bfloat16, 33.94 becomes 34.
         x = x * torch.tensor(self.config.width**0.5, dtype=x.dtype)
         for block, kept in zip(self._blocks(), cache or repeat(None, self.config.depth), strict=True):
-            kind = block.window, 0 if kept is None else kept.held
-            if kind not in seen:
-                seen[kind] = self._may_attend(at, mask, *kind)
-            x = block(x, mask=seen[kind], rotation=rotations[block.window is not None], cache=kept)
+            if block.window not in seen:
+                held = 0 if kept is None else kept.held
+                seen[block.window] = self._may_attend(at, mask, block.window, held)
+            x = block(x, mask=seen[block.window], rotation=rotations[block.window is not None], cache=kept)
         return self.norm(x)
 
     def _may_attend(self, at: CausalContext, mask: Tensor | None, window: int | None, held: int) -> Tensor | None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from archlab.config import Section
 from archlab.errors import UserError
 from archlab.layers.cache import Cache
+from archlab.layers.embeddings import output_logits
 from archlab.rules import Count
 
 
@@ -116,6 +116,7 @@ class LSTMTranslator(nn.Module):
         self.config = config
         width, depth = config.width, config.depth
         self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.head: nn.Module | None = None  # the output layer is the token table
         self.dropout = nn.Dropout(0.0)  # set by `layers.dropout.set_dropout`
         self.encoder = nn.LSTM(width, width // 2, depth, batch_first=True, bidirectional=True)
         self.bridge = nn.Linear(width, 2 * depth * width)
@@ -165,7 +166,7 @@ class LSTMTranslator(nn.Module):
         if self.attention is not None:
             read, _ = self.attention(states, memory, memory_mask)
             states = torch.cat([states, read], -1)  # (B, T, 2W)
-        return F.linear(self.dropout(self.output(states).tanh()), self.token_embedding.weight)
+        return output_logits(self.dropout(self.output(states).tanh()), self.head, self.token_embedding.weight)
 
     def forward(
         self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, mask: Tensor | None = None

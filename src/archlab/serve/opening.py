@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from archlab.children import Children
-from archlab.config import RunConfig, read_yaml
+from archlab.config import RunConfig
 from archlab.data.features import cache_folder
 from archlab.errors import UserError
 from archlab.export.manifest import NAME, Manifest
@@ -22,14 +22,17 @@ from archlab.serve.errors import NotReady
 from archlab.serve.text_engine import SentimentEngine, TranslationEngine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.checkpoint import Checkpoint, load_checkpoint
+from archlab.train.recipes import recipe_of
 from archlab.vl.answering import Answerer
 
 Choice = Literal["auto", "torch", "onnx", "onnx-int8"]
 
 _LOG = logging.getLogger(__name__)
 
-# A key that only the configurations of this recipe have.
-_TASKS: dict[str, Callable[[Path, str], Engine]] = {"languages": TranslationEngine, "max_tokens": SentimentEngine}
+_TASKS: dict[str | None, Callable[[Path, str], Engine]] = {  # recipes of runs about text
+    "translation": TranslationEngine,
+    "sentiment": SentimentEngine,
+}
 
 
 def open_engine(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Engine:
@@ -50,8 +53,7 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
         if backend == "torch":
             raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
         return _exported(folder, _precision(folder, backend), None)
-    keys = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    task = next((engine for key, engine in _TASKS.items() if key in keys), None)
+    task = _TASKS.get(recipe_of(folder))
     if task is not None:
         if backend in ("onnx", "onnx-int8"):
             raise UserError(f"run {folder}: models of text are served in torch; take the backend auto or torch")

@@ -16,9 +16,9 @@ from archlab.data.text.batch import Classified, pad
 from archlab.evaluate.translation import search, translate
 from archlab.serve.engine import About, Operation
 from archlab.train.checkpoint import load_checkpoint
-from archlab.train.text.config import SentimentConfig, TranslationConfig
+from archlab.train.text.config import SentimentConfig
 from archlab.train.text.sentiment import CLASSES, build_classifier, tokenized, without_markup
-from archlab.train.text.translation import build_translator
+from archlab.train.text.translation import open_translator
 
 _PROBE = "a"
 
@@ -35,12 +35,8 @@ class TranslationEngine:
     """
 
     def __init__(self, folder: Path, device: str) -> None:
-        checkpoint = load_checkpoint(folder, TranslationConfig)
-        config, tokenizer = checkpoint.config, checkpoint.tokenizer
-        assert tokenizer is not None, "the recipe saves one"
-        self._model = build_translator(config, tokenizer.vocab_size)
-        checkpoint.load_into(self._model)
-        self._model.eval().to(device)
+        checkpoint, model, tokenizer = open_translator(folder)
+        config, self._model = checkpoint.config, model.to(device)
         self._tokenizer, self._device, self._longest = tokenizer, torch.device(device), config.max_target
         self._decode = search(tokenizer, config.max_target, config.beams, config.length_penalty)
         self.about = About(

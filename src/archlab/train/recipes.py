@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from archlab.config import PretrainConfig, RunConfig, build, read_yaml
+from archlab.config import CompareConfig, PretrainConfig, RunConfig, build, read_yaml
 from archlab.errors import UserError
 from archlab.train.text.config import CharactersConfig, SentimentConfig, TranslationConfig
 
@@ -58,6 +58,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Any]
         raise UserError(f"configuration {path}: recipe {name!r} must be one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     return recipe, build(recipe.config, raw, overrides)
+
+
+def recipe_of(folder: Path) -> str | None:
+    """Which recipe a run is of: the one that knows most keys of its `config.yaml`.
+
+    Returns:
+        a name in `RECIPES`, or "comparison"; None: the folder holds no run.
+
+    Raises:
+        UserError: `config.yaml` is damaged.
+    """
+    path = folder / "config.yaml"
+    keys = read_yaml(path).keys() if path.is_file() else set()
+    kinds = {name: recipe.config for name, recipe in RECIPES.items()} | {"comparison": CompareConfig}
+    shared = {name: len(keys & {field.name for field in fields(kind)}) for name, kind in kinds.items()}
+    best = max(shared, key=shared.__getitem__)
+    return best if shared[best] else None
 
 
 def train_recipe(path: Path, overrides: Sequence[str], out: Path) -> None:

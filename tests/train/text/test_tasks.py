@@ -289,7 +289,7 @@ def test_a_pretrained_model_with_a_tokenizer_of_another_is_refused(
 ) -> None:
     other = TextTokenizer.train(["the quick brown fox jumps over the lazy dog and comes back for more"], 300)
     other.save(pretrained / "tokenizer.json")
-    with pytest.raises(UserError, match=f"tokenizer.json has {other.vocab_size} tokens, more than the model's"):
+    with pytest.raises(UserError, match=f"the tokenizer has {other.vocab_size} tokens, more than the model's"):
         train_sentiment(sentiment_config(f"pretrained={pretrained}"), tmp_path / "run")
 
 

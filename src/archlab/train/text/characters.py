@@ -6,7 +6,7 @@ validation is measured on all of the held-out text instead of on random stretche
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from archlab.data.text.batch import Tokens
 from archlab.data.text.sets import Characters, load_characters
 from archlab.errors import UserError
 from archlab.evaluate.ngram import ngram_loss
+from archlab.generate.codec import Encoded, Vocabulary
 from archlab.models.gpt2 import GPT2, GPT2Config
 from archlab.objectives.sequence import LanguageModelling
+from archlab.train.checkpoint import load_checkpoint
 from archlab.train.loop import History
 from archlab.train.text.config import CharactersConfig
 from archlab.train.text.run import Report, Row, Task, device_of, parameters_of, train_task
@@ -70,21 +72,66 @@ def train_characters(config: CharactersConfig, folder: Path) -> dict[str, Any]:
     return train_task(config, folder, lambda: _prepare(config))
 
 
-def _prepare(config: CharactersConfig) -> Task:
-    characters = load_characters(config.source, config.validation_fraction, config.seed)
-    text = Text(characters, config.model.context)
+def open_characters(folder: Path) -> tuple[GPT2, Symbols]:
+    """The model of a finished run, in evaluation mode, and what it reads and writes with.
+
+    Raises:
+        UserError: the run cannot be read.
+    """
+    checkpoint = load_checkpoint(folder, CharactersConfig)
+    symbols = checkpoint.metrics.get("symbols")
+    if not isinstance(symbols, str):
+        raise UserError(f"run {folder}: its metrics.json names no symbols; train the run again")
+    model = _build_model(checkpoint.config, symbols)
+    checkpoint.load_into(model)
+    return model.eval(), Symbols(symbols)
+
+
+class Symbols(Vocabulary):
+    """A text's characters as tokens; see `generate.codec.Codec`.
+
+    Args:
+        symbols: in the order of their ids.
+    """
+
+    def __init__(self, symbols: str) -> None:
+        super().__init__({symbol: i for i, symbol in enumerate(symbols)})
+
+    def encode(self, text: str) -> Encoded:
+        """See `Codec`.
+
+        Raises:
+            UserError: the text that was learned from has no such character.
+        """
+        unknown = next((symbol for symbol in text if symbol not in self._ids), None)
+        if unknown is not None:
+            raise UserError(f"prompt: holds {unknown!r}, which the text that this run learned has not; leave it out")
+        return Encoded([self._ids[symbol] for symbol in text])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Codec`."""
+        return "".join(self._tokens[i] for i in ids)
+
+
+def _build_model(config: CharactersConfig, symbols: str) -> GPT2:
     size = config.model
-    device = device_of(config.training)
-    model = GPT2(
+    return GPT2(
         GPT2Config(
-            vocab_size=len(text.symbols),
+            vocab_size=len(symbols),
             context=size.context,
             width=size.width,
             depth=size.depth,
             heads=size.heads,
             feed_forward=size.feed_forward,
         )
-    ).to(device)
+    )
+
+
+def _prepare(config: CharactersConfig) -> Task:
+    characters = load_characters(config.source, config.validation_fraction, config.seed)
+    text = Text(characters, config.model.context)
+    device = device_of(config.training)
+    model = _build_model(config, text.symbols).to(device)
     objective = LanguageModelling()
     windows = text.windows()
 

@@ -21,6 +21,7 @@ from archlab.evaluate.translation import Decode, bleu, bleu_by_length, search, t
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
 from archlab.models.lstm import LSTMConfig, LSTMTranslator
 from archlab.objectives.sequence import Translation
+from archlab.train.checkpoint import Checkpoint, load_checkpoint
 from archlab.train.loop import History
 from archlab.train.text.config import TranslationConfig
 from archlab.train.text.run import Report, Task, device_of, parameters_of, train_task
@@ -87,6 +88,21 @@ def build_translator(config: TranslationConfig, vocab_size: int) -> EncoderDecod
     return LSTMTranslator(
         LSTMConfig(vocab_size=vocab_size, width=recurrent.width, depth=recurrent.depth, attention=attention)
     )
+
+
+def open_translator(
+    folder: Path,
+) -> tuple[Checkpoint[TranslationConfig], EncoderDecoderTransformer | LSTMTranslator, TextTokenizer]:
+    """A finished run, its model in evaluation mode, and its tokenizer.
+
+    Raises:
+        UserError: the run cannot be read.
+    """
+    checkpoint = load_checkpoint(folder, TranslationConfig)
+    assert checkpoint.tokenizer is not None, "the recipe saves one"
+    model = build_translator(checkpoint.config, checkpoint.tokenizer.vocab_size)
+    checkpoint.load_into(model)
+    return checkpoint, model.eval(), checkpoint.tokenizer
 
 
 def _prepare(config: TranslationConfig) -> Task:
