@@ -12,7 +12,7 @@ from archlab.generate.engine import generate
 from archlab.generate.layout import lay_out
 from archlab.generate.settings import Settings
 from archlab.interop.parity.probes import PROBES, questions
-from archlab.layers.packed import PackedLinear
+from archlab.layers.packed import PackedLinear, can_pack
 from archlab.models.registry import FAMILIES
 
 WRITING = [name for name, family in FAMILIES.items() if family.kind in ("decoder", "encoder-decoder")]
@@ -25,8 +25,7 @@ def kind(request, monkeypatch):
     """How matrices are laid out whatever their size."""
     if request.param == "packed" and not torch.backends.mkldnn.is_available():
         pytest.skip("needs oneDNN")
-    smallest = 0 if request.param == "packed" else 2**60
-    monkeypatch.setattr(layout, "_PACKED_FROM", {"one": smallest, "several": smallest})
+    monkeypatch.setattr(layout, "_pays", lambda weight, sequences: request.param == "packed")
     return request.param
 
 
@@ -67,15 +66,21 @@ def test_no_linear_layer_and_no_output_layer_is_left_out(name, twins, kind):
 
 
 @packs
-def test_large_matrices_are_packed_and_of_several_sequences_smaller_ones_too(twins):
-    config = copy.deepcopy(twins("gpt2", 0).model)
-    for sequences, inner in ((1, nn.Linear), (4, PackedLinear)):
-        model = copy.deepcopy(config)
-        model.blocks[0].feed_forward.up_proj = nn.Linear(256, 1024)  # 2**18 entries
-        model.blocks[0].feed_forward.down_proj = nn.Linear(1024, 512)  # 2**19 entries
-        lay_out(model, sequences)
+def test_large_matrices_are_packed_and_of_several_sequences_or_half_as_many_bytes_smaller_ones_too(twins):
+    for sequences, dtype, inner in (
+        (1, torch.float32, nn.Linear),
+        (4, torch.float32, PackedLinear),
+        (1, torch.bfloat16, PackedLinear),
+    ):
+        if not can_pack(dtype):
+            continue
+        model = copy.deepcopy(twins("gpt2", 0).model)
+        model.blocks[0].feed_forward.up_proj = nn.Linear(256, 1024)
+        model.blocks[0].feed_forward.down_proj = nn.Linear(1024, 512)
+        lay_out(model.to(dtype), sequences)
         assert type(model.blocks[0].feed_forward.up_proj) is inner
         assert type(model.blocks[0].feed_forward.down_proj) is PackedLinear
+        assert type(model.blocks[0].attention.out_proj) is nn.Linear  # tiny
 
 
 def test_a_token_table_is_left_for_reading_tokens(twins, kind):

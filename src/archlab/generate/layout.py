@@ -17,8 +17,10 @@ from archlab.layers.mla import LatentAttention
 from archlab.layers.packed import PackedLinear, can_pack
 from archlab.layers.shared_input import SharedInput
 
-# From so many entries on, blocks pay for the longer call: measured with two threads, one sequence and several.
-_PACKED_FROM = {"one": 2**19, "several": 2**17}
+# Where blocks pay for the longer call, measured with two threads: of one vector in float32, whose products with rows
+# are fast as they are, from this length of rows and columns on; of all others, from this number of entries on.
+_PACKED_SIDE = 512
+_PACKED_ENTRIES = 2**17
 
 
 @torch.no_grad()
@@ -56,7 +58,7 @@ def _is_linear(layer: nn.Module) -> bool:
 
 def _faster(weight: Tensor, bias: Tensor | None, sequences: int) -> nn.Module:
     """A layer of the matrix (N, W): packed, or column by column, which helps one vector where rows are short."""
-    if weight.numel() >= _PACKED_FROM["one" if sequences == 1 else "several"] and can_pack(weight.dtype):
+    if _pays(weight, sequences) and can_pack(weight.dtype):
         return PackedLinear(weight, bias, sequences)
     outputs, inputs = weight.shape
     layer = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
@@ -65,3 +67,10 @@ def _faster(weight: Tensor, bias: Tensor | None, sequences: int) -> nn.Module:
     if bias is not None:
         layer.bias = nn.Parameter(bias)
     return layer
+
+
+def _pays(weight: Tensor, sequences: int) -> bool:
+    """Whether blocks are faster."""
+    if sequences == 1 and weight.dtype == torch.float32:
+        return min(weight.shape) >= _PACKED_SIDE
+    return weight.numel() >= _PACKED_ENTRIES
