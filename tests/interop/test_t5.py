@@ -22,7 +22,8 @@ def twin():
 
 
 def test_an_output_layer_that_is_not_scaled_is_noticed(twin, monkeypatch):
-    monkeypatch.setattr(twin.model, "head", lambda x: x @ twin.model.token_embedding.weight.T)
+    unscaled = twin.model.config.width**0.5
+    monkeypatch.setattr(twin.model, "head", lambda x: unscaled * x @ twin.model.token_embedding.weight.T)
     assert hidden_states(twin)[1]
     assert not output(twin)[1]
     assert "final norm or the output layer" in explain(twin).cause
