@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
+from archlab.cli import main
 from archlab.interop.parity.twin import build
 from archlab.layers.cache import KVCache
 from archlab.models.registry import FAMILIES
@@ -26,6 +27,34 @@ def twins():
 @pytest.fixture(params=DECODERS)
 def twin(request, twins):
     return twins(request.param, 0)
+
+
+@pytest.fixture
+def said(capsys):
+    """`said(*arguments)`: what `archlab generate` prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert main(["generate", *map(str, arguments)]) == 0
+        shown = capsys.readouterr().out
+        assert shown.endswith("\n")
+        return shown[:-1]
+
+    return run
+
+
+@pytest.fixture
+def fails(capsys):
+    """`fails(*arguments)`: the line in which `archlab generate` refuses."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert main(["generate", *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return run
 
 
 @pytest.fixture(scope="session")

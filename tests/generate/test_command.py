@@ -8,7 +8,6 @@ from tests.hub import offer
 from tests.sentencepieces import as_first_released
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from archlab.cli import main
 from archlab.config import build as build_config
 from archlab.generate import command, opening
 from archlab.generate.engine import generate
@@ -35,19 +34,6 @@ def saved(folder, name, text, seed=0, **options):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, byte_level):
     return saved(tmp_path_factory.mktemp("gpt2"), "gpt2", Text(tokenizer=byte_level, bos=1, pad=0), context=64)
-
-
-@pytest.fixture
-def said(capsys):
-    """`said(*arguments)`: what the command prints."""
-
-    def run(*arguments):
-        assert main(["generate", *map(str, arguments)]) == 0
-        shown = capsys.readouterr().out
-        assert shown.endswith("\n")
-        return shown[:-1]
-
-    return run
 
 
 def expected(checkpoint, byte_level, prompt="hello", stop=(), **settings):
@@ -169,13 +155,13 @@ def test_a_target_begins_with_the_token_that_begins_texts_where_no_other_is_name
     assert written[0] == written[1] != written[2]
 
 
-def test_what_an_encoder_decoder_cannot_do_is_one_line(byte_level, tmp_path, capsys, checkpoint):
+def test_what_an_encoder_decoder_cannot_do_is_one_line(byte_level, tmp_path, fails, checkpoint):
     folder = saved(tmp_path / "model", "t5", Text(tokenizer=byte_level, start=1))
-    assert "draft: guesses how a prompt goes on" in fails(capsys, "--model", folder, "hello", "--draft", checkpoint)
-    assert "does not continue text here" in fails(capsys, "--model", checkpoint, "hello", "--draft", folder)
-    assert "compile: compiles the steps of a language model" in fails(capsys, "--model", folder, "hello", "--compile")
+    assert "draft: guesses how a prompt goes on" in fails("--model", folder, "hello", "--draft", checkpoint)
+    assert "does not continue text here" in fails("--model", checkpoint, "hello", "--draft", folder)
+    assert "compile: compiles the steps of a language model" in fails("--model", folder, "hello", "--compile")
     bare = saved(tmp_path / "bare", "t5", Text(tokenizer=byte_level))
-    assert "names no decoder_start_token_id" in fails(capsys, "--model", bare, "hello")
+    assert "names no decoder_start_token_id" in fails("--model", bare, "hello")
 
 
 def test_tokenizer_and_tokens_survive_loading_and_saving(byte_level, tmp_path):
@@ -189,13 +175,6 @@ def test_tokenizer_and_tokens_survive_loading_and_saving(byte_level, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert all((folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
     assert load_text(saved(tmp_path / "bare", "gpt2", None)) == Text()
-
-
-def fails(capsys, *arguments):
-    assert main(["generate", *map(str, arguments)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
@@ -220,9 +199,9 @@ def test_models_compute_in_the_type_that_is_asked_for(name, precision, byte_leve
     assert text == "".join(plain(writer, "hello"))
 
 
-def test_a_gpu_that_is_not_there_is_named(checkpoint, capsys, monkeypatch):
+def test_a_gpu_that_is_not_there_is_named(checkpoint, fails, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "device='cuda': PyTorch sees no GPU" in fails(capsys, "--model", checkpoint, "hello", "--device", "cuda")
+    assert "device='cuda': PyTorch sees no GPU" in fails("--model", checkpoint, "hello", "--device", "cuda")
 
 
 def test_without_a_device_the_gpu_is_taken_where_there_is_one(checkpoint, monkeypatch):
@@ -237,28 +216,27 @@ def test_without_a_device_the_gpu_is_taken_where_there_is_one(checkpoint, monkey
     assert asked == [(torch.device("cuda"), "float32"), (torch.device("cpu"), "bfloat16")]
 
 
-def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, capsys):
+def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, fails):
     build(find("vit")).reference.save_pretrained(tmp_path)
-    capsys.readouterr()  # a progress bar
-    error = fails(capsys, "--model", tmp_path, "hello")
+    error = fails("--model", tmp_path, "hello")
     writing = ", ".join(DECODERS + TRANSLATORS)
     assert f"model_type 'vit' does not continue text here; the families that do: {writing}" in error
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    assert "model_type 'bert' does not continue text here" in fails(capsys, "--model", tmp_path, "hello")
+    assert "model_type 'bert' does not continue text here" in fails("--model", tmp_path, "hello")
 
 
-def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, checkpoint):
-    assert "no such folder" in fails(capsys, "--model", "no/such/folder", "hello")
+def test_what_is_missing_or_damaged_is_one_line(tmp_path, fails, byte_level, checkpoint):
+    assert "no such folder" in fails("--model", "no/such/folder", "hello")
     bare = saved(tmp_path / "bare", "gpt2", None)
-    assert "holds no tokenizer.json" in fails(capsys, "--model", bare, "hello")
+    assert "holds no tokenizer.json" in fails("--model", bare, "hello")
     (bare / "tokenizer.json").write_text("{")
-    assert "tokenizer.json: is damaged" in fails(capsys, "--model", bare, "hello")
+    assert "tokenizer.json: is damaged" in fails("--model", bare, "hello")
     (bare / "generation_config.json").write_text("[]")
-    assert "generation_config.json: is damaged" in fails(capsys, "--model", bare, "hello")
+    assert "generation_config.json: is damaged" in fails("--model", bare, "hello")
     (bare / "generation_config.json").write_text('{"eos_token_id": "two"}')
-    assert "eos_token_id='two': must be the id of a token" in fails(capsys, "--model", bare, "hello")
+    assert "eos_token_id='two': must be the id of a token" in fails("--model", bare, "hello")
     (bare / "generation_config.json").write_text('{"bad_words_ids": [[1, 2]]}')
-    assert "bad_words_ids=[[1, 2]]: each must be a list of one id" in fails(capsys, "--model", bare, "hello")
+    assert "bad_words_ids=[[1, 2]]: each must be a list of one id" in fails("--model", bare, "hello")
     other = saved(tmp_path / "other", "gpt2", Text(tokenizer=type(byte_level).from_str(byte_level.to_str())))
     vocabulary = json.loads((other / "tokenizer.json").read_text())
     vocabulary["model"]["vocab"]["!"], vocabulary["model"]["vocab"]['"'] = (
@@ -266,28 +244,28 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, byte_level, ch
         vocabulary["model"]["vocab"]["!"],
     )
     (other / "tokenizer.json").write_text(json.dumps(vocabulary))
-    assert "another vocabulary" in fails(capsys, "--model", checkpoint, "hello", "--draft", other)
+    assert "another vocabulary" in fails("--model", checkpoint, "hello", "--draft", other)
 
 
-def test_a_tokenizer_or_tokens_that_the_model_does_not_know_are_refused_in_one_line(tmp_path, capsys, byte_level):
+def test_a_tokenizer_or_tokens_that_the_model_does_not_know_are_refused_in_one_line(tmp_path, fails, byte_level):
     narrow = saved(tmp_path / "narrow", "gpt2", Text(tokenizer=byte_level), vocab_size=200)
     size = byte_level.get_vocab_size()
-    assert f"the tokenizer has {size} tokens, more than the model's 200" in fails(capsys, "--model", narrow, "hello")
+    assert f"the tokenizer has {size} tokens, more than the model's 200" in fails("--model", narrow, "hello")
     wrong = saved(tmp_path / "wrong", "gpt2", Text(tokenizer=byte_level, bos=999))
-    assert "bos_token_id=999: the model knows the ids 0 to 299" in fails(capsys, "--model", wrong, "hello")
+    assert "bos_token_id=999: the model knows the ids 0 to 299" in fails("--model", wrong, "hello")
     rules = Rules(forbidden=(5, 300))
     wrong = saved(tmp_path / "rules", "gpt2", Text(tokenizer=byte_level, rules=rules))
-    assert "bad_words_ids=300" in fails(capsys, "--model", wrong, "hello")
+    assert "bad_words_ids=300" in fails("--model", wrong, "hello")
 
 
 def test_a_token_that_was_added_beyond_the_models_table_is_refused_only_where_a_prompt_holds_it(
-    tmp_path, capsys, byte_level, said
+    tmp_path, byte_level, said, fails
 ):
     tokenizer = type(byte_level).from_str(byte_level.to_str())
     tokenizer.add_special_tokens([f"<{number}>" for number in range(50)])
     folder = saved(tmp_path / "model", "gpt2", Text(tokenizer=tokenizer))
     assert said("--model", folder, "hello", "--max-new-tokens", 3) is not None
-    assert "prompt: holds '<49>'" in fails(capsys, "--model", folder, "hello <49>")
+    assert "prompt: holds '<49>'" in fails("--model", folder, "hello <49>")
 
 
 @pytest.mark.parametrize(
@@ -305,5 +283,5 @@ def test_a_token_that_was_added_beyond_the_models_table_is_refused_only_where_a_
         (["more"], "--model: continues one prompt, not 2"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_in_one_line(checkpoint, capsys, options, message):
-    assert message in fails(capsys, "--model", checkpoint, "hello", *options)
+def test_options_that_do_not_fit_are_refused_in_one_line(checkpoint, fails, options, message):
+    assert message in fails("--model", checkpoint, "hello", *options)

@@ -80,32 +80,6 @@ def translation(tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def said(capsys):
-    """`said(*arguments)`: what the command prints."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        assert main(["generate", "--model", *map(str, arguments)]) == 0
-        return capsys.readouterr().out[:-1]
-
-    return run
-
-
-@pytest.fixture
-def fails(capsys):
-    """`fails(*arguments)`: the line in which it refuses."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        assert main(["generate", "--model", *map(str, arguments)]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        return error
-
-    return run
-
-
 def continued(run, prompt, count):
     """The likeliest characters one after the other, read anew every time."""
     symbols = sorted(set(TEXT))
@@ -121,20 +95,24 @@ def continued(run, prompt, count):
 def test_a_run_of_characters_goes_on_with_the_likeliest_ones(characters, said):
     run = characters(0)
     for prompt in ("the c", "dog\nsat"):
-        assert said(run, prompt, "--max-new-tokens", 20) == continued(run, prompt, 20)
-    assert said(run, "the c") == continued(run, "the c", 48 - 5 + 1)  # as far as it can read
+        assert said("--model", run, prompt, "--max-new-tokens", 20) == continued(run, prompt, 20)
+    assert said("--model", run, "the c") == continued(run, "the c", 48 - 5 + 1)  # as far as it can read
 
 
 def test_options_of_generation_work_on_a_run_of_characters(characters, said):
     run = characters(0)
-    plain = said(run, "the ", "--max-new-tokens", 30)
-    sampled = [said(run, "the ", "--max-new-tokens", 30, "--temperature", 2, "--seed", seed) for seed in (1, 1, 2)]
+    plain = said("--model", run, "the ", "--max-new-tokens", 30)
+    sampled = [
+        said("--model", run, "the ", "--max-new-tokens", 30, "--temperature", 2, "--seed", seed) for seed in (1, 1, 2)
+    ]
     assert sampled[0] == sampled[1] != sampled[2]
     assert plain not in sampled
-    assert said(run, "the ", "--max-new-tokens", 30, "--stop", plain[3:5]) == plain[: plain.index(plain[3:5])]
-    assert said(run, "the ", "--max-new-tokens", 30, "--draft", characters(1)) == plain
-    assert len(said(run, "the ", "--max-new-tokens", 30, "--beams", 3)) == 30
-    assert said(run, "the ", "--max-new-tokens", 30, "--dtype", "bfloat16", "--device", "cpu")
+    assert (
+        said("--model", run, "the ", "--max-new-tokens", 30, "--stop", plain[3:5]) == plain[: plain.index(plain[3:5])]
+    )
+    assert said("--model", run, "the ", "--max-new-tokens", 30, "--draft", characters(1)) == plain
+    assert len(said("--model", run, "the ", "--max-new-tokens", 30, "--beams", 3)) == 30
+    assert said("--model", run, "the ", "--max-new-tokens", 30, "--dtype", "bfloat16", "--device", "cpu")
 
 
 def test_characters_come_one_by_one(characters, monkeypatch, capsys):
@@ -146,26 +124,26 @@ def test_characters_come_one_by_one(characters, monkeypatch, capsys):
 
 def test_an_empty_prompt_begins_a_line_where_the_text_has_lines(characters, said, fails):
     run = characters(0)
-    assert said(run, "", "--max-new-tokens", 9) == continued(run, "\n", 9)
-    assert "prompt of 0 tokens" in fails(characters(0, TEXT.replace("\n", " ") * 2), "")
+    assert said("--model", run, "", "--max-new-tokens", 9) == continued(run, "\n", 9)
+    assert "prompt of 0 tokens" in fails("--model", characters(0, TEXT.replace("\n", " ") * 2), "")
 
 
 def test_what_a_run_of_characters_cannot_read_is_one_line(characters, fails):
     run = characters(0)
-    assert "prompt: holds 'z', which the text that this run learned has not" in fails(run, "the zoo")
-    assert "this model reads at most 48" in fails(run, "the " * 20)
-    assert "another vocabulary" in fails(run, "the ", "--draft", characters(0, TEXT.replace("\n", " ") * 2))
+    assert "prompt: holds 'z', which the text that this run learned has not" in fails("--model", run, "the zoo")
+    assert "this model reads at most 48" in fails("--model", run, "the " * 20)
+    assert "another vocabulary" in fails("--model", run, "the ", "--draft", characters(0, TEXT.replace("\n", " ") * 2))
 
 
 def test_a_run_of_characters_whose_symbols_are_lost_is_one_line(characters, fails, tmp_path):
     for name in ("config.yaml", "model.safetensors", "card.md"):
         (tmp_path / name).write_bytes((characters(0) / name).read_bytes())
     (tmp_path / "metrics.json").write_text("{}")
-    assert "metrics.json names no symbols" in fails(tmp_path, "the ")
+    assert "metrics.json names no symbols" in fails("--model", tmp_path, "the ")
     (tmp_path / "metrics.json").write_text('{"symbols": "abc"}')
-    assert "its weights do not fit" in fails(tmp_path, "the ")
+    assert "its weights do not fit" in fails("--model", tmp_path, "the ")
     (tmp_path / "model.safetensors").unlink()
-    assert "model.safetensors is missing; give the folder of a finished run" in fails(tmp_path, "the ")
+    assert "model.safetensors is missing; give the folder of a finished run" in fails("--model", tmp_path, "the ")
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -176,7 +154,7 @@ def test_a_run_of_translation_writes_what_it_was_tested_with(architecture, beams
     decode = search(tokenizer, 20, beams)
     expected = translate(model, framed(tokenizer, sources), tokenizer, decode, torch.device("cpu"))
     options = ["--beams", beams] if beams > 1 else []
-    found = [said(run, source, "--max-new-tokens", 20, *options) for source in sources]
+    found = [said("--model", run, source, "--max-new-tokens", 20, *options) for source in sources]
     assert [text.strip() for text in found] == expected  # all spaces at the ends are cut off there
     if architecture == "transformer":
         assert found[: len(PAIRS)] == list(PAIRS.values())
@@ -184,12 +162,12 @@ def test_a_run_of_translation_writes_what_it_was_tested_with(architecture, beams
 
 def test_options_of_generation_work_on_a_run_of_translation(translation, said, fails):
     run, _, _ = translation("transformer")
-    plain = said(run, "a dog")
-    sampled = [said(run, "a dog", "--temperature", 3, "--seed", seed) for seed in (1, 1, 2)]
+    plain = said("--model", run, "a dog")
+    sampled = [said("--model", run, "a dog", "--temperature", 3, "--seed", seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
     assert plain not in sampled
-    assert said(run, "a dog", "--stop", plain[3:5]) == plain[: plain.index(plain[3:5])]
-    assert "this is an encoder-decoder" in fails(run, "a dog", "--compile")
+    assert said("--model", run, "a dog", "--stop", plain[3:5]) == plain[: plain.index(plain[3:5])]
+    assert "this is an encoder-decoder" in fails("--model", run, "a dog", "--compile")
 
 
 def test_a_users_special_tokens_are_text_to_a_run_of_translation(translation):
@@ -201,8 +179,8 @@ def test_a_users_special_tokens_are_text_to_a_run_of_translation(translation):
 
 def test_what_a_run_of_translation_cannot_do_is_one_line(translation, characters, fails):
     run, _, _ = translation("transformer")
-    assert "this model reads at most 24" in fails(run, "the cat sat on the mat " * 9)
-    assert "translates, and continues no text" in fails(characters(0), "the ", "--draft", run)
+    assert "this model reads at most 24" in fails("--model", run, "the cat sat on the mat " * 9)
+    assert "translates, and continues no text" in fails("--model", characters(0), "the ", "--draft", run)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +194,11 @@ def test_what_a_run_of_translation_cannot_do_is_one_line(translation, characters
 )
 def test_another_run_is_told_what_it_is_and_what_reads_it(config, message, tmp_path, fails):
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    assert f"run {tmp_path}: {message.format(run=tmp_path)}" in fails(tmp_path, "hello")
+    assert f"run {tmp_path}: {message.format(run=tmp_path)}" in fails("--model", tmp_path, "hello")
 
 
 def test_a_folder_without_model_is_one_line(tmp_path, fails):
-    assert "config.json is missing" in fails(tmp_path, "hello")
+    assert "config.json is missing" in fails("--model", tmp_path, "hello")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,18 +9,17 @@ Shape legend: B samples, T predicted tokens, W width, V vocabulary; a batch hold
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.bench.pair import pair
-from archlab.bench.peer import Contender, Shape, labelled_loss
-from archlab.data.text.batch import Tokens
+from archlab.bench.decoder_peer import decoder_contenders, language_model
+from archlab.bench.peer import Contender, Shape
 from archlab.interop.transforms import Fused
 from archlab.interop.weights import Rule, WeightMap
 from archlab.models.gpt2 import GPT2, GPT2Config
-from archlab.objectives.sequence import LanguageModelling
 
 
 class TorchGPT2(nn.Module):
@@ -78,24 +77,9 @@ def weights(config: GPT2Config) -> WeightMap:
 
 def gpt2_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
     """All three models with equal weights and the same batch of random tokens, without dropout."""
-    stack = shape.stack
-    options = {
-        "vocab_size": shape.vocabulary,
-        "context": shape.tokens,
-        "width": stack.width,
-        "depth": stack.depth,
-        "heads": stack.heads,
-        "feed_forward": stack.feed_forward,
-    }
-    ours, theirs = pair("gpt2", options, seed)
-    torchs = torch_copy(ours)
-    tokens = shape.random_tokens(seed)
-    batch, objective = Tokens(tokens), LanguageModelling()
-    return {
-        "archlab": Contender(ours.train(), lambda: objective(ours, batch).loss),
-        "transformers": Contender(theirs.train(), lambda: labelled_loss(theirs, tokens)),
-        "torch.nn": Contender(torchs.train(), lambda: objective(torchs, batch).loss),
-    }
+    found = decoder_contenders("gpt2", shape, seed)
+    torchs = torch_copy(cast(GPT2, found["archlab"].model))
+    return found | {"torch.nn": language_model(torchs, shape.random_tokens(seed))}
 
 
 def torch_copy(ours: GPT2) -> TorchGPT2:

@@ -49,6 +49,17 @@ class Shape:
     stack: TransformerConfig
     architecture: Literal["token-arm", "llama", "gpt2", "translator"] = "token-arm"
 
+    def options(self) -> dict[str, Any]:
+        """What the configurations of the registry's models share."""
+        return {
+            "vocab_size": self.vocabulary,
+            "context": self.tokens,
+            "width": self.stack.width,
+            "depth": self.stack.depth,
+            "heads": self.stack.heads,
+            "feed_forward": self.stack.feed_forward,
+        }
+
     def random_tokens(self, seed: int) -> Tensor:
         """A batch (B, T + 1)."""
         size = self.samples, self.tokens + 1

@@ -23,8 +23,8 @@ from rich.table import Table
 from torch import nn
 
 from archlab import __version__, machine
+from archlab.bench.decoder_peer import llama_contenders
 from archlab.bench.gpt2_peer import gpt2_contenders
-from archlab.bench.llama_peer import llama_contenders
 from archlab.bench.peer import Contender, Shape, token_arm_contenders
 from archlab.bench.translator_peer import translator_contenders
 from archlab.compare.flops import counted_flops

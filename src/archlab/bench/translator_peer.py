@@ -18,16 +18,7 @@ def translator_contenders(shape: Shape, seed: int = 0) -> dict[str, Contender]:
 
     All get what the recipe `translation` gives: the mask of the sources, which here leaves nothing out.
     """
-    stack = shape.stack
-    options = {
-        "vocab_size": shape.vocabulary,
-        "context": shape.tokens,
-        "width": stack.width,
-        "depth": stack.depth,
-        "decoder_depth": stack.depth,
-        "heads": stack.heads,
-        "feed_forward": stack.feed_forward,
-    }
+    options = shape.options() | {"decoder_depth": shape.stack.depth}
     ours, theirs = pair("encoder_decoder", options, seed)
     torchs = torch_copy(ours)
     source, target = shape.random_tokens(seed + 1)[:, 1:], shape.random_tokens(seed)

@@ -38,6 +38,43 @@ _SIGLIP_TOWERS = {
     "giant-opt": _size(1536, 40, 16, 6144),
 }
 
+_SIGLIPS = (  # release, vocabulary, and of each: name, patch, image, parameters
+    (
+        "siglip",
+        32000,
+        (
+            ("base", 16, 224, 203_155_970),
+            ("base", 16, 256, 203_202_050),
+            ("base", 16, 384, 203_447_810),
+            ("base", 16, 512, 203_791_874),
+            ("large", 16, 256, 652_150_786),
+            ("large", 16, 384, 652_478_466),
+            ("so400m", 14, 384, 877_960_498),
+        ),
+    ),
+    (
+        "siglip2",
+        256000,
+        (
+            ("base", 32, 256, 376_856_066),
+            ("base", 16, 224, 375_187_970),
+            ("base", 16, 256, 375_234_050),
+            ("base", 16, 384, 375_479_810),
+            ("base", 16, 512, 375_823_874),
+            ("large", 16, 256, 881_526_786),
+            ("large", 16, 384, 881_854_466),
+            ("large", 16, 512, 882_313_218),
+            ("so400m", 14, 224, 1_135_463_602),
+            ("so400m", 14, 384, 1_136_008_498),
+            ("so400m", 16, 256, 1_135_670_962),
+            ("so400m", 16, 384, 1_136_039_602),
+            ("so400m", 16, 512, 1_136_555_698),
+            ("giant-opt", 16, 256, 1_871_393_906),
+            ("giant-opt", 16, 384, 1_871_885_426),
+        ),
+    ),
+)
+
 
 def _siglip(
     name: str, patch_size: int, image_size: int, parameters: int, *, vocab_size: int, context: int = 64
@@ -229,44 +266,15 @@ VISION: tuple[Family, ...] = (
         },
         sizes={
             **{
-                f"siglip-{name}-patch{patch_size}-{image_size}": _siglip(
-                    name, patch_size, image_size, parameters, vocab_size=32000
+                f"{release}-{name}-patch{patch_size}-{image_size}": _siglip(
+                    name, patch_size, image_size, parameters, vocab_size=vocab_size
                 )
-                for name, patch_size, image_size, parameters in (
-                    ("base", 16, 224, 203_155_970),
-                    ("base", 16, 256, 203_202_050),
-                    ("base", 16, 384, 203_447_810),
-                    ("base", 16, 512, 203_791_874),
-                    ("large", 16, 256, 652_150_786),
-                    ("large", 16, 384, 652_478_466),
-                    ("so400m", 14, 384, 877_960_498),
-                )
+                for release, vocab_size, sizes in _SIGLIPS
+                for name, patch_size, image_size, parameters in sizes
             },
             "siglip-so400m-patch14-224": _siglip("so400m", 14, 224, 877_360_306, vocab_size=32000, context=16),
             "siglip-base-patch16-256-multilingual": _siglip("base", 16, 256, 370_626_050, vocab_size=250000),
             "siglip-so400m-patch16-256-i18n": _siglip("so400m", 16, 256, 1_128_758_962, vocab_size=250000),
-            **{
-                f"siglip2-{name}-patch{patch_size}-{image_size}": _siglip(
-                    name, patch_size, image_size, parameters, vocab_size=256000
-                )
-                for name, patch_size, image_size, parameters in (
-                    ("base", 32, 256, 376_856_066),
-                    ("base", 16, 224, 375_187_970),
-                    ("base", 16, 256, 375_234_050),
-                    ("base", 16, 384, 375_479_810),
-                    ("base", 16, 512, 375_823_874),
-                    ("large", 16, 256, 881_526_786),
-                    ("large", 16, 384, 881_854_466),
-                    ("large", 16, 512, 882_313_218),
-                    ("so400m", 14, 224, 1_135_463_602),
-                    ("so400m", 14, 384, 1_136_008_498),
-                    ("so400m", 16, 256, 1_135_670_962),
-                    ("so400m", 16, 384, 1_136_039_602),
-                    ("so400m", 16, 512, 1_136_555_698),
-                    ("giant-opt", 16, 256, 1_871_393_906),
-                    ("giant-opt", 16, 384, 1_871_885_426),
-                )
-            },
         },
     ),
 )

@@ -62,9 +62,12 @@ class Goal(Section):
 
     def words(self) -> str:
         """The goal itself."""
-        limit = f"above that of {self.above}" if self.above else ""
-        limit = f"at most {self.at_most:g}" if self.at_most is not None else limit
-        limit = f"at least {self.at_least:g}" if self.at_least is not None else limit
+        if self.at_most is not None:
+            limit = f"at most {self.at_most:g}"
+        elif self.at_least is not None:
+            limit = f"at least {self.at_least:g}"
+        else:
+            limit = f"above that of {self.above}"
         return f"{limit} ({self.whose})" if self.whose else limit
 
 
