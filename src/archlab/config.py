@@ -61,7 +61,9 @@ class ScenesData(Section):
     test_images: Count = 1000
     questions_per_image: Count = 4
     paraphrases: Annotated[int, one_of(1, 2, 4, 8, 32)] = 4
-    """K, the number of surface forms per meaning: 1, 2, 4, 8 or 32."""
+    """K, the number of surface forms of a target (an answer, a caption): 1, 2, 4, 8 or 32."""
+    query_paraphrases: Annotated[int, one_of(1, 2, 4, 8, 32)] = 4
+    """Of a query; it stays what it is while K is turned."""
     kinds: list[str] = field(default_factory=list)
     """Question kinds to keep; empty keeps all."""
 
@@ -445,7 +447,8 @@ class LeJEPAConfig(Section):
     regularization: InnerShare = 0.002
     """Lambda, the weight of the Gaussian against the invariance."""
     reconstruction: NonNegative = 0.5
-    """Weight of reading each patch's thumbnail off its features, without which they would forget colour."""
+    """Weight of reading each patch's thumbnail off its features, without which they would forget colour; 0 leaves the
+    paper's loss alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from archlab.compare.grid import run as grid
 from archlab.compare.grid.conditions import Condition, measure_conditions
 from archlab.compare.grid.results import FILE
 from archlab.compare.grid.run import Places, run_grid
+from archlab.data.scenes.syntax import SYNTAX, in_new_syntax
 from archlab.errors import UserError
+from archlab.evaluate.readout import EmbeddingReadout
 from archlab.train.run import load_run, measure_arm
 from archlab.train.setup import Setup
 
@@ -160,6 +162,25 @@ def test_a_control_is_shown_other_images(talkative_run: Callable[[str], Path], t
     assert own.answers.keys() == plain.answers.keys()
 
 
+def test_in_unseen_syntax_the_same_is_asked_and_other_captions_are_searched(
+    talkative_run: Callable[[str], Path], tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, searched = load_run(talkative_run("vljepa"), tiny_setup), []
+    embed = EmbeddingReadout.text_vectors
+    monkeypatch.setattr(
+        EmbeddingReadout, "text_vectors", lambda self, texts: (searched.append(list(texts)), embed(self, texts))[1]
+    )
+    (plain, read), (new, same) = measure_conditions([Condition(), Condition(SYNTAX)], opened, tiny_setup, 12).values()
+    assert read == same
+    assert new.answers == plain.answers
+    assert new.values["caption/slots"].tolist() == plain.values["caption/slots"].tolist()  # the truth is the same
+    captions = [
+        [one.targets[0] for one in split.examples if one.task == "caption"][:12]
+        for split in (tiny_setup.dataset["test"], in_new_syntax(tiny_setup.dataset["test"]))
+    ]
+    assert [texts for texts in searched if texts in captions] == captions
+
+
 def test_a_condition_is_known_by_what_differs_from_the_test_split() -> None:
     names = [
         Condition(),
@@ -168,8 +189,10 @@ def test_a_condition_is_known_by_what_differs_from_the_test_split() -> None:
         Condition("test_forms", control="no_query"),
         Condition("test", "blur", 2),
         Condition("test_forms", "blur", 2, "no_query"),
+        Condition(SYNTAX),
     ]
     assert [one.name for one in names] == [
         "test", "no_query", "test_forms", "test_forms/no_query", "blur-2", "test_forms/blur-2/no_query",
+        "test_syntax",
     ]  # fmt: skip
-    assert [one.usual for one in names] == [True, True, True, False, False, False]
+    assert [one.usual for one in names] == [True, True, True, False, False, False, False]

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from archlab.data.batch import pick
+from archlab.data.order import Order
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
 from archlab.data.scenes.language import HELD_OUT_WORDINGS, PARAPHRASES, wordings
 from archlab.data.scenes.render import render
@@ -66,17 +68,38 @@ def test_building_twice_gives_equal_digests_images_and_texts():
         assert texts(split) == texts(second[name])
 
 
-def test_the_dial_changes_texts_and_nothing_else():
+def test_the_dial_changes_targets_and_nothing_else():
     built = [build_scenes(dataclasses.replace(SMALL, paraphrases=dial)) for dial in PARAPHRASES]
     for one, dial in zip(built, PARAPHRASES, strict=True):
         for name, split in built[0].splits.items():
             assert facts(one[name]) == facts(split)
             assert one[name].image_digest == split.image_digest
+            assert [list(e.queries) for e in one[name].examples] == [list(e.queries) for e in split.examples]
             expected = len(HELD_OUT_WORDINGS) if name == "test_forms" else dial
-            assert {len(forms) for e in one[name].examples for forms in (e.queries, e.targets)} == {expected}
+            assert {len(e.targets) for e in one[name].examples} == {expected}
             if name != "test_forms":
                 assert [e.targets[0] for e in one[name].examples] == [e.targets[0] for e in split.examples]
         assert one["train"].digest != built[0]["train"].digest or dial == 1
+
+
+@pytest.mark.parametrize("dials", [{"query_paraphrases": 4}, {}], ids=["of its own", "with K"])
+def test_training_hears_the_same_questions_in_the_same_order_at_every_k(dials):
+    """Unless queries are reworded with K, as a control shows: then two settings tell more than what K is about."""
+    heard = [told(dataclasses.replace(SMALL, paraphrases=k, **(dials or {"query_paraphrases": k}))) for k in (1, 4, 32)]
+    asked, answered = zip(*heard, strict=True)
+    assert (asked[0] == asked[1] == asked[2]) == bool(dials)
+    assert len(set(answered)) == 3
+
+
+def told(config):
+    """What 30 steps are asked of which images, with the meanings of the answers; and what they are told."""
+    examples = build_scenes(config)["train"].examples
+    tasks = np.array([one.task for one in examples])
+    order = Order.draw([np.flatnonzero(tasks == task) for task in np.unique(tasks)], 30, 8, seed=0)
+    steps = zip(*(part.ravel() for part in (order.rows, order.query_forms, order.target_forms)), strict=True)
+    drawn = [(examples[row], query, target) for row, query, target in steps]
+    asked = tuple((one.image, one.meaning, pick(one.queries, query)) for one, query, _ in drawn)
+    return asked, tuple(pick(one.targets, target) for one, _, target in drawn)
 
 
 def test_a_larger_train_split_begins_with_the_smaller_one():
@@ -90,7 +113,15 @@ def test_a_larger_train_split_begins_with_the_smaller_one():
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"image_size": 48}, {"max_objects": 3}, {"questions_per_image": 3}, {"max_noise": 30}]
+    "change",
+    [
+        {"seed": 1},
+        {"image_size": 48},
+        {"max_objects": 3},
+        {"questions_per_image": 3},
+        {"max_noise": 30},
+        {"query_paraphrases": 8},
+    ],
 )
 def test_any_change_of_data_changes_the_digest(change):
     changed = build_scenes(dataclasses.replace(SMALL, **change))
@@ -162,6 +193,7 @@ def test_forms_are_not_stored(dataset):
         {"test_images": "many"},
         {"questions_per_image": 9},
         {"paraphrases": 3},
+        {"query_paraphrases": 3},
         {"image_size": 1},
     ],
 )

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from archlab.data.scenes.language import wordings
+from archlab.data.scenes.language import Spoken, wordings
 from archlab.data.scenes.render import label_maps, render
 from archlab.data.scenes.video import (
     EVENTS,
@@ -20,6 +20,7 @@ from archlab.data.scenes.world import HELD_OUT_PAIRS, Scene
 from archlab.errors import UserError
 
 CLEAN = VideoConfig(max_objects=1, max_noise=0)
+CANONICAL = Spoken(wordings(1), wordings(1))
 
 
 def difference(video):
@@ -111,7 +112,7 @@ def test_ordinary_videos_never_show_a_held_out_pair_even_after_a_change():
 def test_every_answer_is_true_of_the_object_it_names():
     config = VideoConfig()
     videos = sample_videos(200, config)
-    for example in video_examples(videos, config, split="train", spoken=[wordings(1)], questions=6):
+    for example in video_examples(videos, config, split="train", spoken=[CANONICAL], questions=6):
         if example.task != "vqa":
             continue
         words = set(example.queries[0].split())
@@ -134,27 +135,31 @@ COLOURS_AND_SHAPES = {
 def test_answers_are_balanced_and_all_occur():
     config = VideoConfig()
     answers = defaultdict(Counter)
-    for example in video_examples(sample_videos(600, config), config, split="train", spoken=[wordings(1)], questions=6):
+    for example in video_examples(sample_videos(600, config), config, split="train", spoken=[CANONICAL], questions=6):
         answers[example.kind][example.meaning] += 1
     for kind in ("motion", "event"):
         assert set(answers[kind]) == set(video_candidates()[kind].values())
         assert max(answers[kind].values()) / answers[kind].total() < 0.32
 
 
-def test_the_dial_changes_texts_of_videos_only():
+def test_the_dial_changes_targets_of_videos_only():
     config = VideoConfig()
     videos = sample_videos(30, config)
-    few, many = (video_examples(videos, config, split="train", spoken=[wordings(dial)]) for dial in (1, 32))
+    few, many = (
+        video_examples(videos, config, split="train", spoken=[Spoken(wordings(2), wordings(dial))]) for dial in (1, 32)
+    )
     assert [(e.id, e.kind, e.meaning, e.targets[0]) for e in few] == [
         (e.id, e.kind, e.meaning, e.targets[0]) for e in many
     ]
-    assert len(many[0].queries) == len(many[0].targets) == 32
+    assert [list(e.queries) for e in few] == [list(e.queries) for e in many]
+    assert len(many[0].queries) == 2
+    assert len(many[0].targets) == 32
 
 
 def test_examples_can_be_made_in_parts():
     config = VideoConfig()
-    whole = video_examples(sample_videos(6, config), config, split="test", spoken=[wordings(1)])
-    part = video_examples(sample_videos(3, config, start=3), config, split="test", spoken=[wordings(1)], start=3)
+    whole = video_examples(sample_videos(6, config), config, split="test", spoken=[CANONICAL])
+    part = video_examples(sample_videos(3, config, start=3), config, split="test", spoken=[CANONICAL], start=3)
     assert [e.id for e in whole][-len(part) :] == [e.id for e in part]
     assert [e.meaning for e in whole][-len(part) :] == [e.meaning for e in part]
 

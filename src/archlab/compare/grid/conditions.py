@@ -1,7 +1,7 @@
 """What a trained run is asked on: a test split, its images corrupted or not, with or without what a control removes.
 
-Conditions train nothing. Those that every cell has are read from it; the others are measured by a cell of their own,
-which opens the finished run.
+Conditions train nothing. Those that every cell has are read from it; the others (corrupted images, captions in unseen
+syntax, controls of other splits) are measured by a cell of their own, which opens the finished run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from archlab.compare.trial import BLIND, blind_controls
 from archlab.data.corruptions import corrupted
 from archlab.data.example import Split
+from archlab.data.scenes.syntax import SYNTAX, in_new_syntax
 from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement
 from archlab.train.run import Run, measure_arm
@@ -29,7 +30,8 @@ class Condition:
     """Where a score is read.
 
     Attributes:
-        split: a test split. corruption: one of `data.corruptions`. severity: 0 leaves the images as they are.
+        split: a test split, or `SYNTAX`.
+        corruption: one of `data.corruptions`. severity: 0 leaves the images as they are.
         control: one of `trial.BLIND`, or "".
         name: under which a cell keeps the scores.
     """
@@ -48,11 +50,11 @@ class Condition:
     @property
     def usual(self) -> bool:
         """Whether every cell has it: a test split as it is, and the controls of "test"."""
-        return not self.severity and (not self.control or self.split == TEST)
+        return not self.severity and self.split != SYNTAX and (not self.control or self.split == TEST)
 
     @property
     def family(self) -> str:
-        """Conditions of one family are measured together: one corruption at all severities, or all controls."""
+        """Conditions of one family are measured together: one corruption at all severities, or all others."""
         return self.corruption if self.severity else ""
 
 
@@ -88,13 +90,14 @@ def check_control(control: Any) -> None:
 def _asked(setup: Setup, one: Condition) -> tuple[Setup, Split]:
     """The split of a condition, and the setup with it among its data."""
     splits = setup.dataset.splits
-    if one.split not in splits:
-        known = ", ".join(name for name in splits if name.startswith(TEST))
+    if one.split not in (*splits, SYNTAX):
+        known = ", ".join(name for name in (*splits, SYNTAX) if name.startswith(TEST))
         raise UserError(f"split {one.split!r}: the data have none of that name; they have {known}")
-    split = splits[one.split]
-    if not one.severity:
+    split = in_new_syntax(splits[TEST]) if one.split == SYNTAX else splits[one.split]
+    if one.severity:
+        worse = corrupted(split, one.corruption, one.severity, setup.config.data)
+        split = replace(worse, name=replace(one, control="").name)
+    if split.name in splits:
         return setup, split
-    worse = corrupted(split, one.corruption, one.severity, setup.config.data)
-    worse = replace(worse, name=replace(one, control="").name)
-    dataset = replace(setup.dataset, splits={**splits, worse.name: worse})
-    return replace(setup, dataset=dataset), worse
+    dataset = replace(setup.dataset, splits={**splits, split.name: split})
+    return replace(setup, dataset=dataset), split

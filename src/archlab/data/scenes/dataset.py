@@ -1,7 +1,9 @@
 """The data set: scenes, pictures, questions and captions, as the splits every trainer reads.
 
-Pictures, meanings and the order of examples depend on the seed and the world alone. The paraphrase dial changes texts
-and nothing else, so that two runs at different K differ in wording only.
+Pictures, meanings and the order of examples depend on the seed and the world alone. The paraphrase dial changes targets
+and nothing else, so that two runs at different K differ in the wording of targets only: an argument about targets would
+not be tested by runs of which one also heard every question in more ways. How often queries are reworded is a dial of
+its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from archlab.data.scenes.language import (
     HELD_OUT_WORDINGS,
     Forms,
     Question,
-    Wording,
+    Spoken,
     answer_forms,
     caption_forms,
     caption_meaning,
@@ -31,7 +33,10 @@ from archlab.data.scenes.render import render
 from archlab.data.scenes.world import SPLITS, Draws, Scene, SceneConfig, require_number, sample_scenes
 
 CAPTION_QUESTION = Question("caption")
-HELD_OUT_TURNS = [HELD_OUT_WORDINGS[turn:] + HELD_OUT_WORDINGS[:turn] for turn in range(len(HELD_OUT_WORDINGS))]
+HELD_OUT_TURNS = [
+    Spoken(turned, turned)
+    for turned in (HELD_OUT_WORDINGS[turn:] + HELD_OUT_WORDINGS[:turn] for turn in range(len(HELD_OUT_WORDINGS)))
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,8 @@ class SceneDataConfig(SceneConfig):
         validation_images: pictures in "validation".
         test_images: pictures in "test", and as many in "test_combinations" and "test_backgrounds".
         questions_per_image: questions per picture, besides its one caption.
-        paraphrases: surface forms per meaning, K.
+        paraphrases: surface forms of a target, an answer or a caption, K.
+        query_paraphrases: surface forms of a query, whatever K is.
 
     Raises:
         UserError: a value breaks its rule.
@@ -54,13 +60,20 @@ class SceneDataConfig(SceneConfig):
     test_images: int = 1000
     questions_per_image: int = 4
     paraphrases: int = 4
+    query_paraphrases: int = 4
 
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         for name in ("train_images", "validation_images", "test_images"):
             require_number(name, getattr(self, name), 1, 1_000_000, whole=True)
         require_number("questions_per_image", self.questions_per_image, 1, 8, whole=True)
-        wordings(self.paraphrases)
+        for name in ("paraphrases", "query_paraphrases"):
+            wordings(getattr(self, name), name)
+
+    @property
+    def spoken(self) -> Spoken:
+        """How every split but "test_forms" is said."""
+        return Spoken(wordings(self.query_paraphrases), wordings(self.paraphrases))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -81,29 +94,26 @@ def build_scenes(config: SceneDataConfig) -> Dataset:
     "test_backgrounds" (textures never trained on) and "test_forms" (the pictures and questions of "test", worded in
     forms never trained on; successive examples begin with different ones of the four).
     """
-    spoken = wordings(config.paraphrases)
     splits = {}
     for name, count in config.sizes.items():
         scenes = sample_scenes(count, config, split=name)
         images = render(scenes, config.image_size)
-        splits[name] = _split(name, images, _examples(name, scenes, config, [spoken]), config)
+        splits[name] = _split(name, images, _examples(name, scenes, config, [config.spoken]), config)
         if name == "test":
             splits["test_forms"] = _split("test_forms", images, _examples(name, scenes, config, HELD_OUT_TURNS), config)
     return Dataset("scenes", splits)
 
 
-def _examples(
-    split: str, scenes: list[Scene], config: SceneDataConfig, spoken: list[tuple[Wording, ...]]
-) -> list[Example]:
-    """Questions, then the caption, picture by picture; example i is worded by `spoken[i % len(spoken)]`."""
+def _examples(split: str, scenes: list[Scene], config: SceneDataConfig, spoken: list[Spoken]) -> list[Example]:
+    """Questions, then the caption, picture by picture; example i is said as `spoken[i % len(spoken)]`."""
     examples: list[Example] = []
     answers: dict[tuple[str, int], Forms] = {}  # answers recur: share their forms
     for image, scene in enumerate(scenes):
         draws = Draws(config.seed, SPLITS[split], image, 1)  # the fourth number keeps it apart from the scene's stream
         for number, (kind, question, meaning) in enumerate(ask(scene, draws, config.questions_per_image)):
             turn = len(examples) % len(spoken)
-            targets = answers.setdefault((meaning, turn), answer_forms(meaning, spoken[turn]))
-            queries = question_forms(question, spoken[turn])
+            targets = answers.setdefault((meaning, turn), answer_forms(meaning, spoken[turn].targets))
+            queries = question_forms(question, spoken[turn].queries)
             examples.append(Example(f"{split}-{image}-{number}", image, "vqa", kind, queries, targets, meaning))
         caption, turn = scene_caption(scene), len(examples) % len(spoken)
         examples.append(
@@ -112,8 +122,8 @@ def _examples(
                 image=image,
                 task="caption",
                 kind="caption",
-                queries=question_forms(CAPTION_QUESTION, spoken[turn]),
-                targets=caption_forms(caption, spoken[turn]),
+                queries=question_forms(CAPTION_QUESTION, spoken[turn].queries),
+                targets=caption_forms(caption, spoken[turn].targets),
                 meaning=caption_meaning(caption),
             )
         )
@@ -153,8 +163,8 @@ def make_split(
 def _digest(name: str, image_digest: str, examples: list[Example], config: SceneDataConfig) -> str:
     """SHA-256 of the world's settings, the pixels, every example's meaning and its first and last forms.
 
-    The forms in between follow from the meaning, K and the language's tables, and these are hashed too: writing out all
-    forms of a large split would take longer than drawing its pictures. The sizes of other splits are left out.
+    The forms in between follow from the meaning, the last form and the language's tables, which are hashed too: writing
+    out all forms of a large split would take longer than drawing its pictures. The sizes of other splits are left out.
     """
     world = {field.name: asdict(config)[field.name] for field in fields(SceneConfig)}
     tables = [frames.QUESTIONS, frames.ANSWERS, frames.MORE_ANSWERS, frames.CAPTIONS, frames.PHRASES, frames.OPENINGS]

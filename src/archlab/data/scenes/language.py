@@ -73,6 +73,13 @@ class Wording:
     reverse: bool
 
 
+class Spoken(NamedTuple):
+    """How the examples of a split are said: the wordings of what is asked, and of what is to be said."""
+
+    queries: tuple[Wording, ...]
+    targets: tuple[Wording, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Forms(Sequence[str]):
     """The surface forms of one meaning, formatted when read.
@@ -80,12 +87,12 @@ class Forms(Sequence[str]):
     Attributes:
         say: turns a meaning and a wording into a string; a module-level function, so that forms can be pickled.
         meaning: what is said.
-        wordings: one per form.
+        wordings: one per form, of the sort that `say` reads.
     """
 
-    say: Callable[[Any, Wording], str]
+    say: Callable[[Any, Any], str]
     meaning: Any
-    wordings: tuple[Wording, ...]
+    wordings: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.wordings)
@@ -143,14 +150,17 @@ HELD_OUT_WORDINGS = tuple(
 )
 
 
-def wordings(paraphrases: int) -> tuple[Wording, ...]:
+def wordings(paraphrases: int, name: str = "paraphrases") -> tuple[Wording, ...]:
     """The wordings of a dial setting; smaller settings are prefixes of larger ones.
+
+    Args:
+        name: of the setting, for whoever mistook it.
 
     Raises:
         UserError: `paraphrases` is not one of `PARAPHRASES`.
     """
     if isinstance(paraphrases, bool) or paraphrases not in PARAPHRASES:
-        raise UserError(f"paraphrases = {paraphrases!r} is not on the dial: choose one of {PARAPHRASES}")
+        raise UserError(f"{name} = {paraphrases!r} is not on the dial: choose one of {PARAPHRASES}")
     return _TRAINING_WORDINGS[:paraphrases]
 
 
@@ -232,27 +242,37 @@ ANSWER_WORDS = {
 
 
 def _say_caption(caption: Caption, wording: Wording) -> str:
-    clauses, relation = caption.clauses, caption.relation
-    if wording.reverse:
-        clauses = clauses[::-1]
-        relation = None if relation is None else lexicon.INVERSE[relation]
-    spoken = [_say_clause(clause, wording) for clause in clauses]
-    if relation is not None:
-        listing = f"{spoken[0]} {lexicon.RELATION_WORDS[relation][wording.words]} {spoken[1]}"
-    elif len(spoken) == 1:
-        listing = spoken[0]
-    else:
-        listing = f"{', '.join(spoken[:-1])} and {spoken[-1]}"
+    def name(description: Description) -> str:
+        return lexicon.with_article(noun_phrase(description, wording))
+
     table = frames.CAPTIONS
+    listing = listed(caption, name, wording.words, reverse=wording.reverse)
     return _frame(table[:8], table[8:], wording).format(list=listing, **_common_slots(wording))
 
 
-def _say_clause(clause: Clause, wording: Wording) -> str:
-    spoken = lexicon.with_article(noun_phrase(clause.description, wording))
+def listed(caption: Caption, name: Callable[[Description], str], words: int, *, reverse: bool) -> str:
+    """The objects of a caption side by side, or in their relation.
+
+    Args:
+        name: an object in words.
+        words: which synonym of motions, events and relations.
+        reverse: whether to begin with the last object.
+    """
+    clauses, relation = caption.clauses, caption.relation
+    if reverse:
+        clauses = clauses[::-1]
+        relation = None if relation is None else lexicon.INVERSE[relation]
+    spoken = [_clause(clause, name(clause.description), words) for clause in clauses]
+    if relation is not None:
+        return f"{spoken[0]} {lexicon.RELATION_WORDS[relation][words]} {spoken[1]}"
+    return f"{', '.join(spoken[:-1])} and {spoken[-1]}" if len(spoken) > 1 else spoken[0]
+
+
+def _clause(clause: Clause, spoken: str, words: int) -> str:
     if clause.motion is not None:
-        spoken += f" that {lexicon.MOTION_WORDS[clause.motion][wording.words]}"
+        spoken += f" that {lexicon.MOTION_WORDS[clause.motion][words]}"
     if clause.event is not None:
-        spoken += f" and {lexicon.EVENT_WORDS[clause.event][wording.words]}"
+        spoken += f" and {lexicon.EVENT_WORDS[clause.event][words]}"
     return spoken
 
 

@@ -19,7 +19,7 @@ from archlab.data.scenes.language import (
     Caption,
     Clause,
     Question,
-    Wording,
+    Spoken,
     answer_forms,
     caption_forms,
     caption_meaning,
@@ -168,7 +168,7 @@ def video_examples(
     config: VideoConfig,
     *,
     split: str,
-    spoken: Sequence[tuple[Wording, ...]],
+    spoken: Sequence[Spoken],
     questions: int = 2,
     start: int = 0,
 ) -> list[Example]:
@@ -178,7 +178,7 @@ def video_examples(
         videos: what `sample_videos` returned for the same config, split and start.
         config: the videos' config.
         split: the videos' split.
-        spoken: example i is worded by `spoken[i % len(spoken)]`.
+        spoken: example i is said as `spoken[i % len(spoken)]`.
         questions: most questions per video, besides the caption.
         start: index of the first video in its split.
 
@@ -191,11 +191,11 @@ def video_examples(
         index = start + row
         draws = Draws(config.seed, SPLITS[split], index, 3)
         for number, (kind, question, meaning) in enumerate(ask_video(video, draws, questions)):
-            worded = spoken[len(examples) % len(spoken)]
-            queries, targets = question_forms(question, worded), answer_forms(meaning, worded)
+            said = spoken[len(examples) % len(spoken)]
+            queries, targets = question_forms(question, said.queries), answer_forms(meaning, said.targets)
             examples.append(Example(f"{split}-video-{index}-{number}", row, "vqa", kind, queries, targets, meaning))
-        caption, worded = video_caption(video), spoken[len(examples) % len(spoken)]
-        queries, targets = question_forms(Question("caption"), worded), caption_forms(caption, worded)
+        caption, said = video_caption(video), spoken[len(examples) % len(spoken)]
+        queries, targets = question_forms(Question("caption"), said.queries), caption_forms(caption, said.targets)
         name, meaning = f"{split}-video-{index}-caption", caption_meaning(caption)
         examples.append(Example(name, row, "caption", "caption", queries, targets, meaning))
     return examples

@@ -14,7 +14,6 @@ import numpy as np
 
 from archlab.data.example import Dataset
 from archlab.data.scenes.dataset import HELD_OUT_TURNS, SceneDataConfig, make_split
-from archlab.data.scenes.language import wordings
 from archlab.data.scenes.video import (
     Video,
     VideoConfig,
@@ -58,7 +57,7 @@ class LazyVideos:
 
 def build_videos(config: VideoDataConfig) -> Dataset:
     """Build every split; they are those of `build_scenes`."""
-    answers, spoken = video_candidates(), [wordings(config.paraphrases)]
+    answers, spoken = video_candidates(), [config.spoken]
     splits = {}
     for name, count in config.sizes.items():
         videos = sample_videos(count, config, split=name)
