@@ -205,8 +205,7 @@ def _grid(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")
     protocol = arguments.protocol
-    folder = protocol.resolve().parent
-    root = folder.parent if folder.name == "protocols" else folder
+    root = _beside_protocols(protocol)
 
     from archlab.compare.grid.run import Places, run_grid
 
@@ -221,12 +220,30 @@ def _grid(arguments: argparse.Namespace) -> None:
     print(f"report: {report}")
 
 
+def _beside_protocols(protocol: Path) -> Path:
+    """Where the cells and the reports of a protocol are."""
+    folder = protocol.resolve().parent
+    return folder.parent if folder.name == "protocols" else folder
+
+
 def _selective_parser(commands: Commands[_Parser]) -> _Parser:
     parser = _command(commands, "selective", "measure when to put a stream into words, by a written protocol")
     parser.set_defaults(handler=_selective)
     parser.add_argument("protocol", type=Path, metavar="PROTOCOL", help="YAML: question, streams, sweep, what decides")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished vljepa runs, one per seed")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="*",
+        metavar="RUN",
+        help="finished vljepa runs, one per seed (default: those of the grid that the protocol names, made if missing)",
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="cells side by side (default: 2)")
+    parser.add_argument(
+        "--cells", type=Path, metavar="DIR", help="cells of the grid (default: cells, beside protocols)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/cells"), metavar="DIR", help="runs of the grid (default: runs/cells)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/NAME-OF-PROTOCOL)")
     return parser
 
@@ -235,10 +252,12 @@ def _selective(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}: must be at least 1")
 
+    from archlab.compare.grid.run import Places
     from archlab.compare.selective.run import run_selective
 
     out = arguments.out or Path("runs") / arguments.protocol.stem
-    report = run_selective(arguments.protocol, arguments.runs, out, workers=arguments.workers)
+    places = Places(arguments.cells or _beside_protocols(arguments.protocol) / "cells", arguments.work)
+    report = run_selective(arguments.protocol, arguments.runs, places, out, workers=arguments.workers)
     print(f"report: {report}")
 
 

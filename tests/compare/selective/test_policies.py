@@ -11,10 +11,12 @@ from archlab.compare.selective.policies import (
     LABELS,
     LIVE,
     ORACLES,
+    POOLED,
     TRIGGERS,
     UNTUNED,
     allowed,
     budgets_of,
+    peers,
     trigger_policy,
     ward_segments,
 )
@@ -49,7 +51,7 @@ class Seen:
         return self.raw[list(frames)]
 
 
-@pytest.mark.parametrize("name", [name for name in UNTUNED if name not in ORACLES.values()])
+@pytest.mark.parametrize("name", [name for name in UNTUNED if name not in ORACLES])
 @pytest.mark.parametrize("budget", [0.1, 0.5, 1.0, 3.0, 50.0])
 def test_a_policy_decodes_exactly_as_often_as_it_may(name: str, budget: float) -> None:
     seen: Any = Seen(noise=0.1)
@@ -107,10 +109,28 @@ def test_the_oracle_speaks_of_each_event_once_from_all_its_frames() -> None:
     assert [decode.frame for decode in UNTUNED["oracle-live"](Seen(), 1.0)] == list(STARTS)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("reading", ["paired", "dense"])
+def test_who_a_policy_is_compared_with_speaks_of_as_many_frames(reading: str) -> None:
+    def frames(name: str) -> int:
+        """Of the longest text; a policy that is tuned waits for eight frames if it waits."""
+        config = TriggerConfig(threshold=0.5, settle=8 if name in POOLED else 1)
+        live = {one: trigger_policy(view, {1.0: config}) for one, (view, _) in TRIGGERS.items()}
+        decodes = (UNTUNED | live)[name](Seen(), 1.0)  # type: ignore[arg-type]
+        return max(1 + decode.span[1] - decode.span[0] for decode in decodes)
+
+    for name in LABELS:
+        of = peers(name, reading)
+        assert (frames(name) > 1) == (name in POOLED), name
+        if reading == "paired":
+            assert (frames(of.baseline) > 1) == (frames(of.oracle) > 1) == (frames(name) > 1), name
+        else:
+            assert frames(of.baseline) == frames(of.oracle) == 1
+
+
 def test_what_is_tuned_is_measured_close_to_one_on_both_sides_and_an_oracle_at_one_alone() -> None:
     asked = [0.5, 1.0, 2.0]
     assert all(budgets_of(name, asked) == [0.5, 0.9, 1.0, 1.1, 2.0] for name in TRIGGERS)
-    assert all(budgets_of(name, asked) == [1.0] for name in ORACLES.values())
+    assert all(budgets_of(name, asked) == [1.0] for name in ORACLES)
     assert budgets_of("ward", asked) == asked
 
 

@@ -16,7 +16,8 @@ PLAIN = {"question": "q", "hypothesis": "h", "decision": "d"}
 def test_a_committed_protocol_asks_what_the_experiment_promises(path: Path) -> None:
     protocol = load_selective(path)
     asked = {(one.policy, one.over, one.claim) for one in protocol.expect}
-    assert {("trigger-settled", "uniform", "share"), ("trigger-settled", "ward-features", "higher")} <= asked
+    assert {("trigger-settled", "uniform-pooled", "share"), ("trigger-settled", "ward-features", "higher")} <= asked
+    assert {("ward", "uniform-pooled", "higher"), ("ward-exact", "uniform", "higher")} <= asked
     assert {"interval", "contrast"} <= protocol.sweep.keys()
 
 
@@ -27,6 +28,8 @@ def test_a_committed_protocol_asks_what_the_experiment_promises(path: Path) -> N
         ({"expect": [{"policy": "trigger", "over": "unifrm"}]}, "did you mean 'uniform'?"),
         ({"expect": [{"policy": "trigger", "over": "uniform", "at": "interval=7"}]}, "expect.at: 'interval=7'"),
         ({"expect": {"policy": "trigger"}}, "expect: must be a list"),
+        ({"expect": [{"policy": "ward", "over": "uniform"}]}, "'ward' speaks of the mean of a segment's frames"),
+        ({"expect": [{"policy": "trigger", "over": "random"}]}, "compare 'trigger' with one of uniform, ward-exact"),
         ({"sweep": {"intervall": [3.0]}}, "did you mean 'interval'?"),
         ({"sweep": {"contrast": ["extreme"]}}, "must be one of low, medium, high"),
         ({"budgets": [0.5, 2.0]}, "must hold 1.0"),

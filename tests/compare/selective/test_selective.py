@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from archlab.cli import main
+from archlab.compare.grid.run import Places
 from archlab.compare.selective.cell import CEILING, StreamCell, measure
 from archlab.compare.selective.policies import UNTUNED, budgets_of
 from archlab.compare.selective.protocol import BASE, load_selective
@@ -177,4 +178,4 @@ def test_a_folder_without_weights_is_named(tiny_run: Callable[[str], Run], proto
 
     (tmp_path / "config.yaml").write_text((tiny_run("vljepa").folder / "config.yaml").read_text())
     with pytest.raises(UserError, match=r"model.safetensors is missing"):
-        run_selective(protocol, [tmp_path], tmp_path / "out", workers=1)
+        run_selective(protocol, [tmp_path], Places(tmp_path, tmp_path), tmp_path / "out", workers=1)

@@ -51,14 +51,14 @@ def test_a_tuned_policy_is_read_at_exactly_one_decode_per_event(make_cell: Any) 
 
 
 def test_the_share_is_of_what_the_oracle_gains_over_uniform_at_the_same_number(make_cell: Any) -> None:
-    scores = {"uniform": 0.4, "oracle": 0.6, "trigger": 0.55}
+    scores = {"uniform": 0.4, "oracle-exact": 0.6, "trigger": 0.55}
     found = seeds(make_cell, scores, scores, scores).share("trigger", "paired", FACTS, "uniform")
     assert found.value == pytest.approx(0.75)
     np.testing.assert_allclose(found.drawn, 0.75)  # the ripple is common to all: pairing removes it
 
 
 def test_intervals_come_from_seeds_and_streams_resampled_together(make_cell: Any) -> None:
-    one, other = ({"uniform": 0.4, "oracle": 0.6, "trigger": value} for value in (0.5, 0.6))
+    one, other = ({"uniform": 0.4, "oracle-exact": 0.6, "trigger": value} for value in (0.5, 0.6))
     estimate = seeds(make_cell, one, other).share("trigger", "paired", FACTS, "uniform").estimate([0, 1])
     assert (estimate.low, estimate.high) == (pytest.approx(0.5), pytest.approx(1.0))
     assert estimate.per_seed == {0: pytest.approx(0.5), 1: pytest.approx(1.0)}
@@ -67,7 +67,24 @@ def test_intervals_come_from_seeds_and_streams_resampled_together(make_cell: Any
 @pytest.mark.parametrize(("trigger", "needed"), [(0.35, 0.75), (0.5, 1.5), (0.2, 0.5), (0.65, float("inf"))])
 def test_decodes_that_uniform_needs_are_read_off_its_curve(make_cell: Any, trigger: float, needed: float) -> None:
     scores = {"uniform": {0.5: 0.3, 1.0: 0.4, 2.0: 0.6}, "trigger": trigger}
-    assert seeds(make_cell, scores).fewer("trigger", "paired", FACTS).value == pytest.approx(needed)
+    assert seeds(make_cell, scores).fewer("trigger", "paired", FACTS, "uniform").value == pytest.approx(needed)
+
+
+def test_what_pools_stands_between_those_that_pool_and_single_frames_between_single_frames(make_cell: Any) -> None:
+    """Pooling alone is worth 0.2 here, and no policy is: none has a share, whichever way it speaks."""
+    single = {"uniform": 0.4, "ward-exact": 0.4, "oracle-exact": 0.5}
+    pooled = {"uniform-pooled": 0.6, "ward": 0.6, "trigger-settled": 0.6, "oracle": 0.7}
+    found = seeds(make_cell, *[single | pooled] * 3)
+    shown = summarise("s", replace(PROTOCOL, sweep={}, bootstrap_samples=100), found.cells)["conditions"][BASE]
+    for policy in ("ward", "ward-exact", "trigger-settled"):
+        own = shown["policies"][policy]
+        assert own["share"]["paired"]["value"] == pytest.approx(0.0), policy
+        assert own["gain"]["paired"]["value"] == pytest.approx(0.1), policy
+        assert own["fewer"]["paired"]["value"] == pytest.approx(0.5), policy
+    assert shown["policies"]["ward"]["over"] == {"paired": "uniform-pooled", "dense": "periodic"}
+    assert found.share("trigger-settled", "paired", FACTS, "uniform").value == pytest.approx(
+        2 / 3
+    )  # what pooling hides
 
 
 OUTCOMES = [
@@ -82,12 +99,12 @@ OUTCOMES = [
 def test_a_share_is_decided_by_its_whole_interval_and_three_seeds(
     make_cell: Any, triggers: list[float], outcome: str
 ) -> None:
-    cells = [{"uniform": 0.4, "oracle": 0.6, "trigger": value} for value in triggers]
+    cells = [{"uniform": 0.4, "oracle-exact": 0.6, "trigger": value} for value in triggers]
     assert judge(GOAL, seeds(make_cell, *cells)).outcome == outcome
 
 
 def test_of_a_gain_that_is_not_there_no_share_is_decided(make_cell: Any) -> None:
-    scores = [{"uniform": 0.6, "oracle": 0.6 + own, "trigger": 0.9} for own in (-0.01, 0.01, 0.02)]
+    scores = [{"uniform": 0.6, "oracle-exact": 0.6 + own, "trigger": 0.9} for own in (-0.01, 0.01, 0.02)]
     verdict = judge(GOAL, seeds(make_cell, *scores))
     assert (verdict.outcome, verdict.why) == ("undecided", "the oracle's own gain is not clearly above zero")
 
@@ -102,8 +119,8 @@ def test_a_difference_is_decided_where_all_seeds_agree(make_cell: Any, differenc
 
 
 def results(make_cell: Any, trigger: float = 0.6) -> dict[str, Any]:
-    scores = {"uniform": {0.5: 0.3, 1.0: 0.4, 2.0: 0.65}, "oracle": 0.6, "trigger": trigger, "oracle-live": 0.55}
-    scores["trigger-settled"] = trigger
+    scores = {"uniform": {0.5: 0.3, 1.0: 0.4, 2.0: 0.65}, "oracle-exact": 0.6, "trigger": trigger, "oracle-live": 0.55}
+    scores |= {"trigger-settled": trigger, "uniform-pooled": scores["uniform"], "oracle": 0.6}
     cells = [
         make_cell(scores, seed, name) | {"streams": vars(config)}
         for name, config in PROTOCOL.conditions().items()
@@ -131,7 +148,8 @@ def test_a_page_names_the_event_rate_beside_every_number_of_decodes_saved(make_c
     for line in text.splitlines():
         if "needs" in line and "decodes per event" in line:
             assert "one event in 10.0 frames" in line or "frames per event" in line
-    assert "uniform needs 1.80 decodes per event and, as it need not encode" in text
+    assert "uniform, middle frame needs 1.80 decodes per event and, as it need not encode" in text
+    assert "uniform, pooled needs 1.80 decodes per event and about" in text
     html = page.read_text()
     assert "&lt;h&gt;" in html
     assert html.count("<svg") == 5  # two readings of two metrics, and the swept interval; contrast is no number
@@ -140,17 +158,17 @@ def test_a_page_names_the_event_rate_beside_every_number_of_decodes_saved(make_c
 def test_of_no_gain_the_page_shows_no_share(make_cell: Any) -> None:
     found = results(make_cell)
     for one in found["conditions"].values():
-        one["gain"]["paired"]["low"] = -0.01
+        one["policies"]["trigger"]["gain"]["paired"]["low"] = -0.01
     tables = {table.caption: table for section in make_report(found).sections for table in section.tables}
     rows = {row[0]: row for row in tables["Paired, one decode per event"].rows}
-    assert rows["online trigger"][4] == "no gain to share"
+    assert rows["online trigger"][5] == "no gain to share"
 
 
 def test_what_uniform_never_reaches_has_no_ratio(make_cell: Any) -> None:
     found = results(make_cell, trigger=0.9)
     tables = {table.caption: table for section in make_report(found).sections for table in section.tables}
     rows = {row[0]: row for row in tables["Paired, one decode per event"].rows}
-    assert rows["online trigger"][5] == "not reached"
+    assert rows["online trigger"][6] == "not reached"
 
 
 def test_factors_are_swept_one_at_a_time_around_the_base() -> None:

@@ -177,7 +177,9 @@ def _experiment(one: Experiment, folder: str) -> str:
     told = {"Question": own.question, "Hypothesis": own.hypothesis, "What decides": own.decision}
     lines = [f"### {escape(one.name)}", *(f"**{label}.** {escape(text)}" for label, text in told.items())]
     if one.report is None:
-        command, runs = ("grid", "") if isinstance(own, Protocol) else ("selective", " RUN ...")
+        command, runs = (
+            ("grid", "") if isinstance(own, Protocol) else ("selective", "" if own.runs.protocol else " RUN ...")
+        )
         return "\n\n".join([*lines, f"Not run: `archlab {command} {code(folder)}/{code(one.path)}{runs}`."])
     rows = [
         [escape(text) for text in (verdict["what"], _shown(verdict["found"]), verdict["outcome"], verdict["why"])]

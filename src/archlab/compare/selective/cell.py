@@ -17,7 +17,6 @@ from typing import Any
 from archlab import machine
 from archlab.compare.selective.policies import (
     LABELS,
-    ORACLES,
     TRIGGERS,
     UNTUNED,
     Decide,
@@ -130,7 +129,7 @@ def _scores(
     tests: list[Stream], watcher: Watcher, policies: dict[str, Decide], protocol: SelectiveProtocol
 ) -> dict[str, Any]:
     places = [(name, budget) for name in LABELS for budget in budgets_of(name, protocol.budgets)]
-    oracle = ORACLES["paired"], 1.0
+    oracle = "oracle", 1.0
     judge, oracle_says = Judge(tests), []
     for number, stream in enumerate(tests):
         recording = Recording(stream, watcher)

@@ -130,8 +130,11 @@ def ward_segments(seen: np.ndarray, count: int) -> list[int]:
     return [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist()]
 
 
-def _oracle(recording: Recording, budget: float) -> list[Decode]:
-    return _windows([one.start for one in recording.stream.segments], recording.stream.frames, pooled=True)
+def _oracle(pooled: bool) -> Decide:
+    def decide(recording: Recording, budget: float) -> list[Decode]:
+        return _windows([one.start for one in recording.stream.segments], recording.stream.frames, pooled)
+
+    return decide
 
 
 def _oracle_live(recording: Recording, budget: float) -> list[Decode]:
@@ -146,7 +149,8 @@ UNTUNED: dict[str, Decide] = {
     "ward-exact": _ward("embeddings", pooled=False),
     "ward-features": _ward("features", pooled=True),
     "periodic": _periodic,
-    "oracle": _oracle,
+    "oracle": _oracle(pooled=True),
+    "oracle-exact": _oracle(pooled=False),
     "oracle-live": _oracle_live,
 }
 """Name -> policy, of those that have nothing to learn from validation streams."""
@@ -158,17 +162,43 @@ TRIGGERS: dict[str, tuple[View, bool]] = {
 }
 """Name -> what a trigger watches, and whether it waits until a segment has settled."""
 
-ORACLES = {"paired": "oracle", "dense": "oracle-live"}
-"""Reading -> who knows the events and decodes once for each: from the whole segment, or at its first frame."""
+POOLED = ("uniform-pooled", "random", "ward", "ward-features", "oracle", "trigger-settled")
+"""Those that speak of the mean of a segment's frames; all others of a single frame or, as a trigger that does not wait,
+of as few as showed a change. A mean says more than a frame, wherever a stream is cut: what pools is compared with what
+pools."""
+
+ORACLES = ("oracle", "oracle-exact", "oracle-live")
+"""Those that know the events and decode once for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Between whom a policy stands: all speak of as many frames.
+
+    Attributes:
+        baseline: knows nothing of the stream. oracle: knows its events.
+    """
+
+    baseline: str
+    oracle: str
+
+
+def peers(policy: str, reading: str) -> Peers:
+    """Those a policy is compared with; where delay counts ("dense"), those who speak at once of a single frame."""
+    if reading == "dense":
+        return Peers("periodic", "oracle-live")
+    return Peers("uniform-pooled", "oracle") if policy in POOLED else Peers("uniform", "oracle-exact")
+
 
 LABELS = {
-    "uniform": "uniform",
+    "uniform": "uniform, middle frame",
     "uniform-pooled": "uniform, pooled",
     "random": "random boundaries",
     "ward": "Ward",
     "ward-exact": "Ward, middle frame",
     "ward-features": "Ward on raw features",
     "oracle": "true boundaries",
+    "oracle-exact": "true boundaries, middle frame",
     "periodic": "every k-th frame",
     "trigger": "online trigger",
     "trigger-settled": "online trigger that waits",
@@ -190,6 +220,6 @@ def budgets_of(policy: str, budgets: Sequence[float]) -> list[float]:
     Who knows the events decodes once for each. What is tuned hits a number only nearly: it is measured on both sides of
     one as well, so that its score at exactly one is read off points close by.
     """
-    if policy in ORACLES.values():
+    if policy in ORACLES:
         return [1.0]
     return sorted({*budgets, *_NEAR_ONE}) if policy in TRIGGERS else list(budgets)

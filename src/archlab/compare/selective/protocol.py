@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from archlab.compare.selective.policies import LABELS
+from archlab.compare.selective.policies import LABELS, POOLED
 from archlab.compare.selective.trigger import TriggerConfig
 from archlab.config import Section, build, read_yaml, to_dict
 from archlab.data.streams.stream import StreamConfig
@@ -27,7 +27,7 @@ class Expectation(Section):
 
     policy: Named = ""
     over: Named = ""
-    """The policy that is subtracted."""
+    """The policy that is subtracted; it speaks of means of frames if `policy` does, and of single ones if not."""
     claim: Literal["higher", "share"] = "higher"
     """"higher": the policy scores above the other; "share": of what the oracle gains over the other, the policy reaches
     at least `least`."""
@@ -35,6 +35,17 @@ class Expectation(Section):
     reading: Literal["paired", "dense"] = "paired"
     at: Named = BASE
     """Streams for which it is predicted, as `base` or `interval=6`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRuns(Section):
+    """Runs of an experiment of `archlab grid`, one per seed."""
+
+    protocol: str = ""
+    """File beside this one; empty: the runs are named when the measurement is started."""
+    arm: str = "vljepa"
+    at: dict[str, Any] = field(default_factory=dict)
+    """The level of each of its factors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,8 @@ class SelectiveProtocol(Section):
     decision: Named = ""
     """What counts as reproduced, and what as not."""
     expect: list[Expectation] = field(default_factory=list)
+    runs: GridRuns = field(default_factory=GridRuns)
+    """What watches, unless other runs are named."""
     streams: StreamConfig = field(default_factory=StreamConfig)
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     """Key of `streams` -> other values that it takes, one at a time."""
@@ -97,9 +110,21 @@ def load_selective(path: Path) -> SelectiveProtocol:
             _known(one.policy, LABELS, "expect.policy")
             _known(one.over, LABELS, "expect.over")
             _known(one.at, conditions, "expect.at")
+            _alike(one)
     except UserError as error:
         raise UserError(f"protocol {path}: {error}") from None
     return protocol
+
+
+def _alike(one: Expectation) -> None:
+    """Refuse a comparison that pooling alone would decide."""
+    if (one.policy in POOLED) != (one.over in POOLED):
+        pools = one.policy if one.policy in POOLED else one.over
+        others = [name for name in LABELS if (name in POOLED) == (one.policy in POOLED) and name != one.policy]
+        raise UserError(
+            f"expect: {one.policy!r} over {one.over!r}: {pools!r} speaks of the mean of a segment's frames, the other "
+            f"of a single one; compare {one.policy!r} with one of {', '.join(others)}"
+        )
 
 
 def _known(name: str, names: Iterable[str], what: str) -> None:

@@ -13,10 +13,9 @@ from archlab.compare.grid.summary import Estimate
 from archlab.compare.plots import Panel
 from archlab.compare.report.blocks import Section, Table, capital, rate, section
 from archlab.compare.scores import metric_label
-from archlab.compare.selective.policies import LABELS, LIVE, ORACLES
+from archlab.compare.selective.policies import LABELS, LIVE, peers
 from archlab.compare.selective.protocol import BASE
 from archlab.compare.selective.scoring import CIDER, READINGS
-from archlab.compare.selective.summary import BASELINES
 from archlab.compare.selective.timing import MODEL_PARTS
 from archlab.evaluate.measure import unit_of
 
@@ -31,7 +30,7 @@ _READING = {
     "dense": "every frame with what was said last",
 }
 _SWEPT = {
-    "paired": ("uniform", "oracle", "ward", "ward-features", "trigger-settled"),
+    "paired": ("uniform-pooled", "oracle", "ward", "ward-features", "trigger-settled"),
     "dense": ("periodic", "oracle-live", "trigger-features", "trigger"),
 }
 _ONLINE = {"paired": "trigger-settled", "dense": "trigger"}
@@ -117,30 +116,29 @@ def _at_one(results: Results) -> Section:
     base, facts = results["conditions"][BASE], results["facts"]
     tables = []
     for reading in READINGS:
-        baseline = LABELS[BASELINES[reading]]
         rows = []
         for policy in sorted(LABELS, key=LIVE.__contains__):
-            if reading == "paired" and policy == ORACLES["dense"]:
+            if reading == "paired" and policy == "oracle-live":
                 continue
-            found = base["policies"][policy]
+            found, baseline = base["policies"][policy], peers(policy, reading).baseline
             rows.append(
                 [
                     LABELS[policy],
                     f"live, after {rate(found['waited'])} frames" if policy in LIVE else "offline",
                     *(show.score(found["at_one"][reading][metric]) for metric in (facts, CIDER)),
-                    "–" if policy == BASELINES[reading] else _share(base, policy, reading),
+                    LABELS[baseline],
+                    "–" if policy == baseline else _share(found, reading),
                     _times(found["fewer"][reading]),
                 ]
             )
         columns = [
             "policy", "speaks", metric_label(facts), metric_label(CIDER),
-            f"share of the oracle's gain over {baseline}",
-            f"decodes per event that {baseline} needs for the same facts, {_rate_of(base)}",
+            "baseline", "share of the oracle's gain over it",
+            f"decodes per event that it needs for the same facts, {_rate_of(base)}",
         ]  # fmt: skip
         note = (
-            f"{capital(_READING[reading])}. The oracle of this reading: {LABELS[ORACLES[reading]]}; its gain is "
-            f"{show.difference(base['gain'][reading], unit_of(facts))}. Offline policies know the number of events of "
-            "each stream, live ones do not."
+            f"{capital(_READING[reading])}. {' '.join(_gains(base, reading, facts))} Offline policies know the number "
+            "of events of each stream, live ones do not."
         )
         tables.append(Table(f"{capital(reading)}, one decode per event", columns, rows, note))
     lead = "All policies at the oracle's number of decodes, interpolated where a tuned threshold hits it only nearly."
@@ -153,19 +151,21 @@ def _sweep(results: Results) -> Section:
         rows = []
         for name, one in results["conditions"].items():
             at_one = {policy: one["policies"][policy]["at_one"][reading][facts]["value"] for policy in compared}
+            online = one["policies"][_ONLINE[reading]]
             rows.append(
                 [
                     name,
                     rate(one["frames_per_event"]),
                     *(show.scalar(value, unit) for value in at_one.values()),
-                    show.difference(one["gain"][reading], unit),
-                    _share(one, _ONLINE[reading], reading),
-                    _times(one["policies"][_ONLINE[reading]]["fewer"][reading]),
+                    show.difference(online["gain"][reading], unit),
+                    _share(online, reading),
+                    _times(online["fewer"][reading]),
                 ]
             )
         columns = [
             "streams", "frames per event", *(LABELS[policy] for policy in compared), "oracle's gain",
-            "trigger's share of it", f"decodes per event that {LABELS[BASELINES[reading]]} needs to match it",
+            "trigger's share of it",
+            f"decodes per event that {LABELS[peers(_ONLINE[reading], reading).baseline]} needs to match it",
         ]  # fmt: skip
         note = (
             "A number of decodes saved says as much about how rare events are as about the policy: it belongs to the "
@@ -207,21 +207,28 @@ def _swept_panel(results: Results, key: str) -> Panel:
 
 def _time(results: Results) -> Section:
     base, timing = results["conditions"][BASE], list(results["timing"].values())
-    rows, per_event = [], {}
+    rows, per_event, decoding = [], {}, {}
     for policy, label in LABELS.items():
         events = sum(one[policy]["events"] for one in timing)
         decodes = sum(one[policy]["decodes"] for one in timing)
         parts = [sum(one[policy][key] for one in timing) / events for key in _TIMED]
-        per_event[policy] = sum(parts)
+        per_event[policy], decoding[policy] = sum(parts), parts[_TIMED.index("decoder")]
         rows.append([label, rate(decodes / events), *map(show.seconds, parts), show.seconds(sum(parts))])
     lines_ = []
-    if (needed := base["policies"][_ONLINE["paired"]]["fewer"]["paired"]["value"]) is not None:
-        online = _ONLINE["paired"]
+    online = _ONLINE["paired"]
+    same = f"The same facts as the {LABELS[online]} at one decode per event, {_rate_of(base)}: "
+    if (needed := base["policies"][online]["fewer"]["paired"]["value"]) is not None:
+        baseline = peers(online, "paired").baseline
+        seconds = per_event[baseline] + (needed - 1) * decoding[baseline]
         lines_.append(
-            f"The same facts as the {LABELS[online]} at one decode per event, {_rate_of(base)}: uniform needs "
-            f"{show.significant(needed)} decodes per event and, as it need not encode the frames in between, about "
-            f"{show.seconds(needed * per_event['uniform'])} per event; the trigger encodes every frame and takes "
+            f"{same}{LABELS[baseline]} needs {show.significant(needed)} decodes per event and about "
+            f"{show.seconds(seconds)} per event; the trigger, which encodes every frame too, takes "
             f"{show.seconds(per_event[online])}."
+        )
+    if (needed := base["policies"][online]["unseen"]["value"]) is not None:
+        lines_.append(
+            f"{same}{LABELS['uniform']} needs {show.significant(needed)} decodes per event and, as it need not encode "
+            f"the frames in between, about {show.seconds(needed * per_event['uniform'])} per event."
         )
     columns = ["policy", "decodes per event", "X-encoder", "predictor", "Y-decoder", "deciding", "in all"]
     note = (
@@ -272,10 +279,20 @@ def _provenance(results: Results) -> Section:
     return section("provenance", "Made of", "What these numbers come from.", lines=lines_)
 
 
-def _share(condition: Mapping[str, Any], policy: str, reading: str) -> str:
+def _gains(condition: Mapping[str, Any], reading: str, facts: str) -> list[str]:
+    """What each oracle of a reading gains over its baseline, in words."""
+    among = {peers(policy, reading): policy for policy in LABELS}
+    return [
+        f"{capital(LABELS[one.oracle])} gain {show.difference(gain, unit_of(facts))} over {LABELS[one.baseline]}."
+        for one, policy in among.items()
+        for gain in [condition["policies"][policy]["gain"][reading]]
+    ]
+
+
+def _share(found: Mapping[str, Any], reading: str) -> str:
     """Of a gain that is not clearly above zero there are no shares."""
-    low = condition["gain"][reading]["low"]
-    return show.score(condition["policies"][policy]["share"][reading]) if low and low > 0 else "no gain to share"
+    low = found["gain"][reading]["low"]
+    return show.score(found["share"][reading]) if low and low > 0 else "no gain to share"
 
 
 def _rate_of(condition: Mapping[str, Any]) -> str:

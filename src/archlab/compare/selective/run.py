@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from archlab.compare.grid.run import Places
 from archlab.compare.selective.cell import StreamCell, finish
+from archlab.compare.selective.grid_runs import grid_runs
 from archlab.compare.selective.protocol import load_selective
 from archlab.compare.selective.report import write_selective_report
 from archlab.compare.selective.summary import summarise
@@ -25,12 +27,14 @@ from archlab.progress import track
 from archlab.train.folder import claim, write_text
 
 
-def run_selective(path: Path, runs: Sequence[Path], out: Path, *, workers: int) -> Path:
+def run_selective(path: Path, runs: Sequence[Path], places: Places, out: Path, *, workers: int) -> Path:
     """Measure finished runs under a protocol, and write results and report.
 
     Args:
         path: of the protocol.
-        runs: folders of finished vljepa runs, one per seed.
+        runs: folders of finished vljepa runs, one per seed; none: those that the protocol names, trained first if they
+            are not there.
+        places: of cells and runs of the grid.
         workers: cells that are measured side by side.
 
     Returns:
@@ -41,6 +45,7 @@ def run_selective(path: Path, runs: Sequence[Path], out: Path, *, workers: int) 
             protocol.
     """
     protocol = load_selective(path)
+    runs = runs or grid_runs(path, protocol.runs, places, workers)
     opened = [(run, load(run / "config.yaml", RunConfig)) for run in runs]
     _check(opened)
     claim(out, protocol)

@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 
 from archlab.compare.grid.summary import Estimate, Outcome, Verdict, conclude
-from archlab.compare.selective.policies import LABELS, ORACLES
+from archlab.compare.selective.policies import LABELS, peers
 from archlab.compare.selective.protocol import BASE, Expectation, SelectiveProtocol
 from archlab.compare.selective.scoring import CIDER, READINGS
 from archlab.config import to_dict
 from archlab.evaluate.measure import unit_of
 from archlab.evaluate.statistics import SEEDS_FOR_A_WINNER, replicates
-
-BASELINES = {"paired": "uniform", "dense": "periodic"}
-"""Reading -> whose score is no gain."""
 
 Cells = Sequence[Mapping[str, Any]]
 _LEVEL = 0.95
@@ -119,21 +116,22 @@ class Condition:
         first, *rest = _flat(self.curve(policy, reading, metric))
         return first.map(_interpolated, *rest)
 
-    def gain(self, reading: str, metric: str, over: str) -> Sampled:
-        """What the oracle gains over a policy at its own number of decodes."""
-        return self.at_one(ORACLES[reading], reading, metric).map(np.subtract, self.at_one(over, reading, metric))
+    def gain(self, policy: str, reading: str, metric: str, over: str) -> Sampled:
+        """What the oracle that speaks of as many frames as a policy gains over another at its number of decodes."""
+        oracle = self.at_one(peers(policy, reading).oracle, reading, metric)
+        return oracle.map(np.subtract, self.at_one(over, reading, metric))
 
     def share(self, policy: str, reading: str, metric: str, over: str) -> Sampled:
-        """How much of the oracle's gain over `over` a policy reaches."""
+        """How much of that gain the policy reaches."""
         own, none = self.at_one(policy, reading, metric), self.at_one(over, reading, metric)
-        return own.map(_share, none, self.at_one(ORACLES[reading], reading, metric))
+        return own.map(_share, none, self.at_one(peers(policy, reading).oracle, reading, metric))
 
-    def fewer(self, policy: str, reading: str, metric: str) -> Sampled:
-        """How many times as often the baseline must decode to score what the policy scores at one per event.
+    def fewer(self, policy: str, reading: str, metric: str, over: str) -> Sampled:
+        """How many times as often `over` must decode to score what the policy scores at one per event.
 
-        Infinite where the baseline does not get there at any measured number.
+        Infinite where it does not get there at any measured number.
         """
-        points = self.curve(BASELINES[reading], reading, metric)
+        points = self.curve(over, reading, metric)
         return self.at_one(policy, reading, metric).map(_first_reach, *_flat(points))
 
     def _mean(self, sums: Sequence[Sequence[float]], reading: str) -> Sampled:
@@ -186,7 +184,7 @@ def judge(one: Expectation, condition: Condition) -> Verdict:
     if one.claim == "share":
         what = f"{policy} reaches {100 * one.least:g} % of the oracle's gain over {over} ({one.reading}){where}"
         found = condition.share(one.policy, one.reading, facts, one.over).estimate(seeds)
-        gain = condition.gain(one.reading, facts, one.over).estimate(seeds)
+        gain = condition.gain(one.policy, one.reading, facts, one.over).estimate(seeds)
     else:
         what = f"{policy} scores above {over} ({one.reading}){where}"
         ours, theirs = (condition.at_one(name, one.reading, facts) for name in (one.policy, one.over))
@@ -230,22 +228,30 @@ def _of_condition(condition: Condition) -> dict[str, Any]:
             }
             for budget in condition.budgets(policy)
         ]
-        shares = {one: condition.share(policy, one, facts, BASELINES[one]).estimate(seeds) for one in READINGS}
-        fewer = {one: condition.fewer(policy, one, facts).estimate(seeds) for one in READINGS}
+        over = {reading: peers(policy, reading).baseline for reading in READINGS}
         policies[policy] = {
             "curve": points,
             "waited": round(condition.waited(policy, "1"), 2),
             "at_one": each(partial(condition.at_one, policy)),
-            "share": {reading: _shown(one, "share") for reading, one in shares.items()},
-            "fewer": {reading: _shown(one, "") for reading, one in fewer.items()},
+            "over": over,
+            "gain": {
+                one: _shown(condition.gain(policy, one, facts, over[one]).estimate(seeds), unit_of(facts))
+                for one in READINGS
+            },
+            "share": {
+                one: _shown(condition.share(policy, one, facts, over[one]).estimate(seeds), "share") for one in READINGS
+            },
+            "fewer": {
+                one: _shown(condition.fewer(policy, one, facts, over[one]).estimate(seeds), "") for one in READINGS
+            },
+            # Of the one that may leave frames unseen: it needs more decodes than if it pooled, and they cost less.
+            "unseen": _shown(condition.fewer(policy, "paired", facts, "uniform").estimate(seeds), ""),
         }
-    gains = {one: condition.gain(one, facts, BASELINES[one]).estimate(seeds) for one in READINGS}
     return {
         "streams": condition.cells[0]["streams"],
         "frames_per_event": condition.interval,
         "annotations": int(condition.sizes["paired"].sum()),
         "policies": policies,
-        "gain": {reading: _shown(one, unit_of(facts)) for reading, one in gains.items()},
         "controls": {name: each(partial(condition.control, name)) for name in condition.cells[0]["controls"]},
         "tuned": {cell["seed"]: cell["tuned"] for cell in condition.cells},
     }
