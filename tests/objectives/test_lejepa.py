@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +44,24 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     assert parts["reconstruction"] == 4
     expected = 0.75 * parts["invariance"] + 0.25 * parts["gaussian"] + 0.5 * parts["reconstruction"]
     torch.testing.assert_close(parts["loss"], expected)
+
+
+@pytest.mark.parametrize("reconstruction", [0.0, 0.5])
+def test_without_reconstruction_the_encoder_learns_nothing_from_pixels(reconstruction: float) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=32, transformer=SIZE, stem="linear", class_token=False, positions="sinusoidal")
+    model, objective = LeJEPA(config, 32, 4), LocalInvariance(0.01, reconstruction)
+    batch = draw_views(torch.randn(4, 3, 32, 32), 8, 0.0, torch.Generator().manual_seed(0))
+
+    def gradient(clean: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        torch.manual_seed(1)  # the directions that SIGReg draws
+        objective(model, replace(batch, clean=clean)).loss.backward()
+        return torch.cat([one.grad.flatten() for one in model.encoder.parameters() if one.grad is not None])
+
+    as_it_was, as_noise = gradient(batch.clean), gradient(torch.randn_like(batch.clean))
+    assert as_it_was.abs().max() > 0
+    assert torch.equal(as_it_was, as_noise) == (reconstruction == 0)
 
 
 def test_a_tiny_model_learns_to_agree_without_collapsing() -> None:

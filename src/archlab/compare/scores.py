@@ -48,8 +48,9 @@ _PROBED = {
     "tokens": "linear probe of all tokens",
     "dense": "linear probe of single patches",
     "knn": "nearest neighbours",
+    "pixels": "linear probe of gradients and colours, without the encoder",
 }
-"""Families of the probes of an encoder; see `evaluate.encoder_probes`."""
+"""Families of the probes of an encoder; see `evaluate.encoder_probes` and `evaluate.set_probes`."""
 _REASONS = {VQA: "questions", CIDER: "text generation", SLOTS: "slots", TO_TEXT: "retrieval", TO_IMAGE: "retrieval"}
 """Task -> name under which a run says why it was not measured, where that is not the task's own."""
 _SPLITS = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _COUNTS = {"train": 2000, "fit": 500, "validation": 800}  # "fit" chooses the penalty and is cut off the train split
 _BATCH = 200
 _COVERED = 0.25  # share of a patch that an object must cover to give it its label
-_TOKENS_LIMIT = 2000
+TRAINING_ITEMS = 2000  # that a probe is fitted on, at most
 
 _OBJECT_LABELS: dict[str, Callable[[SceneObject], str]] = {
     "shape": lambda one: one.shape,
@@ -38,7 +38,7 @@ def probe_encoder(encoder: FrozenEncoder) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def probe_items(encoder: FrozenEncoder, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def probe_items(encoder: FrozenEncoder, split: str) -> dict[str, Found]:
     """Probes fitted on training scenes and asked about those of a split.
 
     Returns:
@@ -52,17 +52,20 @@ def probe_items(encoder: FrozenEncoder, split: str) -> dict[str, tuple[np.ndarra
     counted = crowded.select(
         lambda x, scenes, _: Labelled(x.mean(1), np.array([len(s.objects) for s in scenes]), np.arange(len(scenes)))
     )
-    found = {"pooled/count": _linear(counted), "knn/count": _nearest(counted)}
+    found = {"pooled/count": linear(counted), "knn/count": nearest(counted)}
     for name, label in _OBJECT_LABELS.items():
         single = alone.select(lambda x, scenes, _, label=label: _alone(x, scenes, label))  # type: ignore[misc]
         dense = crowded.select(lambda x, scenes, owners, label=label: _dense(x, scenes, owners, label))  # type: ignore[misc]
-        found[f"tokens/{name}"], found[f"knn/{name}"] = _linear(single), _nearest(single)
-        found[f"dense/{name}"] = _linear(dense)
+        found[f"tokens/{name}"], found[f"knn/{name}"] = linear(single), nearest(single)
+        found[f"dense/{name}"] = linear(dense)
     return found
 
 
 Sets = tuple[Labelled, Labelled, Labelled]
 """What a probe is fitted on, what chooses its penalty, and what it is asked."""
+
+Found = tuple[np.ndarray, np.ndarray]
+"""Whether each item is right, and its image."""
 
 
 class _Probes:
@@ -81,12 +84,14 @@ class _Probes:
         return train, fit, asked
 
 
-def _linear(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
-    return linear_probe(*sets, limit=_TOKENS_LIMIT, strengths=(0.001, 0.01, 0.1)), sets[2].images
+def linear(sets: Sets) -> Found:
+    """The linear probe of the encoder's features."""
+    return linear_probe(*sets, limit=TRAINING_ITEMS, strengths=(0.001, 0.01, 0.1)), sets[2].images
 
 
-def _nearest(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
-    return knn_probe(sets[0], sets[2], limit=_TOKENS_LIMIT), sets[2].images
+def nearest(sets: Sets) -> Found:
+    """The nearest neighbours among them."""
+    return knn_probe(sets[0], sets[2], limit=TRAINING_ITEMS), sets[2].images
 
 
 def _alone(features: np.ndarray, scenes: tuple[Scene, ...], label: Callable[[SceneObject], str]) -> Labelled:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from tests.compare.grid.small import TINY
+from tests.evaluate.classes import SIZES, classes_of
 
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.encoders import apply_budget, digests, step_flops
@@ -21,6 +22,8 @@ from archlab.compare.grid.results import FILE
 from archlab.compare.grid.run import Places, run_grid
 from archlab.config import OptimizerConfig, PretrainConfig, TransformerConfig
 from archlab.errors import UserError
+from archlab.evaluate import set_probes
+from archlab.train import streams
 
 PROTOCOL: dict[str, Any] = {
     "recipe": "pretrain",
@@ -86,6 +89,35 @@ def test_a_protocol_of_encoders_runs_to_cells_and_a_report(here: None, few_probe
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
+def test_an_encoder_that_learned_from_sets_of_known_classes_is_probed_on_them_beside_their_pixels(
+    here: None, few_probes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eurosat = classes_of("eurosat")
+    monkeypatch.setattr(set_probes, "load_dataset", lambda config, size: eurosat)
+    monkeypatch.setattr(streams, "image_source", lambda name, size, seed: eurosat["train"].images)
+    set_probes._known.cache_clear()
+    path, places = tmp_path / "protocol.yaml", Places(tmp_path / "cells", tmp_path / "work")
+    base = PROTOCOL["base"] | {"sources": ["scenes", "eurosat"]}
+    expect = [{"arm": "ijepa", "over": "none", "metric": "pooled/eurosat"}]
+    path.write_text(yaml.safe_dump(PROTOCOL | {"base": base, "expect": expect}), encoding="utf-8")
+    run_grid(path, places, tmp_path / "out", workers=1)
+    cells = [json.loads(file.read_text()) for file in places.cells.glob(f"*/{FILE}")]
+    asked = [cell["test"]["test"] for cell in cells]
+    assert all(one["pooled/eurosat"]["n"] == SIZES["test"] for one in asked)
+    assert len({one["pixels/eurosat"]["value"] for one in asked}) == 1  # whatever the encoder
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| eurosat, linear probe of the mean token |" in text
+    assert "| eurosat, linear probe of gradients and colours, without the encoder |" in text
+    assert "waits for runs" not in text
+
+    config = replace(SMALL, sources=["scenes", "eurosat"])
+    before = digests(config)
+    eurosat = classes_of("eurosat", seed=5)  # other pictures are asked about
+    set_probes._known.cache_clear()
+    assert digests(config) != before
+    set_probes._known.cache_clear()
+
+
 SMALL = PretrainConfig(
     encoder=TransformerConfig(width=32, depth=2, heads=2, feed_forward=64),
     optimizer=OptimizerConfig(steps=100, batch_size=8),
@@ -140,3 +172,12 @@ def test_a_run_is_known_by_the_images_it_reads() -> None:
     assert digests(SMALL) != digests(replace(SMALL, image_size=32))
     assert digests(SMALL)[0] == "pretrain"
     assert make_inputs().digests(SMALL) == digests(SMALL)
+
+
+@pytest.mark.parametrize("name", ["encoders", "encoders-real"])
+def test_an_arm_is_called_lejepa_only_where_it_reconstructs_nothing(name: str) -> None:
+    protocol = load_protocol(Path(__file__).parents[3] / "04-comparisons" / "protocols" / f"{name}.yaml")
+    for arm in protocol.arms:
+        config = protocol.config(arm, {"budget": "equal-images"}, 0)
+        if isinstance(config, PretrainConfig) and config.method == "lejepa":
+            assert ("reconstruction" in arm) == (config.lejepa.reconstruction > 0), arm

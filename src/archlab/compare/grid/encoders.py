@@ -18,6 +18,7 @@ from archlab.compare.grid.results import curve_of, head, item_score
 from archlab.config import PretrainConfig, build, to_dict
 from archlab.errors import UserError
 from archlab.evaluate.encoder_probes import probe_items
+from archlab.evaluate.set_probes import PROBED, probe_set, set_digests
 from archlab.train.methods import Method, build_method
 from archlab.train.pretrain import pretrain
 from archlab.train.streams import ImageStream
@@ -28,9 +29,11 @@ _LOOKED_AT = 16  # images
 
 
 def digests(config: PretrainConfig) -> tuple[str, ...]:
-    """Hashes of the images that a run reads: real ones all, scenes the first, since code makes the others."""
+    """Hashes of the images that a run reads: real ones all, scenes the first, since code makes the others; and of those
+    that it is asked about, where it learned from sets of known classes."""
     read = (config.sources, config.image_size, config.seed, config.scenes_share)
-    return ("pretrain", *_digests(json.dumps(read)))
+    asked = [set_digests(name, config.image_size, config.seed) for name in _probed(config)]
+    return ("pretrain", *_digests(json.dumps(read)), *(digest for of_set in asked for digest in of_set))
 
 
 def apply_budget(name: str, config: PretrainConfig) -> PretrainConfig:
@@ -61,12 +64,17 @@ def step_flops(config: PretrainConfig) -> int:
 
 
 def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Pretrain into `folder`, or open what is finished there; the content of the cell's file."""
+    """Pretrain into `folder`, or open what is finished there; the content of the cell's file.
+
+    It is probed on scenes, and on the sets of known classes that it learned from.
+    """
     config = cell.config
     assert isinstance(config, PretrainConfig)
     encoder = pretrain(config, folder)
     metrics = encoder.metrics
     asked = probe_items(encoder, "test") if cell.test_items else {}
+    for name in _probed(config) if cell.test_items else ():
+        asked |= probe_set(encoder, name, config.seed)
     return head(cell) | {
         "encoder_digest": encoder.digest,
         "parameters": {"trainable": 0 if config.method == "none" else _parameters(config)},
@@ -79,6 +87,10 @@ def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         **curve_of(metrics, config.optimizer.batch_size),
         "test": {"test": {name: item_score(right, images) for name, (right, images) in asked.items()}},
     }
+
+
+def _probed(config: PretrainConfig) -> list[str]:
+    return [name for name in PROBED if name in config.sources]
 
 
 def _parameters(config: PretrainConfig) -> int:

@@ -292,7 +292,10 @@ def _probes(protocol: Protocol, found: Found) -> Section:
             what = ", ".join(filter(None, [metric_label(metric), _where(levels)]))
             rows.append([what, *(_shown(one, unit_of(metric)) for one in of_arms)])
     columns = ["probe", *protocol.arms]
-    lead = "Accuracy of probes of the frozen features on scenes that neither encoder nor probe saw; mean over seeds."
+    lead = (
+        "Accuracy of probes of the frozen features on scenes, and on real images of known classes where an encoder "
+        "learned from such, that neither encoder nor probe saw; mean over seeds."
+    )
     return section("probes", "Probes", lead, tables=[Table("Probes", columns, rows)])
 
 
