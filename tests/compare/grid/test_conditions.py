@@ -165,7 +165,8 @@ def test_a_control_is_shown_other_images(talkative_run: Callable[[str], Path], t
 def test_in_unseen_syntax_the_same_is_asked_and_other_captions_are_searched(
     talkative_run: Callable[[str], Path], tiny_setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, searched = load_run(talkative_run("vljepa"), tiny_setup), []
+    opened = load_run(talkative_run("vljepa"), tiny_setup)
+    searched: list[list[str]] = []
     embed = EmbeddingReadout.text_vectors
     monkeypatch.setattr(
         EmbeddingReadout, "text_vectors", lambda self, texts: (searched.append(list(texts)), embed(self, texts))[1]
