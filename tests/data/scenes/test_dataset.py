@@ -82,7 +82,7 @@ def test_the_dial_changes_targets_and_nothing_else():
         assert one["train"].digest != built[0]["train"].digest or dial == 1
 
 
-@pytest.mark.parametrize("dials", [{"query_paraphrases": 4}, {}], ids=["of its own", "with K"])
+@pytest.mark.parametrize("dials", [{"query_paraphrases": 4}, {}], ids=["fixed", "with-K"])
 def test_training_hears_the_same_questions_in_the_same_order_at_every_k(dials):
     """Unless queries are reworded with K, as a control shows: then two settings tell more than what K is about."""
     heard = [told(dataclasses.replace(SMALL, paraphrases=k, **(dials or {"query_paraphrases": k}))) for k in (1, 4, 32)]
