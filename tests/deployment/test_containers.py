@@ -217,6 +217,15 @@ def test_what_is_built_is_a_target_of_the_dockerfile() -> None:
     assert {one["context"] for one in built} == {"."}
 
 
+@pytest.mark.parametrize("file", COMPOSE_FILES[1:], ids=lambda file: file.name)
+def test_what_an_override_changes_of_the_service_it_changes_of_the_next_version_too(file: Path) -> None:
+    """Anchors end with their file: what `api-green` takes over from `api` in the main one, it does not take from others."""
+    changed = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]
+    blue, green = ({**changed.get(name, {}), "image": None} for name in ("api", "api-green"))
+    assert green == blue
+    assert changed.get("api-green", {}).get("image", "archlab:green") == SERVICES["api-green"]["image"]
+
+
 def test_prometheus_scrapes_the_port_that_is_exposed_of_services_that_exist() -> None:
     (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
     (found,) = job["dns_sd_configs"]
