@@ -8,6 +8,7 @@ from PIL import Image
 from tests.bench.serve.synthetic import results, step
 
 from archlab.bench.serve.goals import goals
+from archlab.bench.serve.peers.variants import LITSERVE, SESSION, TORCH
 from archlab.bench.serve.plot import plot
 from archlab.bench.serve.report import markdown, print_results
 
@@ -31,8 +32,15 @@ def test_a_goal_that_is_missed_is_told(figures: dict[str, float], missed: int) -
 
 def test_twice_the_throughput_at_a_worse_p95_is_no_victory() -> None:
     found = results()
-    found["side_by_side"]["LitServe"]["times_p95"]["value"] = 1.1
+    found["side_by_side"]["LitServe"]["times_p95"]["high"] = 1.1
     assert [one.kept for one in goals(found)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(("peer", "place", "low"), [(LITSERVE, 1, 1.49), (TORCH, 2, 1.49), (SESSION, 3, 0.99)])
+def test_an_interval_that_reaches_below_the_bound_supports_no_claim(peer: str, place: int, low: float) -> None:
+    found = results()
+    found["side_by_side"][peer]["times_throughput"] |= {"low": low, "value": 2.0, "high": 3.0}
+    assert [one.kept for one in goals(found)] == [other != place for other in range(4)]
 
 
 def test_an_error_beside_a_peer_is_no_victory_either() -> None:
