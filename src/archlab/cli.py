@@ -663,21 +663,23 @@ def _index_parser(commands: Commands[_Parser]) -> _Parser:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    spread = {"shards": arguments.shards, "replicas": arguments.replicas}
     options = {name: getattr(arguments, name) for name in ("model", "out", "collection", "query", "image_column")}
     if arguments.words[0] == "migrate" and len(arguments.words) == 3:
         if given := next((name for name, value in options.items() if value is not None), None):
             raise UserError(f"--{given.replace('_', '-')}: is for indexing images; migrate takes FROM and TO alone")
         from archlab.index.migrate import migrate_command
+        from archlab.index.places import Spread
 
-        migrate_command(*arguments.words[1:], **spread)
+        migrate_command(*arguments.words[1:], spread=Spread(shards=arguments.shards, replicas=arguments.replicas))
         return
     if len(arguments.words) != 1:
         raise UserError("index: takes one folder of images, or 'migrate FROM TO'")
 
     from archlab.index.command import index_command
+    from archlab.index.places import Spread
 
-    index_command(Path(arguments.words[0]), **options | {"out": arguments.out or _INDEX}, **spread)
+    spread = Spread(shards=arguments.shards, replicas=arguments.replicas)
+    index_command(Path(arguments.words[0]), **options | {"out": arguments.out or _INDEX}, spread=spread)
 
 
 def _search_parser(commands: Commands[_Parser]) -> _Parser:

@@ -12,6 +12,7 @@ from archlab.errors import UserError
 from archlab.index import migrate as module
 from archlab.index.embedded import EmbeddedIndex
 from archlab.index.migrate import migrate
+from archlab.index.places import SINGLE
 from archlab.index.protocol import CollectionSpec, Points, VectorIndex
 
 Opened = Callable[[str], VectorIndex]
@@ -117,5 +118,5 @@ def test_an_index_without_collections_or_that_is_missing_is_refused(tmp_path: Pa
     with pytest.raises(UserError, match="holds no collection"):
         migrate(opened("exact"), opened("exact"))
     with pytest.raises(UserError, match="missing: does not exist"):
-        module.migrate_command(str(tmp_path / "missing"), str(tmp_path / "new"), shards=1, replicas=1)
+        module.migrate_command(str(tmp_path / "missing"), str(tmp_path / "new"), spread=SINGLE)
     assert not (tmp_path / "missing").exists()

@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from archlab.errors import UserError
 from archlab.index.protocol import CollectionSpec, IndexUnavailable, Points, UnknownCollection
-from archlab.index.server import API_KEY, ServerCollection, ServerIndex, ServerSettings
+from archlab.index.server import API_KEY, FRESH, ServerCollection, ServerIndex, ServerSettings
 
 SPEC = CollectionSpec(width=2, distance="dot", model="abc")
 
@@ -81,8 +81,11 @@ def test_a_collection_is_spread_and_replicated_as_configured_and_asked_for_with_
 
 
 @pytest.mark.parametrize(("replicas", "majority"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
-def test_a_write_is_acknowledged_by_the_majority_of_the_copies(replicas: int, majority: int) -> None:
+def test_a_write_is_acknowledged_by_the_majority_of_the_copies_or_by_as_many_as_are_asked_for(
+    replicas: int, majority: int
+) -> None:
     assert ServerSettings(url="http://x", replicas=replicas).write_consistency == majority
+    assert ServerSettings(url="http://x", replicas=replicas, consistency=replicas).write_consistency == replicas
 
 
 def test_a_write_waits_until_the_server_has_it(wire: Wire) -> None:
@@ -117,12 +120,34 @@ def test_what_a_server_refuses_is_one_line(wire: Wire, status: int, kind: type[U
 
 def test_a_collection_that_another_service_has_dropped_is_unknown_and_forgotten(wire: Wire) -> None:
     """Else the one that they make next under that name would be taken for the old one."""
-    index = ServerIndex(ServerSettings(url=wire.url))
+    index = ServerIndex(ServerSettings(url=wire.url), clock=lambda: 0.0)
     index._collections["c"] = ServerCollection("c", SPEC, index)
     wire.status = 404
     with pytest.raises(UnknownCollection, match="has it no longer"):
         index.open("c").count()
     assert index.opened("c") is None
+
+
+def test_a_collection_that_another_service_has_replaced_is_the_new_one_after_some_seconds() -> None:
+    """Two services on one server, each with an index of its own."""
+    client, now = QdrantClient(":memory:"), 0.0
+    ours = ServerIndex(ServerSettings(url="http://in-memory"), client, lambda: now)
+    theirs = ServerIndex(ServerSettings(url="http://in-memory"), client)
+    ours.create("c", SPEC)
+    assert ours.open("c") is ours.open("c") is ours.opened("c")
+    theirs.drop("c")
+    theirs.create("c", CollectionSpec(width=3, model="def")).upsert(Points(["a"], np.ones((1, 3)), [{}]))
+    now = FRESH
+    assert ours.opened("c") is None
+    found = ours.open("c")
+    assert (found.spec.width, found.spec.model) == (3, "def")
+    assert [hit.id for hit in found.search(np.ones(3))] == ["a"]
+    theirs.drop("c")
+    now = 2 * FRESH
+    with pytest.raises(UnknownCollection):
+        ours.open("c")
+    theirs.create("c", SPEC)
+    assert ours.open("c").spec == SPEC
 
 
 def test_collections_of_others_are_neither_listed_nor_opened_nor_overwritten() -> None:

@@ -20,7 +20,7 @@ from archlab.errors import UserError
 from archlab.index.embedder import Embedder
 from archlab.index.filters import parse_all
 from archlab.index.images import Source, index_images, open_mirror
-from archlab.index.places import open_index
+from archlab.index.places import Spread, open_index
 from archlab.index.protocol import Collection, Hit, VectorIndex, checked_name, same_model
 
 _SHOWN_PROBLEMS = 5
@@ -34,15 +34,14 @@ def index_command(
     collection: str | None,
     query: str | None,
     image_column: str | None,
-    shards: int,
-    replicas: int,
+    spread: Spread,
 ) -> None:
     """Embed the images of a source into a collection and print what was done.
 
     Args:
         place: see `data.pairs.gallery.pictures`; `image_column` likewise.
         model: see `Embedder.open`.
-        out: see `places.open_index`; `shards` and `replicas` likewise.
+        out: see `places.open_index`; `spread` likewise.
         collection: its name; that of the folder if not given.
         query: what the model is asked about every image; for a description if not given.
 
@@ -52,7 +51,7 @@ def index_command(
     name = checked_name(collection or _name_of(place))
     source = Source.read(place, image_column)
     embedder = Embedder.open(model)
-    with open_index(out, shards=shards, replicas=replicas) as index:
+    with open_index(out, spread=spread) as index:
         mirror = open_mirror(index, name, source, embedder, query or embedder.default_query)
         done = index_images(source, mirror, embedder, max_pixels=PairsData().max_pixels)
         with Console(stderr=True).status(f"{name}: building the graph"):

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from archlab.errors import UserError
-from archlab.index.places import open_index
+from archlab.index.places import Spread, open_index
 from archlab.index.protocol import Collection, Points, VectorIndex
 from archlab.progress import track
 
@@ -38,13 +38,13 @@ class Moved:
     verified: int
 
 
-def migrate_command(source: str, target: str, *, shards: int, replicas: int) -> None:
+def migrate_command(source: str, target: str, *, spread: Spread) -> None:
     """Copy all collections and print what was done; see `places.open_index` for the arguments.
 
     Raises:
         UserError: a place cannot be opened, or a collection is another one over there.
     """
-    with open_index(source, create=False) as old, open_index(target, shards=shards, replicas=replicas) as new:
+    with open_index(source, create=False) as old, open_index(target, spread=spread) as new:
         for moved in migrate(old, new):
             Console().print(
                 f"{moved.name}: {moved.points} points, {moved.sent} of them sent now; "

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -17,10 +18,11 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from archlab.config import Section, build
+from archlab.config import build
 from archlab.errors import UserError
 from archlab.index import qdrant
 from archlab.index.filters import Filter
+from archlab.index.places import Spread
 from archlab.index.protocol import (
     Collection,
     CollectionSpec,
@@ -34,7 +36,10 @@ from archlab.index.protocol import (
     taken,
     unknown,
 )
-from archlab.rules import Count, Named, Positive
+from archlab.rules import Named, Positive
+
+FRESH = 5.0
+"""Seconds for which a collection is taken to be what it was: others may drop it and make another of its name."""
 
 API_KEY = "QDRANT_API_KEY"
 """Environment variable with the server's key, if it asks for one."""
@@ -50,21 +55,12 @@ _KINDS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServerSettings(Section):
-    """How collections that are created on a server are spread over its machines."""
+class ServerSettings(Spread):
+    """Where a server is, and how collections that are created there are spread over its machines."""
 
     url: Named
-    shards: Count = 1
-    """Parts that a collection is split into; at least the machines that are to share it."""
-    replicas: Count = 1
-    """Copies of each part. A write is acknowledged by the majority of them."""
     timeout: Positive = 10.0
     """Seconds for one request."""
-
-    @property
-    def write_consistency(self) -> int:
-        """Copies that must have a change before the call returns: it survives the loss of the others."""
-        return self.replicas // 2 + 1
 
 
 class ServerIndex:
@@ -72,10 +68,16 @@ class ServerIndex:
 
     Args:
         client: instead of one that connects to `settings.url`.
+        clock: seconds.
     """
 
-    def __init__(self, settings: ServerSettings, client: QdrantClient | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: ServerSettings,
+        client: QdrantClient | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self._clock = settings, clock
         self._client = client or QdrantClient(
             url=settings.url,
             api_key=os.environ.get(API_KEY),
@@ -99,22 +101,26 @@ class ServerIndex:
         return self.open(name)
 
     def open(self, name: str) -> Collection:
-        if name not in self._collections:
-            if name not in (names := self.names()):
-                raise unknown(name, names)
-            with self._asking():
-                spec = self._spec(name)
-            assert spec is not None, "those without one are not among the names"
-            self._collections[name] = ServerCollection(name, spec, self)
-        return self._collections[name]
+        if (found := self.opened(name)) is not None:
+            return found
+        self._collections.pop(name, None)
+        with self._asking():
+            info = self._client.get_collection(name) if self._client.collection_exists(name) else None
+        if info is None or (spec := _spec(info)) is None:
+            raise unknown(name, self.names())
+        found = ServerCollection(name, spec, self, self._clock(), info.payload_schema)
+        self._collections[name] = found
+        return found
 
     def opened(self, name: str) -> Collection | None:
-        return self._collections.get(name)
+        """See `VectorIndex`; what others may have replaced since it was looked up is not open any more."""
+        found = self._collections.get(name)
+        return found if found is not None and self._clock() - found.seen < FRESH else None
 
     def names(self) -> list[str]:
         with self._asking():
             names = [one.name for one in self._client.get_collections().collections]
-            return sorted(name for name in names if self._spec(name) is not None)
+            return sorted(name for name in names if _spec(self._client.get_collection(name)) is not None)
 
     def drop(self, name: str) -> None:
         self.open(name)
@@ -130,10 +136,6 @@ class ServerIndex:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _spec(self, name: str) -> CollectionSpec | None:
-        raw = (self._client.get_collection(name).config.metadata or {}).get(_OURS)
-        return None if raw is None else build(CollectionSpec, raw)
 
     @contextmanager
     def _asking(self) -> Iterator[QdrantClient]:
@@ -161,22 +163,29 @@ class ServerIndex:
 
 
 class ServerCollection:
-    """See `Collection`. The server optimises by itself."""
+    """See `Collection`. The server optimises by itself.
+
+    Args:
+        seen: when it was looked up, in seconds of the index's clock.
+        indexed: paths of the fields that the server has indexed.
+    """
 
     holds_lock = False
 
-    def __init__(self, name: str, spec: CollectionSpec, index: ServerIndex) -> None:
-        self.name, self.spec = name, spec
-        self._index = index
-        self._fields: set[str] = set()
+    def __init__(
+        self, name: str, spec: CollectionSpec, index: ServerIndex, seen: float = 0.0, indexed: Iterable[str] = ()
+    ) -> None:
+        self.name, self.spec, self.seen = name, spec, seen
+        self._index, self._indexed = index, set(indexed)
 
     def upsert(self, points: Points) -> None:
         points = checked_points(points, self.spec)
         with self._asking() as client:
             for field, kind in qdrant.field_kinds(points.metadata).items():
-                if field not in self._fields and len(self._fields) < qdrant.MOST_FIELDS:
-                    client.create_payload_index(self.name, qdrant.path(field), _KINDS[kind])
-                    self._fields.add(field)
+                path = qdrant.path(field)
+                if path not in self._indexed and len(self._indexed) < qdrant.MOST_FIELDS:
+                    client.create_payload_index(self.name, path, _KINDS[kind])
+                    self._indexed.add(path)
             for start in range(0, len(points), _AT_ONCE):
                 rows = range(start, min(start + _AT_ONCE, len(points)))
                 batch = [
@@ -271,6 +280,12 @@ class _Words:
 
     def none_of(self, parts: list[Any]) -> Any:
         return models.Filter(must_not=parts)
+
+
+def _spec(info: models.CollectionInfo) -> CollectionSpec | None:
+    """What a collection was created as; None: by somebody else."""
+    raw = (info.config.metadata or {}).get(_OURS)
+    return None if raw is None else build(CollectionSpec, raw)
 
 
 def _filter(where: Filter | None) -> models.Filter | None:
