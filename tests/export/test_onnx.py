@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +140,24 @@ def test_an_export_that_is_not_equal_is_not_left_behind(
     assert not (tmp_path / "new").exists()
     assert {path.name: digest_of(path) for path in kept.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_what_killed_exporters_left_goes_with_the_next_export_and_what_others_write_stays(tmp_path: Path) -> None:
+    """A process that was killed cleans up nothing: the cache would grow with every start that is cut off."""
+    out = tmp_path / "a[b]"
+    code = f"""
+import os, pathlib, signal
+from archlab.export.onnx import _partial
+with _partial(pathlib.Path({str(out)!r})) as partial:
+    (partial / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with module._partial(out) as first, module._partial(out) as second:
+        assert not left.exists()
+        assert {first, second} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_smaller_and_says_nearly_the_same(exported: Folders, talkative_run: Folders, tiny_setup: Setup) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import logging
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,10 +48,7 @@ def export_onnx(run: Path, out: Path, *, int8: bool = False) -> Manifest:
     answerer = Answerer.open(run)
     answerer.readout.arm.float()  # of bfloat16, ONNX Runtime on a CPU has too few operators
     graphs = graphs_of(answerer)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with _partial(out) as partial:
         _write(graphs, partial, int8=int8)
         for name in COPIED:
             shutil.copyfile(run / name, partial / name)
@@ -59,9 +59,36 @@ def export_onnx(run: Path, out: Path, *, int8: bool = False) -> Manifest:
         if out.exists():
             shutil.rmtree(out)
         os.replace(partial, out)
+    return manifest
+
+
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write the export into; what is left of it goes, and so does what killed exporters left.
+
+    A lock on the folder ends with the process that holds it, also where that is one of another container.
+    """
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        with suppress(OSError), _locked(left):  # else it is being written
+            shutil.rmtree(left)
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir(parents=True)
+    try:
+        with _locked(partial):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock inside the block; raises `BlockingIOError` where another process does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(graphs: dict[str, Graph], folder: Path, *, int8: bool) -> None:
