@@ -98,7 +98,7 @@ def test_a_step_that_measures_nothing_is_an_error() -> None:
 
 
 @needs_wrk
-@pytest.mark.parametrize("script", ["search", "classify"])
+@pytest.mark.parametrize("script", ["search", "classify", "mixed"])
 def test_a_script_of_wrk_runs_without_an_error(
     script: str, target: Live, key_file: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -111,6 +111,20 @@ def test_a_script_of_wrk_runs_without_an_error(
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["errors"] == 0
     assert found["requests"] > 0
+
+
+@needs_wrk
+def test_a_spike_of_wrk_tells_of_both_spikes_and_of_what_was_asked_all_the_time(
+    target: Live, key_file: tuple[Path, str]
+) -> None:
+    settings = {"ARCHLAB_API_KEY": key_file[1], "LOAD_USERS": "4", "LOAD_SECONDS": "4"}
+    command = ["sh", "spike.sh", target.url]
+    done = subprocess.run(
+        command, env=os.environ | settings, cwd=FOLDER / "wrk", capture_output=True, text=True, check=True
+    )
+    first, second, calm = map(json.loads, done.stdout.splitlines())
+    assert first["errors"] == second["errors"] == calm["errors"] == 0
+    assert min(first["requests"], second["requests"], calm["requests"]) > 0
 
 
 @needs_wrk
