@@ -20,6 +20,11 @@ class Children:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = Lock()
 
+    @property
+    def running(self) -> int:
+        """How many run now."""
+        return len(self._running)
+
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Wait until a process is done; what it wrote to standard error is in the result, the rest is dropped."""
         with self._lock:

@@ -219,7 +219,7 @@ def test_what_is_built_is_a_target_of_the_dockerfile() -> None:
 
 @pytest.mark.parametrize("file", COMPOSE_FILES[1:], ids=lambda file: file.name)
 def test_what_an_override_changes_of_the_service_it_changes_of_the_next_version_too(file: Path) -> None:
-    """Anchors end with their file: what `api-green` takes over from `api` in the main one, it does not take from others."""
+    """Anchors end with their file: what `api-green` takes from `api` in the main one, it does not take from others."""
     changed = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]
     blue, green = ({**changed.get(name, {}), "image": None} for name in ("api", "api-green"))
     assert green == blue

@@ -1117,9 +1117,23 @@ HTTP = [
     Fault(
         "room that a request took is not given back",
         "serve/limits.py",
-        "self.requests - 1, self.size - size",
-        "self.requests, self.size",
+        "stock.take(caller, -amount)",
+        "pass",
         "serve/test_limits.py::test_room_is_bounded_in_requests_and_in_bytes_and_given_back",
+    ),
+    Fault(
+        "one key may take all the room there is",
+        "serve/limits.py",
+        "if own and amount and ",
+        "if False and ",
+        "serve/test_limits.py::test_a_caller_who_takes_all_it_can_get_leaves_room_for_others",
+    ),
+    Fault(
+        "a head may be as large as it likes",
+        "serve/protocol.py",
+        "if self._head > settings.max_head:",
+        "if False:",
+        "serve/test_protocol.py::test_a_head_that_is_too_large_is_refused",
     ),
     Fault(
         "what a refusal quotes of a request is sent to the backend of the spans",
@@ -1186,9 +1200,16 @@ SERVING = [
     Fault(
         "the queue has no bound",
         "serve/batcher.py",
-        "if self.stats.queued + len(work) > self.limits.queue:",
+        "if self.stats.queued + total > self.limits.queue:",
         "if False:",
         "serve/test_batcher.py::test_a_full_queue_refuses_the_whole_call_counts_its_items_and_says_when_to_come_back",
+    ),
+    Fault(
+        "an item that is as much work as many fits into any batch",
+        "serve/batcher.py",
+        "room -= entry.weight",
+        "room -= 1",
+        "serve/test_batcher.py::test_an_item_that_is_more_work_counts_as_several",
     ),
     Fault(
         "what nobody waits for any more is computed",
@@ -1378,9 +1399,16 @@ LOAD = [
     Fault(
         "more requests at a worse latency are a victory",
         "bench/serve/goals.py",
-        'and slow["value"] <= _EQUAL',
+        'and slow["high"] <= _EQUAL',
         "",
         "bench/serve/test_report.py::test_twice_the_throughput_at_a_worse_p95_is_no_victory",
+    ),
+    Fault(
+        "a peer is beaten where an interval says that perhaps it is not",
+        "bench/serve/goals.py",
+        'rates["low"] >= least',
+        'rates["high"] >= least',
+        "bench/serve/test_report.py::test_an_interval_that_reaches_below_the_bound_supports_no_claim",
     ),
     Fault(
         "machines are planned to be busy all the time",

@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from archlab.serve.app import create_app
+from archlab.serve.command import configured
 from archlab.serve.model import Model
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
@@ -35,7 +36,8 @@ class Live:
     def __init__(self, settings: Settings) -> None:
         self.app = create_app(settings)
         self.service: Service = self.app.state.service
-        config = uvicorn.Config(self.app, port=0, loop="uvloop", http="httptools", log_config=None, access_log=False)
+        config = configured(self.app, settings)
+        config.port = 0
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -53,6 +55,11 @@ class Live:
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         return self
+
+    @property
+    def connections(self) -> set[Any]:
+        """Those that are open."""
+        return self._server.server_state.connections
 
     def stop(self) -> None:
         self._server.should_exit = True

@@ -99,6 +99,29 @@ def test_every_call_gets_its_own_results_in_its_own_order_whatever_is_batched_wi
 
 
 @given(calls=CALLS, limit=st.integers(1, 5))
+def test_an_item_that_is_more_work_counts_as_several(
+    calls: list[tuple[str, list[tuple[int, int]]]], limit: int
+) -> None:
+    """In the queue, in a batch and in the counts; one that is more than a batch is a batch by itself."""
+    compute = Gated()
+
+    def weigh(_: object, item: int) -> int:
+        return 1 + item % 7
+
+    async def main() -> None:
+        batcher = Batcher(compute, BatchLimits(batch=limit), weigh=weigh)
+        results = await asyncio.gather(*(batcher.submit(work, caller=caller) for caller, work in calls))
+        assert results == [[2 * item for _, item in work] for _, work in calls]
+        for _, items in compute.batches:
+            assert len(items) == 1 or sum(weigh(None, item) for item in items) <= limit
+        assert batcher.stats.items == sum(weigh(None, item) for _, work in calls for _, item in work)
+        assert batcher.stats.queued == batcher.stats.in_flight == 0
+        await batcher.close()
+
+    run(main)
+
+
+@given(calls=CALLS, limit=st.integers(1, 5))
 def test_groups_are_never_mixed_and_each_caller_is_served_in_its_order_within_a_group(
     calls: list[tuple[str, list[tuple[int, int]]]], limit: int
 ) -> None:

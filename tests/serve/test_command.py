@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from archlab.cli import main
 from archlab.errors import UserError
+from archlab.index.exact import ExactIndex
+from archlab.index.places import Spread
 from archlab.serve import app as module
+from archlab.serve import collections, protocol
 from archlab.serve.auth import KeyFile
-from archlab.serve.service import named_folders
+from archlab.serve.command import configured
+from archlab.serve.service import Service, named_folders
 from archlab.serve.settings import WEIGHTS, Settings
 
 
@@ -122,3 +129,35 @@ def test_a_setting_that_breaks_its_rule_is_one_line(name: str, value: str, monke
     monkeypatch.setenv(f"ARCHLAB_{name}", value)
     with pytest.raises(UserError, match=f"ARCHLAB_{name}='{value}': must be"):
         Settings.read()
+
+
+def test_collections_on_a_server_are_spread_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Spread]] = []
+
+    def opened(place: str, *, spread: Spread) -> ExactIndex:
+        asked.append((place, spread))
+        return ExactIndex()
+
+    monkeypatch.setattr(collections, "open_index", opened)
+    for name, value in {"": "http://qdrant:6333", "_SHARDS": "6", "_REPLICAS": "3", "_CONSISTENCY": "1"}.items():
+        monkeypatch.setenv(f"ARCHLAB_INDEX{name}", value)
+    asyncio.run(Service(Settings.read()).collections.warm())
+    assert asked == [("http://qdrant:6333", Spread(shards=6, replicas=3, consistency=1))]
+    monkeypatch.setenv("ARCHLAB_INDEX_CONSISTENCY", "4")
+    with pytest.raises(UserError, match="consistency=4: must be at most replicas=3"):
+        Service(Settings.read())
+
+
+def test_the_guide_tells_uvicorns_command_what_ours_decides() -> None:
+    guide = (Path(__file__).parents[2] / "06-production" / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"`--([a-z-]+) ?([\w.:]*)`", guide))
+    app = module.create_app(Settings.model_construct())
+    config = configured(app, Settings.model_construct())
+    assert told["ws-max-size"] == str(config.ws_max_size)
+    assert told["ws-per-message-deflate"] == str(config.ws_per_message_deflate).lower()
+    assert told["timeout-graceful-shutdown"] == str(config.timeout_graceful_shutdown)
+    assert not config.server_header
+    assert "no-server-header" in told
+    assert told["http"] == f"{protocol.__name__}:Bounded"
+    flags = {flag for option in uvicorn.main.params for flag in (*option.opts, *option.secondary_opts)}
+    assert {f"--{name}" for name in ("ws-max-size", "timeout-graceful-shutdown", "http", "no-server-header")} <= flags

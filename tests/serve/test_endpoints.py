@@ -87,6 +87,16 @@ def test_the_question_changes_the_embedding_of_an_image(client: httpx.Client) ->
     assert one != two
 
 
+def test_texts_beside_images_are_refused_where_a_model_has_no_common_space_for_them(
+    live: Live, client: httpx.Client
+) -> None:
+    token = {"model": "scenes-token"}
+    answer = client.post("/v1/embeddings", json={"input": ["a red circle", {"image": base64_of(RED)}], **token})
+    assert "texts alone or images alone" in problem(answer, "invalid")["errors"][0]["rule"]
+    for alone in ("a red circle", {"image": base64_of(RED)}):
+        assert client.post("/v1/embeddings", json={"input": alone, **token}).status_code == 200
+
+
 def test_other_dimensions_than_the_models_are_refused(live: Live, client: httpx.Client) -> None:
     width = live.service.models.get("scenes-vljepa").width
     assert client.post("/v1/embeddings", json={"input": "a", "dimensions": width}).status_code == 200
@@ -151,11 +161,14 @@ def test_what_is_wrong_before_the_first_piece_is_a_status(client: httpx.Client) 
     problem(client.post("/v1/caption", json={"image": base64_of(b"none"), "stream": True}), "unsupported-media-type")
 
 
-def test_compare_asks_both_arms_the_same_and_says_what_each_took(client: httpx.Client) -> None:
+def test_compare_asks_both_arms_the_same_and_says_what_each_took(live: Live, client: httpx.Client) -> None:
     body = {"image": base64_of(RED), "question": "what colour is this"}
+    pixels = live.run(live.service.images.read(RED, live.service.models.get("scenes-token").image_size, "image", "me"))
     answer = client.post("/v1/compare", json=body).json()
     assert [arm["arm"] for arm in answer["arms"]] == ["token", "vljepa"]
     for arm in answer["arms"]:
+        model = live.service.models.get(arm["model"])
+        assert arm["flops"] == model._engine.flops([pixels], [body["question"]], [None])[0] > 1e5
         alone = client.post("/v1/answer", json={**body, "model": arm["model"]}).json()
         assert {name: arm[name] for name in alone} == alone
         # The fixture's machine costs 2.0 an hour.

@@ -111,7 +111,7 @@ def test_the_number_of_models_is_bounded(own: Live, runs: dict[str, Path]) -> No
         assert load(client, "third", str(runs["scenes-token"])).status_code == 201
 
 
-@pytest.mark.parametrize("folder", ["/etc", "..", "../..", "no-such-run", "a\0b", "/"])
+@pytest.mark.parametrize("folder", ["/etc", "..", "../..", "no-such-run", "a\0b", "/", "x" * 300, "x/" * 400])
 def test_only_folders_below_the_roots_are_opened(own: Live, folder: str) -> None:
     with own.client() as client:
         answer = load(client, "x", folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.serve.live import Live, base64_of, png, serving
+from tests.serve.live import Live, base64_of, picture, png, serving
 
 from archlab.config import RunConfig, load
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
@@ -55,6 +56,43 @@ def test_a_shipped_arm_counts_what_it_sees(shipped: Live, model: str) -> None:
 
     assert right(0) >= 0.5 * len(asked)
     assert right(0) > right(7) + 0.15 * len(asked)  # the same questions about other pictures
+
+
+@pytest.mark.slow
+def test_the_first_start_exports_says_so_and_answers_as_pytorch_does(
+    talkative_run: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As it comes, no setting says what runs a model: on a processor ONNX Runtime does."""
+    monkeypatch.setenv("ARCHLAB_CACHE", str(tmp_path / "cache"))
+    models = (f"scenes-vljepa={talkative_run('vljepa')}",)
+    body = {"image": base64_of(picture()), "labels": ["a red circle", "two stars", "no"]}
+    reasons, found = set(), []
+    with serving(ready=False, models=models, index=str(tmp_path / "index")) as live, live.client() as client:
+        while (ready := client.get("/readyz")).status_code != 200:
+            assert not live.service.failure
+            reasons.add(ready.json()["reason"])
+            threading.Event().wait(0.05)
+        (model,) = client.get("/v1/models").json()["data"]
+        assert model["backend"] == "onnx"
+        found.append(client.post("/v1/classify", json=body).json()["labels"])
+    assert (
+        "the models are being loaded: 0 of 1 are, now scenes-vljepa, which is exported to ONNX first, once: "
+        "about a minute" in reasons
+    )
+    log = capsys.readouterr().out
+    assert "is exported to ONNX first, once" in log
+    assert "was exported in" in log
+    for backend in ("auto", "torch"):  # the first of which reads the export now
+        with serving(models=models, backend=backend) as live, live.client() as client:
+            found.append(client.post("/v1/classify", json=body).json()["labels"])
+    assert "is exported" not in capsys.readouterr().out
+    for labels in found[1:]:
+        assert [one["text"] for one in labels] == [one["text"] for one in found[0]]
+        for one, other in zip(labels, found[0], strict=True):
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
 
 
 def test_the_weights_that_come_with_the_package_are_small() -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from tests.serve.live import Live, base64_of, noise, picture, problem, serving, wait_for
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from archlab.serve.auth import create_key
+from archlab.serve.problems import Problem
 
 ASK = {"image": base64_of(picture()), "question": "what is this", "model": "scenes-token"}
 
@@ -107,13 +114,88 @@ def test_a_client_that_leaves_a_stream_stops_the_decoding(small: Live) -> None:
 
 
 def test_callers_are_refused_before_their_body_is_read_when_it_is_full(small: Live) -> None:
-    small.service.room.requests += 100
-    try:
-        with small.client() as client:
-            answer = client.post("/v1/answer", content=b"not even JSON", headers={"Content-Type": "application/json"})
-            problem(answer, "overloaded")
-    finally:
-        small.service.room.requests -= 100
+    with ExitStack() as held, small.client() as client:
+        for _ in range(12):
+            held.enter_context(small.service.room.taken("others", 0))
+        answer = client.post("/v1/answer", content=b"not even JSON", headers={"Content-Type": "application/json"})
+        problem(answer, "overloaded")
+
+
+def test_requests_without_a_body_take_a_place_too_and_health_none(small: Live) -> None:
+    with small.client() as client:
+        assert client.get("/v1/models").status_code == 200
+        with ExitStack() as held:
+            for _ in range(12):
+                held.enter_context(small.service.room.taken("others", 0))
+            asked = [("GET", "models"), ("GET", "models/x/card"), ("DELETE", "models/x"), ("PUT", "models/x/default")]
+            asked += [("GET", "collections"), ("GET", "collections/x"), ("DELETE", "collections/x")]
+            for method, path in asked:
+                problem(client.request(method, f"/v1/{path}"), "overloaded")
+            for path in ("healthz", "readyz", "metrics", "version"):
+                assert client.get(f"/{path}").status_code == 200
+        assert client.get("/v1/models").status_code == 200
+    wait_for(lambda: small.service.room.requests == 0)
+
+
+def take_all(held: ExitStack, place: Callable[[], AbstractContextManager[None]]) -> None:
+    """Until no more is to be had."""
+    while True:
+        held.enter_context(place())
+
+
+def test_a_key_that_takes_every_place_it_can_get_leaves_some_for_others(
+    entries: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Of requests, of bytes and of streams."""
+    file = tmp_path / "keys.json"
+    greedy, other = ({"Authorization": f"Bearer {create_key(file, name, ['read'], 1e6, 10**6)}"} for name in "ab")
+    settings = {"models": entries, "backend": "torch", "api_keys": file, "max_body": 2**20, "max_request_memory": 2**23}
+    with serving(**settings, max_requests=10, max_streams=5) as live, live.client() as client, ExitStack() as held:
+        room, streams = live.service.room, live.service.streams
+        for size in (0, 2**20):
+            with ExitStack() as flood:
+                with pytest.raises(Problem, match="Of key 'a' alone"):
+                    take_all(flood, lambda size=size: room.taken("a", size))
+                client.headers["Content-Type"] = "application/json"
+                problem(client.post("/v1/answer", content=b"x" * size, headers=greedy), "rate-limited")
+                problem(client.post("/v1/answer", content=b"x" * size, headers=other), "malformed")
+        with pytest.raises(Problem, match="Of key 'a' alone"):
+            take_all(held, lambda: streams.place("a"))
+        with connect(f"ws://127.0.0.1:{live.port}/v1/stream", additional_headers=other):
+            pass
+        with (
+            pytest.raises(InvalidStatus) as refused,
+            connect(f"ws://127.0.0.1:{live.port}/v1/stream", additional_headers=greedy),
+        ):
+            pass
+        assert refused.value.response.status_code == 429
+
+
+def test_candidates_are_work_like_images_for_the_rate_and_for_the_queue(
+    entries: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    key = create_key(file, "slow", ["read"], 0.001, 12)
+    labels = [f"label {number}" for number in range(10)]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/classify", {"image": ASK["image"], "labels": labels, "model": "scenes-token"}),
+        ("/v1/answer", {**ASK, "candidates": labels}),
+        ("/v1/compare", {"image": ASK["image"], "question": "what is this", "candidates": labels}),
+    ]
+    for path, body in asked:
+        settings = {"models": entries, "backend": "torch", "queue_items": 12}
+        with serving(**settings, api_keys=file) as live, live.client() as client:
+            client.headers["Authorization"] = f"Bearer {key}"
+            assert client.post(path, json=body).status_code == 200  # the bucket was full
+            problem(client.post(path, json=body), "rate-limited")
+    path, body = asked[0]
+    with serving(models=entries, backend="torch", queue_items=12) as live, ThreadPoolExecutor(1) as pool:
+        with live.busy("scenes-token") as model:
+            taken = pool.submit(post, live, body, path)
+            wait_for(lambda: model.stats.queued == 10)
+            problem(post(live, body, path), "overloaded")
+            assert model.stats.dropped["refused"] == 10
+        assert taken.result().status_code == 200
 
 
 def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(entries: tuple[str, ...]) -> None:
@@ -140,7 +222,10 @@ def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(entries
 
 
 def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
-    """Every image alone is read; together they would be four times as much as all requests may hold."""
+    """Every image alone is read; together they would be four times as much as all requests may hold.
+
+    While the model is busy nothing is answered: what fits waits, and everything else must be refused.
+    """
     body = {"image": base64_of(noise(700)), "question": "what is this", "model": "scenes-token"}
     size, most, clients = len(str(body)), 8 * 2**20, 16
     assert size * clients > 3 * most
@@ -157,11 +242,17 @@ def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
         watcher.start()
         before = process.memory_info().rss
         with ThreadPoolExecutor(clients) as pool:
-            statuses = [one.status_code for one in pool.map(lambda _: post(live, body), range(clients * 4))]
+            with live.busy("scenes-token"):
+                flood = [pool.submit(post, live, body) for _ in range(clients)]
+                wait_for(lambda: sum(one.done() for one in flood) >= clients - most // size)
+            answers = [one.result() for one in flood] + list(pool.map(lambda _: post(live, body), range(clients * 3)))
         done.set()
         watcher.join()
-        assert set(statuses) <= {200, 429}
-        assert statuses.count(200) > 0
+        refused = [one for one in answers[:clients] if one.status_code != 200]
+        assert len(refused) == clients - most // size
+        for answer in (one for one in answers if one.status_code != 200):
+            problem(answer, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
         assert 0 < highest <= most
         # The clients of this process hold their bodies too: 16 of them, several times.
         assert process.memory_info().rss - before < 400 * 2**20
@@ -179,4 +270,5 @@ def test_while_models_load_health_answers_and_requests_are_told_to_wait(entries:
             if answer.status_code == 503:
                 problem(answer, "not-ready")
                 assert answer.headers["retry-after"] == "5"
-        assert seen == {"the models are being loaded"}
+        assert all(reason.startswith("the models are being loaded: ") for reason in seen)
+        assert any(", now scenes-" in reason for reason in seen)

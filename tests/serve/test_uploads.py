@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -22,7 +23,7 @@ LIMITS = {"most_bytes": 20_000, "most_pixels": 5_000}
 def read(image: str | bytes, reader: ImageReader | None = None) -> np.ndarray:
     own = reader or ImageReader(1, **LIMITS)
     try:
-        return asyncio.run(own.read(image, 16, "image"))
+        return asyncio.run(own.read(image, 16, "image", "me"))
     finally:
         if reader is None:
             own.close()
@@ -95,6 +96,28 @@ def test_what_is_no_image_names_the_rule(image: str | bytes, status: int, rule: 
     assert found[0] == status
     assert rule in found[1]
     assert "data.pairs" not in found[1]
+
+
+def test_a_caller_with_many_images_delays_another_by_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        reader, order, gate = ImageReader(1, **LIMITS), list[str](), threading.Event()
+
+        def decode(_: object, size: int, field: str) -> np.ndarray:
+            assert gate.wait(60)
+            order.append(field)
+            return np.zeros((size, size, 3), np.uint8)
+
+        monkeypatch.setattr(reader, "_decode", decode)
+        flood = [asyncio.create_task(reader.read(b"", 1, f"flood {number}", "flood")) for number in range(20)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(reader.read(b"", 1, "other", "other"))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(other, *flood)
+        assert order.index("other") <= 2
+        reader.close()
+
+    asyncio.run(main())
 
 
 def test_no_bytes_kill_a_worker() -> None:

@@ -48,6 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format, settings.log_level)
         Drain(service, settings.drain_seconds).install()
+        if service.keys is None:
+            structlog.get_logger().warning("no API keys: only this machine is served")
         service.start()
         yield
         await service.close()

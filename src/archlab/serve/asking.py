@@ -15,6 +15,11 @@ def needs(candidates: Sequence[str] | None) -> Operation:
     return "speak" if candidates is None else "choose"
 
 
+def items(candidates: Sequence[str] | None) -> int:
+    """As how many texts and images a question counts: its image, and each candidate."""
+    return 1 + len(candidates or ())
+
+
 async def ask(
     model: Model, pixels: np.ndarray, question: str, candidates: Sequence[str] | None, patience: Patience
 ) -> dict[str, Any]:

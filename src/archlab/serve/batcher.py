@@ -2,6 +2,7 @@
 
 Nothing waits for a batch to fill up, and nothing is computed that nobody waits for any more. The queue is bounded in
 items, not in calls, and callers take turns: whoever sends a thousand items delays the others by one batch, not by all.
+One that is more work than others counts as several: a question with a hundred candidate answers is a hundred items.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from archlab.serve.errors import Expired, NotReady, Overloaded
 Group = Hashable
 Compute = Callable[[Any, list[Any]], Sequence[Any]]
 """Group and items -> one result for each, in their order. Called in the one thread of the batcher."""
+
+Weigh = Callable[[Any, Any], int]
+"""Group and item -> as how many items it counts, at least 1."""
 
 Reason = Literal["refused", "cancelled", "expired", "failed", "wasted"]
 """Why an item got no result: no room, its caller left, its time was up, or another item of its call failed. "wasted"
@@ -112,6 +116,7 @@ class _Entry:
     number: int
     group: Group
     item: Any
+    weight: int
     arrived: float
 
 
@@ -126,13 +131,19 @@ class Batcher:
         limits: of the queue.
         observer: told what happens.
         name: of the thread.
+        weigh: see `Weigh`.
     """
 
     def __init__(
-        self, compute: Compute, limits: BatchLimits | None = None, observer: Observer | None = None, name: str = ""
+        self,
+        compute: Compute,
+        limits: BatchLimits | None = None,
+        observer: Observer | None = None,
+        name: str = "",
+        weigh: Weigh = lambda group, item: 1,
     ) -> None:
         self.limits, self.stats = limits or BatchLimits(), BatcherStats()
-        self._compute, self._observer = compute, observer or Silent()
+        self._compute, self._observer, self._weigh = compute, observer or Silent(), weigh
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"batcher-{name}")
         self._callers: OrderedDict[str, _Lines] = OrderedDict()  # in the order of their turns
         self._numbers = count()
@@ -162,13 +173,15 @@ class Batcher:
         self._check_open()
         if not work:
             return []
-        if len(work) > self.limits.queue:
-            raise UserError(f"{len(work)} items: must be at most {self.limits.queue} in one call; send them in parts")
-        if self.stats.queued + len(work) > self.limits.queue:
-            self._dropped("refused", len(work))
+        weights = [self._weigh(group, item) for group, item in work]
+        total = sum(weights)
+        if total > self.limits.queue:
+            raise UserError(f"{total} items: must be at most {self.limits.queue} in one call; send them in parts")
+        if self.stats.queued + total > self.limits.queue:
+            self._dropped("refused", total)
             raise Overloaded(
                 f"{self.stats.queued} items wait and at most {self.limits.queue} may; ask again later",
-                self.retry_after(len(work)),
+                self.retry_after(total),
             )
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -177,10 +190,10 @@ class Batcher:
         call = _Call(caller, deadline, loop.create_future(), [None] * len(work), len(work))
         lines = self._callers.setdefault(caller, {})
         for place, (group, item) in enumerate(work):
-            entry = _Entry(call, place, next(self._numbers), group, item, now)
+            entry = _Entry(call, place, next(self._numbers), group, item, weights[place], now)
             call.entries.append(entry)
             lines.setdefault(group, OrderedDict())[entry] = None
-        self._queued(len(work))
+        self._queued(total)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._drain())
         timer = loop.call_at(deadline, self._expire, call)
@@ -234,27 +247,32 @@ class Batcher:
         turns = deque(caller for caller, lines in self._callers.items() if group in lines)
         self._callers.move_to_end(first)
         batch: list[_Entry] = []
-        while turns and len(batch) < self.limits.batch:
+        room = self.limits.batch
+        while turns and room > 0:
             caller = turns.popleft()
             entry = next(iter(self._callers[caller][group]))
+            if batch and entry.weight > room:  # one that is larger than any batch is one by itself
+                continue
             self._remove(entry)
             batch.append(entry)
+            room -= entry.weight
             if group in self._callers.get(caller, ()):
                 turns.append(caller)
-        self._queued(-len(batch))
+        self._queued(-_weight(batch))
         return batch
 
     async def _run(self, entries: list[_Entry]) -> None:
         loop = asyncio.get_running_loop()
         stats, started = self.stats, loop.time()
-        stats.in_flight, stats.computing_since = len(entries), started
+        stats.in_flight, stats.computing_since = _weight(entries), started
         outcomes = await loop.run_in_executor(self._executor, self._outcomes, entries)
         seconds = loop.time() - started
         stats.in_flight, stats.computing_since = 0, None
-        stats.batches, stats.items = stats.batches + 1, stats.items + len(entries)
-        pace = seconds / len(entries)
+        stats.batches, stats.items = stats.batches + 1, stats.items + _weight(entries)
+        pace = seconds / _weight(entries)
         stats.pace = pace if stats.pace is None else _MEMORY * stats.pace + (1 - _MEMORY) * pace
-        self._observer.on_batch(entries[0].group, [started - entry.arrived for entry in entries], seconds)
+        waits = [started - entry.arrived for entry in entries for _ in range(entry.weight)]
+        self._observer.on_batch(entries[0].group, waits, seconds)
         for entry, outcome in zip(entries, outcomes, strict=True):
             self._settle(entry, outcome)
 
@@ -282,10 +300,10 @@ class Batcher:
         call = entry.call
         if call.future.done():
             failed = not call.future.cancelled() and not isinstance(call.future.exception(), Expired)
-            self._dropped("failed" if failed else "wasted", 1)
+            self._dropped("failed" if failed else "wasted", entry.weight)
         elif isinstance(outcome, Exception):
             call.future.set_exception(outcome)
-            self._dropped("failed", 1)
+            self._dropped("failed", entry.weight)
             self._withdraw(call, "failed")
         else:
             call.results[entry.place] = outcome
@@ -305,8 +323,8 @@ class Batcher:
         for entry in waiting:
             self._remove(entry)
         if waiting:
-            self._queued(-len(waiting))
-            self._dropped(reason, len(waiting))
+            self._queued(-_weight(waiting))
+            self._dropped(reason, _weight(waiting))
 
     def _remove(self, entry: _Entry) -> None:
         lines = self._callers[entry.call.caller]
@@ -328,3 +346,7 @@ class Batcher:
     def _dropped(self, reason: Reason, items: int) -> None:
         self.stats.dropped[reason] += items
         self._observer.on_drop(reason, items)
+
+
+def _weight(entries: Sequence[_Entry]) -> int:
+    return sum(entry.weight for entry in entries)

@@ -53,20 +53,20 @@ class Caller:
     bucket: TokenBucket | None = None
     key: ApiKey | None = None
 
-    def charge(self, items: int) -> None:
-        """Count items against the rate limit.
+    def charge(self, items: int, begun: int = 0) -> None:
+        """Count items against the rate limit; see `TokenBucket.take`.
 
         Raises:
             Problem: the key asks too fast.
         """
-        if wait := self.wait(items):
+        if wait := self.wait(items, begun):
             raise Problem(
                 problems.RATE_LIMITED, f"Key {self.id!r} asks too fast; wait {wait:.1f} seconds.", retry_after=wait
             )
 
-    def wait(self, items: int) -> float:
+    def wait(self, items: int, begun: int = 0) -> float:
         """Count items, or say after how many seconds they can be; 0: they were counted."""
-        return 0.0 if self.bucket is None else self.bucket.take(items)
+        return 0.0 if self.bucket is None else self.bucket.take(items, begun)
 
     def known(self, keys: KeyFile | None) -> bool:
         """Whether the key is still what it was when it was shown."""
@@ -108,14 +108,14 @@ class Call(Generic[Parsed]):
         )
 
     def count(self, items: int) -> None:
-        """Say how many texts and images are asked about; the first was counted with the request."""
+        """Say how many texts and images the models have to read; the first was counted with the request."""
         self.context.items = items
-        self.caller.charge(items - 1)
+        self.caller.charge(items - 1, begun=1)
 
     async def image(self, image: str | bytes, model: Model, field: str = "image") -> np.ndarray:
         """Decode an image for a model; see `ImageReader.read`."""
         with self.step("decode image"):
-            return await self.service.images.read(image, model.image_size, field)
+            return await self.service.images.read(image, model.image_size, field, self.caller.id)
 
 
 def service_of(connection: HTTPConnection) -> Service:
@@ -125,7 +125,7 @@ def service_of(connection: HTTPConnection) -> Service:
     return service
 
 
-def allowed(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+def known(scope: Scope) -> Callable[[HTTPConnection], Awaitable[Caller]]:
     """A dependency: the caller, who must have a scope.
 
     Raises:
@@ -158,6 +158,22 @@ def allowed(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     return caller
 
 
+def allowed(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency of a request without a body: the caller, and a place among the requests in progress.
+
+    Raises:
+        Problem: when called; see `known` and `Room.taken`.
+    """
+    asks = known(scope)
+
+    async def caller(request: Request) -> Caller:
+        found = await asks(request)
+        context_of(request.scope).held.enter_context(service_of(request).room.taken(found.id, 0))
+        return found
+
+    return caller
+
+
 def _shown(connection: HTTPConnection) -> str:
     """The key of a request: a bearer token, or one of the subprotocols that a WebSocket offers; empty without one."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
@@ -176,16 +192,16 @@ def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool = False) -
         forms: whether the body may be a form as well as JSON.
 
     Raises:
-        Problem: when called; see `allowed`, `Room.taken` and `bodies.read`.
+        Problem: when called; see `known`, `Room.taken` and `bodies.read`.
     """
-
-    asks = allowed(scope)
+    asks = known(scope)
 
     # Neither depends on the other for FastAPI, nor yields to it: its ways to do that cost a sixth of a search.
     async def call(request: Request) -> Call[Parsed]:
         caller, service, context = await asks(request), service_of(request), context_of(request.scope)
         most, seconds = service.settings.max_body, service.settings.body_seconds
-        context.held.enter_context(service.room.taken(bodies.announced_size(request.headers, most)))
+        size = bodies.announced_size(request.headers, most)
+        context.held.enter_context(service.room.taken(caller.id, size))
         body = await bodies.read(request, kind, most=most, seconds=seconds, forms=forms)
         return Call(service, caller, body, context)
 

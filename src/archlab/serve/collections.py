@@ -16,7 +16,7 @@ import structlog
 
 from archlab.errors import UserError
 from archlab.index.filters import Filter
-from archlab.index.places import is_server, open_index
+from archlab.index.places import SINGLE, Spread, is_server, open_index
 from archlab.index.protocol import Collection, Hit, IndexUnavailable, TakenName, UnknownCollection, VectorIndex
 from archlab.serve import problems
 from archlab.serve.errors import Expired
@@ -35,14 +35,15 @@ class Collections:
     Args:
         place: see `archlab.index.places.open_index`.
         observe: told the seconds that each work on the index took.
+        spread: of collections that are created on a server.
 
     Attributes:
         sizes: points of each collection, as last seen.
         failures: times that the index could not be used, by one of `FAILURES`.
     """
 
-    def __init__(self, place: str, observe: Callable[[float], None] = lambda _: None) -> None:
-        self.place, self._observe = place, observe
+    def __init__(self, place: str, observe: Callable[[float], None] = lambda _: None, spread: Spread = SINGLE) -> None:
+        self.place, self._observe, self._spread = place, observe, spread
         self.sizes: dict[str, int] = {}
         self.failures: Counter[str] = Counter()
         self._index: VectorIndex | None = None
@@ -162,7 +163,7 @@ class Collections:
         """Open the place; that it cannot be is no fault of who asks."""
         index = None
         try:
-            index = open_index(self.place)
+            index = open_index(self.place, spread=self._spread)
             for name in index.names():
                 with suppress(UserError, OSError):  # a damaged one leaves the others as good as ever
                     self.sizes[name] = index.open(name).count()

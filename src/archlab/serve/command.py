@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from archlab.errors import UserError
 from archlab.serve.app import create_app
 from archlab.serve.auth import MEANING, Scope, create_key, read_keys, revoke_key
 from archlab.serve.middleware.loopback import is_loopback
+from archlab.serve.protocol import bounded
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
 
@@ -39,10 +41,18 @@ def serve(host: str, port: int, **given: Any) -> None:
     app = create_app(settings)
     listening = _listen(host, port)
     print(_greeting(app.state.service, host, listening.getsockname()[1]), file=sys.stderr, flush=True)
-    config = uvicorn.Config(
+    # uvicorn raises the signal that ended it once more when it is done, for the handler there was before: for us that
+    # is an ordinary end.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    uvicorn.Server(configured(app, settings)).run([listening])
+
+
+def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application; its own command must be told the same, as the service's guide says."""
+    return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -50,10 +60,6 @@ def serve(host: str, port: int, **given: Any) -> None:
         ws_per_message_deflate=False,  # images are compressed already
         timeout_graceful_shutdown=int(settings.max_deadline_seconds) + _GRACE,
     )
-    # uvicorn raises the signal that ended it once more when it is done, for the handler there was before: for us that
-    # is an ordinary end.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    uvicorn.Server(config).run([listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

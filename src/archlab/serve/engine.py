@@ -20,6 +20,7 @@ Operation = Literal[
     "begin",
     "advance",
     "attention",
+    "flops",
     "translate",
     "sentiment",
 ]
@@ -97,6 +98,8 @@ class Engine(Protocol):
             begin(images, queries) -> an iterator over pieces of text
             advance(iterators) -> the next piece, or None at the end
             attention(images, queries) -> `Attention`
+            flops(images, queries, candidates) -> operations of `choose`, or without candidates (None) of `speak`, with
+                nothing remembered
             translate(texts) -> text
             sentiment(texts) -> probabilities (classes,)
     """

@@ -60,7 +60,7 @@ class Model:
         self.name, self.about, self.limits = name, engine.about, limits or ModelLimits()
         self.cache = QueryCache(self.limits.cached_texts)
         self._engine: Engine | None = engine
-        self._batcher = Batcher(self._compute, self.limits.batches, observer, name)
+        self._batcher = Batcher(self._compute, self.limits.batches, observer, name, _weight)
         self._health = Health(self.limits.fatal)
         self._healing: asyncio.Task[None] | None = None
         self._users = 0
@@ -91,6 +91,11 @@ class Model:
     @property
     def width(self) -> int:
         return self.about.width
+
+    @property
+    def shares_space(self) -> bool:
+        """Whether its vectors of texts and of images can be compared: those that it learned to choose by can."""
+        return self.about.scale is not None
 
     @property
     def stats(self) -> BatcherStats:
@@ -199,6 +204,19 @@ class Model:
         (maps,) = await self._ask("attention", [(image, query)], None, deadline, caller)
         return maps
 
+    async def flops(
+        self,
+        image: np.ndarray,
+        query: str,
+        candidates: Sequence[str] | None,
+        *,
+        deadline: float | None = None,
+        caller: str = "",
+    ) -> int:
+        """Operations of one answer, to the best of the candidates or in the model's own words."""
+        (count,) = await self._ask("flops", [(image, query, candidates)], None, deadline, caller)
+        return int(count)
+
     async def translate(self, texts: Sequence[str], *, deadline: float | None = None, caller: str = "") -> list[str]:
         """Translations of texts."""
         return await self._ask("translate", [(text,) for text in texts], texts, deadline, caller)
@@ -281,6 +299,11 @@ class Model:
         """Seconds since the batch in flight began."""
         since = self.stats.computing_since
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
+
+def _weight(group: tuple[Operation, int], row: tuple[Any, ...]) -> int:
+    """As how many items a row counts: one that chooses is scored once for each of its candidates."""
+    return len(row[-1]) if group[0] == "choose" else 1
 
 
 def _length(text: str) -> int:

@@ -56,6 +56,11 @@ class Models:
         return sorted(self._loading)
 
     @property
+    def exporting(self) -> bool:
+        """Whether a model that is being loaded is exported first."""
+        return self._exports.running > 0
+
+    @property
     def defaults(self) -> dict[str, str]:
         """Arm -> name of its default."""
         return dict(self._defaults)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,6 +122,8 @@ def _export_of(checkpoint: Checkpoint[RunConfig], children: Children) -> Path:
     for folder in (beside, cached):
         if (folder / NAME).is_file() and Manifest.load(folder).run_digest == digest:
             return folder
+    _LOG.info("run %s: is exported to ONNX first, once; that takes about a minute", run)
+    started = time.monotonic()
     # In a process of its own: it takes the memory of the exporter with it, and other models go on answering.
     done = children.run([sys.executable, "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)])
     if done.returncode:
@@ -128,4 +131,5 @@ def _export_of(checkpoint: Checkpoint[RunConfig], children: Children) -> Path:
             raise NotReady(f"run {run.name}: its export was given up")
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("archlab: error: ")
         raise UserError(f"run {run}: cannot be exported ({reason})")
+    _LOG.info("run %s: was exported in %.0f seconds; it is read from %s now", run, time.monotonic() - started, cached)
     return cached

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from archlab.errors import UserError
+from archlab.index.places import Spread
 from archlab.serve import problems
 from archlab.serve.auth import ApiKey, KeyFile
 from archlab.serve.batcher import BatchLimits
@@ -49,8 +50,9 @@ class Service:
         self.folders = named_folders(settings.models) if settings.models else shipped()
         self.keys = KeyFile(settings.api_keys) if settings.api_keys else None
         self.metrics = Metrics()
-        self.room = Room(settings.max_requests, settings.max_request_memory)
-        self.streams = Streams(settings.max_streams)
+        share = settings.caller_share if self.keys else 1.0
+        self.room = Room(settings.max_requests, settings.max_request_memory, share)
+        self.streams = Streams(settings.max_streams, share)
         self.images = ImageReader(
             settings.decode_threads,
             most_bytes=settings.max_image,
@@ -62,7 +64,10 @@ class Service:
         )
         limits = ModelLimits(batches=batches, cached_texts=settings.cached_texts)
         self.models = Models(limits, self.metrics.observer)
-        self.collections = Collections(settings.index, self.metrics.index_seconds.observe)
+        spread = Spread(
+            shards=settings.index_shards, replicas=settings.index_replicas, consistency=settings.index_consistency
+        )
+        self.collections = Collections(settings.index, self.metrics.index_seconds.observe, spread)
         self.metrics.registry.register(IndexCollector(self.collections))
         self.metrics.registry.register(
             StateCollector(self.models, self.room, self.streams, lambda: not self.not_ready())
@@ -82,7 +87,7 @@ class Service:
             return "the service is about to end"
         if broken := [model.name for model in self.models.list() if not model.ready]:
             return f"{', '.join(broken)}: not answering"
-        return "" if self.models.ready else "the models are being loaded"
+        return "" if self.models.ready else self._progress()
 
     @property
     def alive(self) -> bool:
@@ -183,6 +188,13 @@ class Service:
         if self.failure:
             return Problem(problems.NOT_READY, f"{self.failure.capitalize()}.")
         return Problem(problems.NOT_FOUND, detail)
+
+    def _progress(self) -> str:
+        """How far the start has come."""
+        done = len(self.models.list())
+        now = "".join(f", now {name}" for name in self.models.loading)
+        why = ", which is exported to ONNX first, once: about a minute" if self.models.exporting else ""
+        return f"the models are being loaded: {done} of {len(self.folders)} are{now}{why}"
 
     def _loading(self) -> Problem:
         return Problem(problems.NOT_READY, "The model is being loaded; ask again.", retry_after=_RETRY_LOADING)

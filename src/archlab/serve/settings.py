@@ -19,7 +19,7 @@ import archlab
 from archlab.errors import UserError
 
 WEIGHTS = Path(archlab.__file__).parent / "weights"
-_MIB = 2**20
+_KIB, _MIB = 2**10, 2**20
 
 
 class Settings(BaseSettings):
@@ -45,18 +45,43 @@ class Settings(BaseSettings):
         description="Vector index: a folder, the URL of a Qdrant server, or `:memory:`.",
     )
 
+    index_shards: PositiveInt = Field(
+        default=1, description="Parts of a collection that is created on a Qdrant server: at least its machines."
+    )
+    index_replicas: PositiveInt = Field(default=1, description="Copies of each part.")
+    index_consistency: NonNegativeInt = Field(
+        default=0, description="Copies that must have a change before it is acknowledged; 0: the majority of them."
+    )
+
     # who may ask
     api_keys: Path | None = Field(
         default=None,
         description="File of API keys, written by `archlab keys`; without one only this machine is served.",
     )
     requests_per_second: PositiveFloat = Field(
-        default=50.0, description="Items a second that a key may ask for, unless its entry says otherwise."
+        default=50.0,
+        description="Items a second that a key may ask for, unless its entry says otherwise: images, texts and "
+        "candidate answers.",
     )
     burst: PositiveInt = Field(default=200, description="Items that a key may ask for at once after a pause.")
+    caller_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Share of `MAX_REQUESTS`, `MAX_REQUEST_MEMORY` and `MAX_STREAMS` that one key may hold while "
+        "nobody else asks; with others less, so that some stays free for the next. Without keys there is one caller, "
+        "and all is its.",
+    )
 
     # how much at once
     max_requests: PositiveInt = Field(default=512, description="Requests in progress; more are refused with 429.")
+    max_connections: PositiveInt = Field(
+        default=1024,
+        description="Connections that are open, idle ones and streams included; more are refused with 429.",
+    )
+    max_head: PositiveInt = Field(
+        default=32 * _KIB, description="Bytes of a request's line and headers; more are refused with 431."
+    )
     max_request_memory: PositiveInt = Field(
         default=256 * _MIB, description="Bytes of all request bodies in progress; more are refused with 429."
     )
@@ -87,6 +112,9 @@ class Settings(BaseSettings):
     )
 
     # how long
+    head_seconds: PositiveFloat = Field(
+        default=10.0, description="Seconds that a request's line and headers may take to arrive."
+    )
     body_seconds: PositiveFloat = Field(default=30.0, description="Seconds that a request body may take to arrive.")
     deadline_seconds: PositiveFloat = Field(
         default=30.0, description="Seconds until a request without the header `X-Deadline-Ms` is given up."

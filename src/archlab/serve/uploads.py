@@ -11,6 +11,7 @@ import numpy as np
 
 from archlab.data.images import BrokenInput, TooManyPixels, UnknownFormat, decode
 from archlab.serve import problems
+from archlab.serve.limits import Turns
 from archlab.serve.problems import Problem, invalid
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -18,7 +19,7 @@ _DATA_URL = "data:image/…;base64,…"
 
 
 class ImageReader:
-    """Decodes images in a bounded number of threads.
+    """Decodes images in a bounded number of threads, which callers get in turns.
 
     Args:
         threads: how many.
@@ -30,16 +31,17 @@ class ImageReader:
     def __init__(
         self, threads: int, *, most_bytes: int, most_pixels: int, observe: Callable[[float], None] = lambda _: None
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._pool, self._turns = ThreadPoolExecutor(threads, "decode"), Turns(threads)
         self._most_bytes, self._most_pixels, self._observe = most_bytes, most_pixels, observe
 
-    async def read(self, image: str | bytes, size: int, field: str) -> np.ndarray:
+    async def read(self, image: str | bytes, size: int, field: str, caller: str) -> np.ndarray:
         """Decode one image; cancelling it takes it out of the queue.
 
         Args:
             image: encoded, as bytes, base64 or a data URL.
             size: side of the square that the model reads.
             field: of the request, for problems.
+            caller: who sent it.
 
         Returns:
             uint8 (size, size, 3).
@@ -48,7 +50,8 @@ class ImageReader:
             Problem: it is no image, damaged, or too large.
         """
         started = time.perf_counter()
-        pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, image, size, field)
+        async with self._turns.place(caller):
+            pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, image, size, field)
         self._observe(time.perf_counter() - started)
         return pixels
 

@@ -5,6 +5,7 @@ Shape legend: B items, C candidates, E embedding, L layers, H heads, N visual to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isqrt
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from archlab.compare.flops import counted_flops
 from archlab.data.batch import Batch
 from archlab.errors import UserError
 from archlab.evaluate.readout import EmbeddingReadout
@@ -30,7 +32,7 @@ class VisionEngine:
     Args:
         answerer: the run.
         about: what it is.
-        readable: the same run in torch, for attention maps; None: there are none to be had.
+        readable: the same run in torch, for attention maps and to count operations; None: there is none to be had.
     """
 
     def __init__(self, answerer: Answerer, about: About, readable: Callable[[], Answerer] | None) -> None:
@@ -43,7 +45,7 @@ class VisionEngine:
             "speak": self.speak,
             "begin": self.begin,
             "advance": advance,
-            **({"attention": self.attention} if readable else {}),
+            **({"attention": self.attention, "flops": self.flops} if readable else {}),
             **({"speak_vectors": self.speak_vectors} if isinstance(answerer.readout, EmbeddingReadout) else {}),
         }
 
@@ -110,6 +112,23 @@ class VisionEngine:
             words = [spell([token], skip_special_tokens=False).strip() for token in request.query[0].tolist()]
             found.append(Attention(_tokens(visual, words)[: maps.shape[-1]], maps, visual))
         return found
+
+    def flops(
+        self,
+        images: Sequence[np.ndarray],
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str] | None],
+    ) -> list[int]:
+        """Operations of an answer, from the image to the words: counted in torch, whatever computes the answers."""
+        assert self._readable is not None
+        answerer = self._readable()
+
+        def answer(image: np.ndarray, query: str, own: Sequence[str] | None) -> object:
+            request = answerer.request(image[None], [query])
+            return answerer.readout.speak(request) if own is None else answerer.readout.choose(request, own)
+
+        asked = zip(images, queries, candidates, strict=True)
+        return [counted_flops(functools.partial(answer, *one)) for one in asked]
 
     def _request(self, images: Sequence[np.ndarray], queries: Sequence[str]) -> Batch:
         return self._answerer.request(np.stack(images), queries)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from archlab.serve.asking import ask, needs
+from archlab.serve.asking import ask, items, needs
 from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
@@ -43,7 +43,7 @@ _EXAMPLES = {
 async def answer(call: Annotated[Call[AnswerRequest], Depends(accepts(AnswerRequest, forms=True))]) -> Response:
     """Answer a question about an image, in the model's own words or with the best of your candidates."""
     body = call.body
-    call.count(1)
+    call.count(items(body.candidates))
     with call.using(needs(body.candidates)) as model:
         pixels = await call.image(body.image, model)
         found = await ask(model, pixels, body.question, body.candidates, call.patience)

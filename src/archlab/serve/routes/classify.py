@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 from starlette.responses import Response
 
+from archlab.serve.asking import items
 from archlab.serve.calls import Call, accepts, probabilities, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
@@ -38,7 +39,7 @@ _EXAMPLES = {"a shape": {"image": red_circle(), "labels": ["red circle", "blue s
 async def classify(call: Annotated[Call[ClassifyRequest], Depends(accepts(ClassifyRequest, forms=True))]) -> Response:
     """Classify an image with labels of your own; nothing is trained for them."""
     body = call.body
-    call.count(1)
+    call.count(items(body.labels))
     with call.using("choose") as model:
         pixels = await call.image(body.image, model)
         (scores,) = await model.choose([pixels], [body.question], [body.labels], **call.patience)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from archlab.compare.cost import cost_per_1000_requests
 from archlab.compare.scores import ARMS
-from archlab.serve.asking import ask, needs
+from archlab.serve.asking import ask, items, needs
 from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.model import Model
@@ -35,8 +35,13 @@ class ArmAnswer(Asked):
     model: str
     backend: str
     latency_ms: float = Field(description="From asking the model to its answer, with its wait in the queue.")
+    flops: int | None = Field(
+        description="Floating-point operations of this answer, from the image to the words, nothing remembered; "
+        "counted in PyTorch, so null for an export that was loaded without its run."
+    )
     cost_per_1000: float | None = Field(
-        description="Of 1,000 such requests one after the other, at the price that the service was told; else null."
+        description="Of 1,000 such requests one after the other, at the price of the machine that the service was told "
+        "(`ARCHLAB_PRICE_PER_HOUR`); null without one."
     )
 
 
@@ -61,12 +66,14 @@ _EXAMPLES = {
 @router.post("/compare", **operation(CompareResponse, body=CompareRequest, examples=_EXAMPLES, forms=True))
 async def compare(call: Annotated[Call[CompareRequest], Depends(accepts(CompareRequest, forms=True))]) -> Response:
     """Ask the default model of each arm, one after the other, so that neither slows the other."""
-    call.count(len(ARMS))
+    call.count(len(ARMS) * items(call.body.candidates))
     operation = needs(call.body.candidates)
     with call.using(operation, arm=ARMS[0]) as first, call.using(operation, arm=ARMS[1]) as second:
         sizes = {model.image_size: model for model in (first, second)}
         pixels = {size: await call.image(call.body.image, model) for size, model in sizes.items()}
         answers = [await _ask(call, model, pixels[model.image_size]) for model in (first, second)]
+        for found, model in zip(answers, (first, second), strict=True):  # once neither is slowed down by it
+            found["flops"] = await _flops(call, model, pixels[model.image_size])
     agree = answers[0]["answer"] == answers[1]["answer"]
     return reply({"question": call.body.question, "arms": answers, "agree": agree})
 
@@ -84,3 +91,9 @@ async def _ask(call: Call[CompareRequest], model: Model, pixels: np.ndarray) -> 
         "latency_ms": round(seconds * 1000, 3),
         "cost_per_1000": cost_per_1000_requests(1 / seconds, price) if price else None,
     }
+
+
+async def _flops(call: Call[CompareRequest], model: Model, pixels: np.ndarray) -> int | None:
+    if not model.can("flops"):
+        return None
+    return await model.flops(pixels, call.body.question, call.body.candidates, **call.patience)

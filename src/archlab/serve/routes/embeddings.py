@@ -112,9 +112,11 @@ _EXAMPLES = {
 async def embeddings(
     call: Annotated[Call[EmbeddingsRequest], Depends(accepts(EmbeddingsRequest, forms=True))],
 ) -> Response:
-    """Embed texts and images in one space: their dot product is their similarity.
+    """Embed texts and images: in one space with VL-JEPA, in one for each with the token model.
 
-    Compatible with OpenAI's `/v1/embeddings`; images come as data URLs, objects with `image`, or files of a form.
+    The dot product of two of one space is their similarity; a text and an image in one request are refused where they
+    have none. Compatible with OpenAI's `/v1/embeddings`; images come as data URLs, objects with `image`, or files of a
+    form.
     """
     body = call.body
     call.count(len(body.input))
@@ -127,6 +129,12 @@ async def embeddings(
             for place, item in enumerate(body.input)
             if not isinstance(item, ImageItem)
         }
+        if images and texts and not model.shares_space:
+            raise invalid(
+                "input",
+                f"must be texts alone or images alone for model {model.name!r}: its vectors of texts and of images are "
+                f"not comparable, as those of a vljepa model are",
+            )
         vectors = np.empty((len(body.input), model.width), np.float32)
         if images:
             pixels = await gather(*(call.image(one.image, model, f"input[{at}].image") for at, one in images.items()))

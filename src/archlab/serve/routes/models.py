@@ -1,5 +1,6 @@
 """`/v1/models`: which checkpoints are loaded; load, replace and unload them while others serve."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,8 +135,9 @@ def _info(service: Service, model: Model) -> dict[str, Any]:
 
 def _inside(folder: Path, roots: tuple[Path, ...]) -> Path:
     """A folder below one of the roots; what else there is on the disk is not told."""
-    for root in roots if "\0" not in str(folder) else ():
-        path = (root / folder).resolve()
-        if path.is_relative_to(root.resolve()) and path.is_dir():
-            return path
+    for root in roots:
+        with suppress(OSError, RuntimeError, ValueError):  # no path at all: too long, a loop of links, a zero byte
+            path = (root / folder).resolve()
+            if path.is_relative_to(root.resolve()) and path.is_dir():
+                return path
     raise invalid("folder", "must be a folder below one of ARCHLAB_MODEL_ROOTS")

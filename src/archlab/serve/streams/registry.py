@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from archlab.serve import problems
+from archlab.serve.limits import Stock
 from archlab.serve.problems import Problem
 
 
@@ -23,15 +24,21 @@ class Streams:
 
     Args:
         most: streams that are open at once.
+        share: see `Stock`.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._ending = most, False
+    def __init__(self, most: int, share: float = 1.0) -> None:
+        self._ending = False
         self._sessions: set[Leaving] = set()
-        self.open = 0
+        self._places = Stock("{held} streams are open, as many as allowed.", most, share)
+
+    @property
+    def open(self) -> int:
+        """Streams."""
+        return self._places.held
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, caller: str) -> Iterator[None]:
         """Hold a place for a stream.
 
         Raises:
@@ -39,13 +46,12 @@ class Streams:
         """
         if self._ending:
             raise Problem(problems.NOT_READY, "The service is about to end; connect to another one.", retry_after=1)
-        if self.open >= self._most:
-            raise Problem(problems.OVERLOADED, f"{self.open} streams are open, as many as allowed.", retry_after=1)
-        self.open += 1
+        self._places.check(caller, 1)
+        self._places.take(caller, 1)
         try:
             yield
         finally:
-            self.open -= 1
+            self._places.take(caller, -1)
 
     @contextmanager
     def watched(self, session: Leaving) -> Iterator[None]:

@@ -236,7 +236,7 @@ class Session:
         if isinstance(frame.image, Problem):
             return frame.image
         try:
-            return await self._service.images.read(frame.image, self._model.image_size, "image")
+            return await self._service.images.read(frame.image, self._model.image_size, "image", self._caller.id)
         except Problem as problem:
             return problem
 
