@@ -449,6 +449,17 @@ def test_items_are_the_first_questions_with_candidates_and_one_caption_of_each_i
     assert (all_.vqa.tolist(), all_.captions.tolist()) == ([1, 5, 6], [0, 4, 7])
 
 
+def test_open_vocabulary_questions_are_counted_apart_where_captions_are(collator: Collator) -> None:
+    """They are one in 25: among the first questions there would be too few to say anything of."""
+    split, named = collator.split, OPEN_VOCABULARY
+    kinds = np.array([one.kind for one in split.examples])
+    asked = Items.first(split, 5, captions=2)
+    np.testing.assert_array_equal(asked.vqa[kinds[asked.vqa] == named], np.flatnonzero(kinds == named)[:2])
+    others = np.flatnonzero((kinds != named) & (kinds != "caption"))
+    np.testing.assert_array_equal(asked.vqa[kinds[asked.vqa] != named], others[:5])
+    assert len(asked.captions) == 2
+
+
 def test_every_metric_has_its_unit(collator: Collator, items: Items) -> None:
     units: dict[str, set[str]] = {}
     for metric in measured(Oracle(collator), collator, items).values:
@@ -457,7 +468,7 @@ def test_every_metric_has_its_unit(collator: Collator, items: Items) -> None:
     assert units["CIDEr-D"] == {"caption/cider_d"}
     assert units["F1"] == {"caption/slots"}
     assert units["recall"] == set(RETRIEVAL)
-    assert unit_of("retrieval_pmi/image_to_text_r1") == "recall"
+    assert unit_of("retrieval_pmi/image_to_text_r1") == unit_of("curve/retrieval/image_to_text_r1") == "recall"
 
 
 def test_a_score_is_the_mean_over_seeds_and_items_with_the_chance_and_the_unit_of_its_metric(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archlab.errors import UserError
-from archlab.evaluate.statistics import paired_difference, replicates, score
+from archlab.evaluate.statistics import Term, combine, paired_difference, percentiles, replicates, score
 
 OPTIONS = {"samples": 400, "seed": 0}
 
@@ -202,3 +202,55 @@ def test_replicates_of_two_metrics_of_the_same_clusters_are_paired() -> None:
     one, other = (replicates(values, sizes, samples=200, seed=1) for values in (sums, sums + 2 * sizes))
     np.testing.assert_allclose(other - one, 2.0)
     assert one.std() > 0.01
+
+
+def items_of(seeds, items, mean, rng):
+    return (rng.random((seeds, items)) < mean).astype(float)
+
+
+def test_a_difference_of_terms_on_the_same_images_is_the_paired_difference():
+    rng = np.random.default_rng(10)
+    clusters = np.sort(rng.integers(0, 60, 240))
+    first, second = items_of(3, 240, 0.5, rng), items_of(3, 240, 0.6, rng)
+    paired = paired_difference(first, second, clusters, **OPTIONS)
+    combined = combine([Term(1.0, second, clusters, "a"), Term(-1.0, first, clusters, "a")], **OPTIONS)
+    assert combined.per_seed == pytest.approx((second - first).mean(1))
+    assert percentiles(combined.drawn, 0.95) == pytest.approx((paired.low, paired.high))
+
+
+def test_what_terms_of_the_same_images_share_cancels_and_of_other_images_it_does_not():
+    rng = np.random.default_rng(11)
+    values, clusters = rng.normal(size=(3, 200)) + rng.normal(size=200), np.arange(200)
+    same = combine([Term(1.0, values, clusters, "a"), Term(-1.0, values, clusters, "a")], **OPTIONS)
+    assert not same.drawn.any()
+    apart = combine([Term(1.0, values, clusters, "a"), Term(-1.0, values, clusters, "b")], **OPTIONS)
+    subset = combine([Term(1.0, values, clusters, "a"), Term(-1.0, values[:, 1:], clusters[1:], "a")], **OPTIONS)
+    one = score(values - values.mean(1, keepdims=True), clusters, unit="x", **OPTIONS)
+    expected = pytest.approx(np.sqrt(2) * width(one), rel=0.25)
+    for combined in (apart, subset):
+        low, high = percentiles(combined.drawn, 0.95)
+        assert high - low == expected
+
+
+def test_seeds_are_drawn_once_for_all_terms():
+    """What a seed adds to both of two arms, on whatever images, is no difference between them."""
+    luck = np.array([[0.0], [1.0], [2.0]])
+    values, clusters = np.zeros((3, 50)) + luck, np.arange(50)
+    combined = combine([Term(1.0, values, clusters, "a"), Term(-1.0, values, clusters, "b")], **OPTIONS)
+    np.testing.assert_allclose(combined.drawn, 0, atol=1e-12)
+
+
+def test_a_slope_is_a_combination_with_the_weights_of_least_squares():
+    rng = np.random.default_rng(12)
+    x = np.array([0.0, 1.0, 2.0, 5.0])
+    levels = [items_of(3, 100, 0.3 + 0.1 * at, rng) for at in x]
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    terms = [Term(float(w), values, np.arange(100), "a") for w, values in zip(weights, levels, strict=True)]
+    expected = [np.polyfit(x, [values[seed].mean() for values in levels], 1)[0] for seed in range(3)]
+    assert combine(terms, **OPTIONS).per_seed == pytest.approx(expected)
+
+
+def test_terms_of_different_seeds_are_refused():
+    terms = [Term(1.0, np.ones((seeds, 4)), np.arange(4), "a") for seeds in (3, 2)]
+    with pytest.raises(ValueError, match="2 seeds and 3: all terms need the same seeds"):
+        combine(terms, **OPTIONS)

@@ -263,8 +263,8 @@ GRID = [
     Fault(
         "cells on other data share a key",
         "compare/grid/cells.py",
-        "[given, self.test_items, self.digests, *asked]",
-        "[given, self.test_items, *asked]",
+        "[given, self.test_items, self.test_captions, self.digests, *asked]",
+        "[given, self.test_items, self.test_captions, *asked]",
         "compare/grid/test_protocol.py::test_a_cell_is_its_configuration_its_data_and_what_is_measured",
     ),
     Fault(
@@ -277,22 +277,22 @@ GRID = [
     Fault(
         "arms are compared across seeds",
         "compare/grid/summary.py",
-        "sum(other[seed] for other in others)",
-        "sum(other[min(other)] for other in others)",
+        "w * one[seed][0] for w, one",
+        "w * one[min(one)][0] for w, one",
         "compare/grid/test_summary.py::test_differences_are_taken_seed_by_seed",
     ),
     Fault(
         "an interval over seeds leaves out a tail",
         "compare/grid/summary.py",
-        "t.ppf((1 + _LEVEL) / 2,",
-        "t.ppf(_LEVEL,",
+        "t.ppf((1 + level) / 2,",
+        "t.ppf(level,",
         "compare/grid/test_summary.py::test_an_interval_is_students_over_seeds",
     ),
     Fault(
         "a control shows every image its own",
         "compare/grid/conditions.py",
-        "measure_arm(run.arm, under, run.config, split.name, count, control)",
-        "measure_arm(run.arm, under, run.config, split.name, count, None)",
+        "measure_arm(run.arm, under, run.config, split.name, count, control, captions)",
+        "measure_arm(run.arm, under, run.config, split.name, count, None, captions)",
         "compare/grid/test_conditions.py::test_a_control_is_shown_other_images",
     ),
     Fault(

@@ -27,15 +27,15 @@ from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
 from archlab.compare.scores import ARMS
-from archlab.compare.trial import Trial
+from archlab.compare.trial import Trial, majority
 from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
-from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, measure_right, scores_of
+from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, scores_of
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
-from archlab.evaluate.vqa import confusion, majority_answers
+from archlab.evaluate.vqa import confusion
 from archlab.train.run import Run, retrieval_gap, validation_file, watch
 from archlab.train.setup import Setup
 
@@ -293,7 +293,7 @@ def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, c
             if name in done[0] and done[0][name].values:
                 controls.setdefault(name, {})[arm] = scores_of([trial[name] for trial in done], samples)
     if setup.answers:
-        controls["majority"] = {"both": scores_of([_majority(setup, config)], samples)}
+        controls["majority"] = {"both": scores_of([majority(setup, setup.dataset["test"], config.test_items)], samples)}
     if runs.blind:
         controls["trained_blind"] = {
             arm: scores_of([trial["test"] for _, trial in done], samples) for arm, done in runs.blind.items()
@@ -305,20 +305,6 @@ def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, c
     if runs.floor and runs.floor.values:
         controls["retrieval_floor"] = {"both": scores_of([runs.floor], samples)}
     return controls
-
-
-def _majority(setup: Setup, config: CompareConfig) -> Measurement:
-    """The most frequent training answer of each kind, scored on the test split."""
-    train = [one for one in setup.dataset["train"].examples if one.task == "vqa"]
-    test = setup.dataset["test"]
-    examples = [test.examples[row] for row in Items.first(test, config.test_items).vqa]
-    answers = majority_answers(
-        [one.kind for one in train], [one.meaning for one in train], [one.kind for one in examples]
-    )
-    right = np.array([answer == one.meaning for answer, one in zip(answers, examples, strict=True)], dtype=float)
-    result = Measurement()
-    measure_right(result, right, examples)
-    return result
 
 
 def _probes(right: Right, images: Mapping[str, np.ndarray], config: CompareConfig) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def metric_label(metric: str) -> str:
         how = ", token by likelihood (PMI)" if family.startswith("retrieval_pmi") else ""
         how += ", own item only" if family.endswith("_strict") else ""
         return f"{direction.replace('_', ' ')}{how}, R@{k}"
+    if family == "curve":
+        return f"{metric_label(rest)}, mean over the learning curve"
     if family == "monitor":
         return f"the monitor's {rest.replace('_', ' ')}"
     if family in _PROBED:

@@ -28,6 +28,8 @@ from archlab.train.folder import undamaged, write_text
 
 SMALL_GALLERY = "retrieval_pmi"
 """Retrieval among few captions, which the token arm's likelihood can afford."""
+CURVE = "curve/"
+"""Before the name of a metric: its mean over a learning curve, in the same unit."""
 _BATCH = 64
 _PRIOR_IMAGES = 64
 OPEN_VOCABULARY = "object"  # the kind that is reported as classification, with every attribute combination a candidate
@@ -46,14 +48,26 @@ class Items:
     captions: np.ndarray
 
     @classmethod
-    def first(cls, split: Split, count: int) -> Items:
-        """The first `count` questions and captions; questions of a kind without candidates are left out."""
+    def first(cls, split: Split, count: int, captions: int | None = None) -> Items:
+        """The first questions and captions; questions of a kind without candidates are left out.
+
+        Args:
+            count: questions, and as many captions.
+            captions: another number of captions, and of open-vocabulary questions, which are rare and then counted
+                apart from the others.
+        """
         vqa = [row for row, e in enumerate(split.examples) if e.task == "vqa" and split.candidates.get(e.kind)]
-        captions: dict[int, int] = {}
+        if captions is None:
+            vqa, captions = vqa[:count], count
+        else:
+            named = [row for row in vqa if split.examples[row].kind == OPEN_VOCABULARY]
+            others = [row for row in vqa if split.examples[row].kind != OPEN_VOCABULARY]
+            vqa = sorted(others[:count] + named[:captions])
+        spoken: dict[int, int] = {}
         for row, example in enumerate(split.examples):
             if example.task == "caption":
-                captions.setdefault(example.image, row)
-        return cls(np.array(vqa[:count], np.int64), np.array(list(captions.values())[:count], np.int64))
+                spoken.setdefault(example.image, row)
+        return cls(np.array(vqa, np.int64), np.array(list(spoken.values())[:captions], np.int64))
 
 
 @dataclass
@@ -294,6 +308,7 @@ def scores_of(measurements: Sequence[Measurement], samples: int) -> dict[str, di
 
 def unit_of(metric: str) -> str:
     """The unit in which a metric is stated."""
+    metric = metric.removeprefix(CURVE)
     if metric == "caption/cider_d":
         return "CIDEr-D"
     if metric.startswith("retrieval"):

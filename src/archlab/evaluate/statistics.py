@@ -11,7 +11,7 @@ must also win under every single seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,36 @@ class PairedDifference:
         return {
             "difference": self.difference, "low": self.low, "high": self.high, "winner": self.winner, "why": self.why,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Term:
+    """A mean score times a weight, of a sum of such.
+
+    Attributes:
+        weight: by which the mean is multiplied.
+        values: one value per seed and item, (S, n), or (n,) for one seed.
+        clusters: id of the image of each item, (n,).
+        images: name of the set that these ids are of; equal ids of one set are one image.
+    """
+
+    weight: float
+    values: np.ndarray
+    clusters: np.ndarray
+    images: str
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a sum of terms came to.
+
+    Attributes:
+        per_seed: seed by seed, (S,); their mean is the estimate.
+        drawn: replicates, (R,); see `percentiles`.
+    """
+
+    per_seed: np.ndarray
+    drawn: np.ndarray
 
 
 def score(
@@ -172,24 +202,65 @@ def replicates(sums: np.ndarray, sizes: np.ndarray, *, samples: int, seed: int) 
     Raises:
         UserError: fewer than 100 samples.
     """
+    return _crossed([[(1.0, sums, sizes)]], samples, seed)
+
+
+def combine(terms: Sequence[Term], *, samples: int, seed: int) -> Combination:
+    """A sum of mean scores times weights, such as a difference of arms, or its slope over levels.
+
+    Every replicate draws seeds once for all terms, and images once for each set of images: terms of the same images
+    share the draw, so that what these have in common cancels; terms of other images are drawn independently of them.
+
+    Raises:
+        UserError: fewer than 100 samples.
+        ValueError: as of `score`; or the terms have different numbers of seeds.
+    """
+    of_images: dict[tuple[str, bytes], list[tuple[float, np.ndarray, np.ndarray]]] = {}
+    per_seed = np.zeros(len(np.atleast_2d(terms[0].values)))
+    for term in terms:
+        values, clusters = _checked(term.values, term.clusters)
+        if len(values) != len(per_seed):
+            raise ValueError(f"{len(values)} seeds and {len(per_seed)}: all terms need the same seeds")
+        per_seed += term.weight * values.mean(1)
+        drawn = term.images, np.unique(clusters).tobytes()
+        of_images.setdefault(drawn, []).append((term.weight, *_sums(values, clusters)))
+    return Combination(per_seed, _crossed(list(of_images.values()), samples, seed))
+
+
+def _crossed(sets: Sequence[Sequence[tuple[float, np.ndarray, np.ndarray]]], samples: int, seed: int) -> np.ndarray:
+    """Replicates (R,) of a sum of weighted means: for each set of clusters its (weight, sums (S, C), sizes (C,))."""
     if samples < _SAMPLES_AT_LEAST:
         raise UserError(f"bootstrap_samples={samples}: must be at least {_SAMPLES_AT_LEAST}; 2000 is the default")
     rng = np.random.default_rng(seed)
-    seed_shares = next(_weights(rng, len(sums), samples, chunk=samples)) / len(sums)  # (R, S)
-    # A replicate's mean divides by its own number of items, since clusters bring different numbers of them.
-    means = np.concatenate(
-        [weights @ sums.T / (weights @ sizes)[:, None] for weights in _weights(rng, len(sizes), samples)]
-    )  # (R, S)
+    seeds = len(sets[0][0][1])
+    seed_shares = next(_weights(rng, seeds, samples, chunk=samples)) / seeds  # (R, S)
+    means = np.zeros((samples, seeds))
+    for terms in sets:
+        done = 0
+        for weights in _weights(rng, len(terms[0][2]), samples):
+            chunk = means[done : done + len(weights)]
+            done += len(weights)
+            for weight, sums, sizes in terms:
+                # A replicate's mean divides by its own number of items: clusters bring different numbers of them.
+                chunk += weight * (weights @ sums.T / (weights @ sizes)[:, None])
     drawn: np.ndarray = (seed_shares * means).sum(1)
     return drawn
 
 
-def _interval(values: np.ndarray, clusters: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+def _sums(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the values of each cluster (S, C), and their numbers (C,)."""
     cluster = np.unique(clusters, return_inverse=True)[1]  # (n,)
-    sizes = np.bincount(cluster).astype(np.float64)  # (C,)
-    sums = np.stack([np.bincount(cluster, row) for row in values])  # (S, C)
+    return np.stack([np.bincount(cluster, row) for row in values]), np.bincount(cluster).astype(np.float64)
+
+
+def _interval(values: np.ndarray, clusters: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+    return percentiles(replicates(*_sums(values, clusters), samples=samples, seed=seed), level)
+
+
+def percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
+    """The interval that holds the middle `level` of the replicates."""
     tail = (1 - level) / 2
-    low, high = np.quantile(replicates(sums, sizes, samples=samples, seed=seed), [tail, 1 - tail])
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -250,17 +250,23 @@ def watch(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
 
 
 def measure_arm(
-    arm: Arm, setup: Setup, config: RunConfig, split: str, count: int, condition: Condition | None = None
+    arm: Arm,
+    setup: Setup,
+    config: RunConfig,
+    split: str,
+    count: int,
+    condition: Condition | None = None,
+    captions: int | None = None,
 ) -> Measurement:
     """Everything that an arm can be asked on a split: questions, and captions and retrieval where it speaks.
 
     Args:
         config: of the arm's run.
-        count: the first so many questions, and as many captions at most.
+        count, captions: what is asked, see `Items.first`.
         condition: of a control.
     """
     result, readout, collator = Measurement(), readout_of(arm, setup), setup.collator(split)
-    items = Items.first(collator.split, count)
+    items = Items.first(collator.split, count, captions)
     measure_vqa(result, readout, collator, items.vqa, condition)
     if not isinstance(readout, SupervisedReadout) and len(items.captions):
         measure_captions(result, readout, collator, items.captions, condition)

@@ -21,9 +21,11 @@ from tests.compare.grid.small import small_base
 from archlab.compare.budgets import apply_budget
 from archlab.compare.experiment import batch_shapes
 from archlab.compare.flops import Sizes
+from archlab.compare.grid import items
 from archlab.compare.grid import run as grid
 from archlab.compare.grid.cells import Cell
 from archlab.compare.grid.inputs import make_inputs
+from archlab.compare.grid.items import StoredItems
 from archlab.compare.grid.language import forms_of, ledger, token_overlap, within_between
 from archlab.compare.grid.results import FILE, load_cell
 from archlab.compare.grid.run import Places, run_grid
@@ -95,7 +97,13 @@ def test_a_protocol_runs_to_cells_and_a_report_and_goes_on_where_it_stopped(
     assert len(found) == len(here) == 6
     for key, results in found.items():
         assert results["key"] == key
-        assert results["test"]["test"]["vqa/accuracy"].keys() >= {"value", "low", "high", "n"}
+        assert results["test"]["test"]["vqa/accuracy"].keys() >= {"value", "n", "chance"}
+        kept = StoredItems(tmp_path / "cells" / key / items.FILE)
+        for where, scores in results["test"].items():
+            for metric, score in scores.items():
+                values, images, _ = kept.get(where, metric) or pytest.fail(f"{where} {metric}: no items")
+                assert len(values) == len(images) == score["n"]
+                assert values.astype(float).mean() == pytest.approx(score["value"], abs=2e-3)
         assert results["curve"][-1]["step"] == 3
         assert results["training"]["flops"] > 0
         assert results["language"]["ledger"]["steps"] == 3

@@ -103,7 +103,8 @@ def test_a_cell_is_its_configuration_its_data_and_what_is_measured() -> None:
     cell = Cell(RunConfig(), 5, ("data",))
     assert cell.key == Cell(RunConfig(), 5, ("data",)).key
     others = [Cell(RunConfig(seed=1), 5, ("data",)), Cell(RunConfig(), 6, ("data",)), Cell(RunConfig(), 5, ("other",))]
-    assert len({cell.key, *(other.key for other in others)}) == 4
+    others.append(Cell(RunConfig(), 5, ("data",), test_captions=3))
+    assert len({cell.key, *(other.key for other in others)}) == 5
 
 
 def test_a_new_option_leaves_the_keys_of_finished_cells_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_an_arm_after_another_begins_with_its_cell_at_the_same_levels_and_seed(t
 
 
 def test_all_arms_try_the_same_learning_rates_in_short_runs_that_never_see_test(tmp_path: Path) -> None:
-    tuning = {"learning_rates": [0.1, 0.2], "steps": 3, "at": {"K": 4}}
+    tuning = {"learning_rates": [0.1, 0.2], "steps": 3, "items": 77, "at": {"K": 4}}
     protocol = load_protocol(write(tmp_path, tuning=tuning, base={"optimizer": {"steps": 9}}))
     rows = tuning_rows(protocol, INPUTS)
     assert {(row.arm, row.levels["learning_rate"]) for row in rows} == {
@@ -151,9 +152,12 @@ def test_all_arms_try_the_same_learning_rates_in_short_runs_that_never_see_test(
     for row in rows:
         config = row.cell.config
         assert (config.optimizer.steps, config.evaluation.checkpoints, row.cell.test_items) == (3, 1, 0)
+        assert config.evaluation.items == 77
         assert (config.optimizer.learning_rate, config.seed) == (row.levels["learning_rate"], 0)
     main = main_rows(protocol, INPUTS, {("token", place({"K": 4})): 0.2, ("vljepa", place({"K": 4})): 0.1})
     assert {(row.arm, row.cell.config.optimizer.learning_rate) for row in main} == {("token", 0.2), ("vljepa", 0.1)}
+    assert {(row.cell.test_items, row.cell.test_captions) for row in main} == {(1600, 400)}
+    assert all(row.cell.config.evaluation.items != 77 for row in main)
 
 
 def test_each_budget_is_tuned_by_itself_and_equal_trials_are_one_cell(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from archlab.compare.grid.conditions import Condition
-from archlab.compare.grid.protocol import BUDGET, Config, Levels, Protocol
+from archlab.compare.grid.protocol import BUDGET, Config, Levels, Protocol, Tuning
 from archlab.config import (
     ContrastiveConfig,
     EmbeddingArmConfig,
@@ -48,6 +49,7 @@ class Cell:
         digests: of the data, of the encoder and of pretrained parts.
         parent: the cell that it begins with.
         conditions: what it asks the run of its parent on, and trains nothing; none: it is a run of its own.
+        test_captions: scored per test split, and open-vocabulary questions beside `test_items` others.
         key: its name.
     """
 
@@ -56,13 +58,14 @@ class Cell:
     digests: tuple[str, ...]
     parent: Cell | None = None
     conditions: tuple[Condition, ...] = ()
+    test_captions: int = 0
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
         plain = flatten(to_dict(type(self.config)()))
         given = {key: value for key, value in flatten(to_dict(self.config)).items() if value != plain.get(key)}
         asked = [corruptions.RULE, *(one.name for one in self.conditions)] if self.conditions else []
-        content = json.dumps([given, self.test_items, self.digests, *asked], sort_keys=True)
+        content = json.dumps([given, self.test_items, self.test_captions, self.digests, *asked], sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
@@ -75,6 +78,11 @@ class Row:
     seed: int
     cell: Cell
     condition: Condition = field(default_factory=Condition)
+
+    @cached_property
+    def place(self) -> str:
+        """Of its levels, to look up by."""
+        return place(self.levels)
 
     @property
     def name(self) -> str:
@@ -104,10 +112,7 @@ def tuning_rows(protocol: Protocol, inputs: Inputs) -> list[Row]:
         for arm in protocol.arms:
             for rate in protocol.tuning.learning_rates:
                 config = _budgeted(protocol, arm, tuned_at, protocol.seeds[0], inputs)
-                steps = min(protocol.tuning.steps, config.optimizer.steps)
-                short = _scored_at_the_end(
-                    replace(config, optimizer=replace(config.optimizer, learning_rate=rate, steps=steps))
-                )
+                short = _trial(config, rate, protocol.tuning)
                 if "after" in protocol.arms[arm]:
                     raise UserError(f"arm {arm!r}: cannot be tuned, because it begins after another; leave tuning out")
                 cell = Cell(relevant(short), 0, inputs.digests(short))
@@ -150,7 +155,8 @@ def _runs(
         if parent is not None:
             assert isinstance(config, RunConfig)  # as the protocol was checked
             config = replace(config, start=replace(config.start, run=f"{CELL}{parent.key}"))
-        of_arm[arm] = Cell(config, trained.test_items, inputs.digests(config), parent)
+        digests = inputs.digests(config)
+        of_arm[arm] = Cell(config, trained.test_items, digests, parent, test_captions=trained.test_captions)
     return of_arm
 
 
@@ -208,11 +214,14 @@ def relevant(config: Config) -> Config:
     return replace(config, vljepa=own)
 
 
-def _scored_at_the_end(config: Config) -> Config:
-    steps = config.optimizer.steps
+def _trial(config: Config, rate: float, tuning: Tuning) -> Config:
+    """A short run at a learning rate, scored once, at its end."""
+    steps = min(tuning.steps, config.optimizer.steps)
+    optimizer = replace(config.optimizer, learning_rate=rate, steps=steps)
     if isinstance(config, PretrainConfig):
-        return replace(config, probe_every=steps)
-    return replace(config, evaluation=replace(config.evaluation, checkpoints=1, first_checkpoint=steps))
+        return replace(config, optimizer=optimizer, probe_every=steps)
+    evaluation = replace(config.evaluation, checkpoints=1, first_checkpoint=steps, items=tuning.items)
+    return replace(config, optimizer=optimizer, evaluation=evaluation)
 
 
 def _budgeted(protocol: Protocol, arm: str, levels: Levels, seed: int, inputs: Inputs) -> Config:

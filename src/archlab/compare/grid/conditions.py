@@ -23,6 +23,8 @@ TEST = "test"
 SPLIT, CORRUPTION, SEVERITY = "split", "corruption", "severity"
 """Keys of the factors that turn what is asked, and not what is trained."""
 KEYS = (SPLIT, CORRUPTION, SEVERITY)
+MAJORITY = "majority"
+"""The control that no run is asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Condition:
     Attributes:
         split: a test split, or `SYNTAX`.
         corruption: one of `data.corruptions`. severity: 0 leaves the images as they are.
-        control: one of `trial.BLIND`, or "".
+        control: one of `trial.BLIND`, `MAJORITY`, or "".
         name: under which a cell keeps the scores.
     """
 
@@ -58,16 +60,27 @@ class Condition:
         return self.corruption if self.severity else ""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was found under a condition.
+
+    Attributes:
+        measurement: of the items. features_digest: of what was read.
+        images: name of the images, as they were before they were corrupted: the scenes behind them are the same.
+    """
+
+    measurement: Measurement
+    features_digest: str
+    images: str
+
+
 def measure_conditions(
-    conditions: Iterable[Condition], run: Run, setup: Setup, count: int
-) -> Mapping[str, tuple[Measurement, str]]:
-    """Ask a run under every condition.
+    conditions: Iterable[Condition], run: Run, setup: Setup, count: int, captions: int | None = None
+) -> Mapping[str, Asked]:
+    """Ask a run under every condition, by its name.
 
     Args:
-        count: questions of each, and as many captions and retrieval pairs at most.
-
-    Returns:
-        name -> what was measured, and the digest of the features that were read.
+        count, captions: of each; see `Items.first`.
 
     Raises:
         UserError: the data have no such split.
@@ -76,8 +89,9 @@ def measure_conditions(
     for one in conditions:
         under, split = _asked(setup, one)
         control = blind_controls(len(split.images))[one.control] if one.control else None
-        measured = measure_arm(run.arm, under, run.config, split.name, count, control)
-        found[one.name] = (measured, under.features(split.name).digest)
+        measured = measure_arm(run.arm, under, run.config, split.name, count, control, captions)
+        images = setup.dataset.splits.get(one.split, setup.dataset[TEST]).image_digest
+        found[one.name] = Asked(measured, under.features(split.name).digest, images)
     return found
 
 

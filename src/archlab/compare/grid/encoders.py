@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from archlab.compare.flops import counted_flops
 from archlab.compare.grid.cells import Cell
-from archlab.compare.grid.results import curve_of, head, item_score
+from archlab.compare.grid.conditions import TEST
+from archlab.compare.grid.results import Results, curve_of, head
 from archlab.config import PretrainConfig, build, to_dict
 from archlab.errors import UserError
 from archlab.evaluate.encoder_probes import probe_items
+from archlab.evaluate.measure import Measurement
 from archlab.evaluate.set_probes import PROBED, probe_set, set_digests
 from archlab.train.methods import Method, build_method
 from archlab.train.pretrain import pretrain
@@ -63,19 +64,23 @@ def step_flops(config: PretrainConfig) -> int:
     return _step_flops(json.dumps(to_dict(shape)))
 
 
-def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Pretrain into `folder`, or open what is finished there; the content of the cell's file.
+def measure_cell(cell: Cell, folder: Path) -> Results:
+    """Pretrain into `folder`, or open what is finished there.
 
-    It is probed on scenes, and on the sets of known classes that it learned from.
+    The encoder is probed on scenes, and on the sets of known classes that it learned from.
     """
     config = cell.config
     assert isinstance(config, PretrainConfig)
     encoder = pretrain(config, folder)
     metrics = encoder.metrics
-    asked = probe_items(encoder, "test") if cell.test_items else {}
-    for name in _probed(config) if cell.test_items else ():
-        asked |= probe_set(encoder, name, config.seed)
-    return head(cell) | {
+    probes = Measurement()
+    if cell.test_items:
+        asked = probe_items(encoder, TEST)
+        for name in _probed(config):
+            asked |= probe_set(encoder, name, config.seed)
+        for name, (right, images) in asked.items():
+            probes.add(name, right, images)
+    content = head(cell) | {
         "encoder_digest": encoder.digest,
         "parameters": {"trainable": 0 if config.method == "none" else _parameters(config)},
         "training": {
@@ -85,8 +90,8 @@ def measure_cell(cell: Cell, folder: Path) -> dict[str, Any]:
             "flops": metrics["steps"] * step_flops(config),
         },
         **curve_of(metrics, config.optimizer.batch_size),
-        "test": {"test": {name: item_score(right, images) for name, (right, images) in asked.items()}},
     }
+    return content, {TEST: (f"scenes of {config.image_size} pixels", probes)} if cell.test_items else {}
 
 
 def _probed(config: PretrainConfig) -> list[str]:

@@ -53,10 +53,12 @@ class Expectation(Section):
     over: str = ""
     """The arm that is subtracted; empty, with `against`: none."""
     metric: str = ""
-    """Of the protocol's split, or "monitor/NAME", a collapse monitor at the last checkpoint; "monitor/alarm" is 1 where
+    """Of the protocol's split; or "curve/NAME", the mean of that metric over the learning curve on validation, see
+    `summary.mean_over_curve`; or "monitor/NAME", a collapse monitor at the last checkpoint; "monitor/alarm" is 1 where
     an alarm rings. Empty: the primary metric."""
     claim: Literal["higher", "lower", "within", "rising"] = "higher"
-    """Of the difference: above zero, below zero, within `margin` of zero, or rising with the levels of `along`."""
+    """Of the difference: above zero, below zero, rising with the levels of `along`; or within `margin` of zero, which
+    the 90 % interval shows by lying inside it (two one-sided tests at 5 % each: the usual test of equivalence)."""
     at: dict[str, Any] = field(default_factory=dict)
     """Levels at which it is predicted; empty: at all of them."""
     against: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +84,9 @@ class Tuning(Section):
 
     learning_rates: Annotated[list[float], each(POSITIVE)] = field(default_factory=list)
     """Empty: every run has the learning rate of its configuration."""
-    steps: Count = 300
+    steps: Count = 500
+    items: Count = 1000
+    """Validation questions, and captions at most, by which a trial of an arm is scored, once, at its end."""
     at: dict[str, Any] = field(default_factory=dict)
     """Level of a factor at which it is tuned for all its levels; other factors are tuned at each of theirs."""
 
@@ -112,8 +116,10 @@ class Protocol(Section):
     expect: list[Expectation] = field(default_factory=list)
     tuning: Tuning = field(default_factory=Tuning)
     seeds: Annotated[list[int], each(at_least(0), least=1)] = field(default_factory=lambda: [0, 1, 2])
-    test_items: Count = 500
-    """Questions scored per test split, and as many captions and retrieval pairs at most."""
+    test_items: Count = 1600
+    """Questions scored per test split, without open-vocabulary ones."""
+    test_captions: Count = 400
+    """Captions and retrieval pairs scored per test split, and open-vocabulary questions, at most."""
     most_steps: Count = 1500
     """Longest run, as configured: about four minutes on two cores, so that an interruption costs little and cells fill
     gaps. A budget of equal operations may give a cheaper method more steps than this, of as many operations together as

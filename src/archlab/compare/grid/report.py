@@ -21,27 +21,29 @@ from archlab.compare.grid import figures
 from archlab.compare.grid.cells import Row
 from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
 from archlab.compare.grid.summary import (
+    CONTROLS,
     Estimate,
     Found,
+    blind_controls,
     conclude,
     difference,
     judge,
     of_runs,
+    on_validation,
     over_seeds,
-    scores_of,
+    score_at,
 )
 from archlab.compare.plots import Panel, standalone
 from archlab.compare.report.blocks import Section, Table, capital, plain, section
-from archlab.compare.scores import metric_label, split_label
+from archlab.compare.scores import clearly_above, control_label, metric_label, split_label
 from archlab.config import to_dict
 from archlab.evaluate.measure import unit_of
 from archlab.train.folder import write_text
 
 RESULTS = "results.json"
 _TEMPLATE = Path(__file__).with_name("template.html")
-_BLIND = {"shuffled_image": "shuffled image", "no_query": "no query"}
 _CAPTION = "caption/cider_d"
-_SPOKEN = {"test": "its captions", "decoder_ceiling": "decoder ceiling", "nearest_caption": "nearest training caption"}
+_SPOKEN = ("decoder_ceiling", "nearest_caption")
 _LEDGER = {
     "images": "training images",
     "steps": "steps",
@@ -120,7 +122,7 @@ def make_report(name: str, protocol: Protocol, trials: Found, found: Found) -> R
         _learning(trained, runs),
         _time(trained, runs),
         _monitors(trained, runs),
-        _controls(trained, runs),
+        _spoken(trained, runs),
         _language(trained, runs),
         _tuning(trained, trials),
         _cost(trained, runs),
@@ -187,7 +189,11 @@ def _decision(protocol: Protocol, found: Found) -> Section:
         each = ", ".join(show.difference({"difference": value}, unit) for value in seeds.values())
         rows.append([verdict.what, text, each, verdict.outcome, verdict.why])
     columns = ["predicted", "found", "by seed", "outcome", "because"]
-    lead = "What was predicted before the run, and what was found. Intervals are 95 %, Student's over seeds."
+    lead = (
+        "What was predicted before the run, and what was found. Intervals are 95 %, of 'within' 90 % (two one-sided "
+        "tests at 5 %): by bootstrap over seeds and test images, paired where both are the same; of monitors and means "
+        "over learning curves Student's over seeds."
+    )
     return section("decision", "Predictions", lead, tables=[Table("Predictions", columns, rows)])
 
 
@@ -195,7 +201,7 @@ def _primary(protocol: Protocol, found: Found) -> Section:
     label = metric_label(protocol.primary)
     drawn = [(_caption(protocol), panels)] if (panels := _drawn(protocol, found)) else []
     lead = f"{capital(label)}, mean over seeds."
-    tables = [_scores(protocol, found, protocol.primary)]
+    tables = [_scores(protocol, found, protocol.primary), _controls(protocol, found, protocol.primary)]
     return section("primary", "Primary metric", lead, figures=drawn, tables=tables)
 
 
@@ -203,20 +209,20 @@ def _also(protocol: Protocol, found: Found) -> list[Section]:
     """One for every metric that stands beside the primary one."""
     return [
         section(_key("also", metric), capital(metric_label(metric)), "Mean over seeds; decides nothing.",
-                tables=[_scores(protocol, found, metric)])
+                tables=[_scores(protocol, found, metric), _controls(protocol, found, metric)])
         for metric in protocol.also
     ]  # fmt: skip
 
 
 def _scores(protocol: Protocol, found: Found, metric: str) -> Table:
     estimates = {
-        arm: [_estimate(found, protocol, arm, levels, metric) for levels in protocol.combinations()]
+        arm: [score_at(found, protocol, arm, levels, metric) for levels in protocol.combinations()]
         for arm in protocol.arms
     }
     shown = {arm: [_shown(one, unit_of(metric)) for one in ones] for arm, ones in estimates.items() if any(ones)}
     counts = {len(one.per_seed) for ones in estimates.values() for one in ones if one}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
-    note = f"Seeds: {seeds}. A score of a single seed has no interval."
+    note = f"Seeds: {seeds}. The interval of a single seed is over test images alone, or there is none."
     return _crossed("Scores", metric_label(metric), protocol, shown, note)
 
 
@@ -250,14 +256,14 @@ def _drawn(protocol: Protocol, found: Found) -> list[Panel]:
         title = f"{label}, {where}" if where else label
         key = _key("primary", where)
         if not numeric:
-            estimates = {arm: _estimate(found, protocol, arm, levels, protocol.primary) for arm in protocol.arms}
+            estimates = {arm: score_at(found, protocol, arm, levels) for arm in protocol.arms}
             if shown := {arm: one for arm, one in estimates.items() if one}:
                 panels.append(figures.dots(key, title, shown, unit))
             continue
         series = {}
         for arm in protocol.arms:
             at = [
-                (float(step), _estimate(found, protocol, arm, levels | {numeric[0]: step}, protocol.primary))
+                (float(step), score_at(found, protocol, arm, levels | {numeric[0]: step}))
                 for step in protocol.factors[numeric[0]].values
             ]
             if points := [(step, one) for step, one in at if one]:
@@ -275,7 +281,7 @@ def _differences(protocol: Protocol, found: Found) -> Section:
         estimates = [difference(found, protocol, arm, first, levels) for levels in protocol.combinations()]
         if any(estimates):
             shown[arm] = [show.difference(one.to_dict(unit), unit) if one else show.NOT_MEASURED for one in estimates]
-    lead = f"Every arm minus {first} in the primary metric, seed by seed; runs of one seed begin alike."
+    lead = f"Every arm minus {first} in the primary metric, paired by seed and image; runs of one seed begin alike."
     tables = [_crossed("Differences", "difference", protocol, shown)]
     return section("differences", f"Against {first}", lead, tables=tables)
 
@@ -288,7 +294,7 @@ def _probes(protocol: Protocol, found: Found) -> Section:
     rows = []
     for levels in protocol.combinations():
         for metric in metrics:
-            of_arms = [_estimate(found, protocol, arm, levels, metric) for arm in protocol.arms]
+            of_arms = [score_at(found, protocol, arm, levels, metric) for arm in protocol.arms]
             what = ", ".join(filter(None, [metric_label(metric), _where(levels)]))
             rows.append([what, *(_shown(one, unit_of(metric)) for one in of_arms)])
     columns = ["probe", *protocol.arms]
@@ -321,7 +327,7 @@ def _time(protocol: Protocol, found: Found) -> Section:
         series = {}
         for arm, seeds in curves.items():
             reached = {seed: float(np.interp(shortest, *np.transpose(points))) for seed, points in seeds.items()}
-            whose = ", ".join(filter(None, [arm, _where(levels)]))
+            whose = _whose(arm, levels)
             rows.append([whose, show.seconds(shortest), _shown(over_seeds(reached), unit)])
             number = min(map(len, seeds.values()))
             series[arm] = [
@@ -335,7 +341,7 @@ def _time(protocol: Protocol, found: Found) -> Section:
     lead = f"{capital(metric_label(metric))} on validation over the time of training, and after equal time."
     note = "Between two checkpoints a line is drawn. Times are those of cells that shared the machine with others."
     columns = ["run", "after", "validation"]
-    drawn = [("Bands are 95 % intervals over seeds.", panels)] if panels else []
+    drawn = [("Bands are 95 % intervals, Student's over seeds.", panels)] if panels else []
     return section("time", "Equal time", lead, figures=drawn, tables=[Table("After equal time", columns, rows, note)])
 
 
@@ -344,7 +350,7 @@ def _monitors(protocol: Protocol, found: Found) -> Section:
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for arm in protocol.arms:
         for levels in protocol.combinations():
-            whose = ", ".join(filter(None, [arm, _where(levels)]))
+            whose = _whose(arm, levels)
             for row, results in found:
                 if row.arm == arm and row.levels == levels and results and "monitor" in results:
                     runs.setdefault(whose, []).append(results["monitor"])
@@ -352,7 +358,7 @@ def _monitors(protocol: Protocol, found: Found) -> Section:
     lead = "Is the embedding space alive? Measured at every checkpoint, on validation."
     return section(
         "monitors", "Collapse monitors", lead,
-        figures=[("Bands are 95 % intervals over seeds.", panels)] if panels else [],
+        figures=[("Bands are 95 % intervals, Student's over seeds.", panels)] if panels else [],
         tables=[monitoring.table(runs)], lines=monitoring.alarms(runs),
     )  # fmt: skip
 
@@ -376,32 +382,47 @@ def _learning(protocol: Protocol, found: Found) -> Section:
             title = f"validation, {where}" if where else "validation"
             panels.append(figures.lines(_key("curve", where), title, series, unit, "samples seen (log)"))
     lead = f"{capital(metric_label(metric))} on validation while training."
-    drawn = [("Bands are 95 % intervals over seeds.", panels)] if panels else []
+    drawn = [("Bands are 95 % intervals, Student's over seeds.", panels)] if panels else []
     return section("learning", "Learning curves", lead, figures=drawn)
 
 
-def _controls(protocol: Protocol, found: Found) -> Section:
-    """Blind controls of the primary metric, and what the decoder alone would allow."""
-    primary, unit = protocol.primary, unit_of(protocol.primary)
-    blind_rows, spoken_rows = [], []
+def _controls(protocol: Protocol, found: Found, metric: str) -> Table:
+    """Every arm beside what it reaches blindly, wherever that is known."""
+    unit, rows, known = unit_of(metric), [], set[str]()
     for arm in protocol.arms:
         for levels in protocol.combinations():
-            whose = ", ".join(filter(None, [arm, _where(levels)]))
-            blind = [_estimate(found, protocol, arm, levels, primary, split) for split in _BLIND]
-            if any(blind):
-                own = _estimate(found, protocol, arm, levels, primary)
-                blind_rows.append([whose, *(_shown(one, unit) for one in (own, *blind))])
-            spoken = [_estimate(found, protocol, arm, levels, _CAPTION, split) for split in _SPOKEN]
-            if spoken[1] is not None:
-                spoken_rows.append([whose, *(_shown(one, unit_of(_CAPTION)) for one in spoken)])
-    tables = [
-        Table("Blind controls", ["run", split_label(protocol.split), *_BLIND.values()], blind_rows,
-              "Controls are scored on the test split."),
-        Table("What the decoder adds", ["run", *_SPOKEN.values()], spoken_rows,
-              "CIDEr-D against all wordings of the data: compare within a level of the dial, not across levels. The "
-              "ceiling decodes the embeddings of the true captions."),
-    ]  # fmt: skip
-    return section("controls", "Controls", "What is reached without the image, or by copying.", tables=tables)
+            blind = blind_controls(found, protocol, arm, levels, metric)
+            own = score_at(found, protocol, arm, levels, metric)
+            if own and blind:
+                known |= blind.keys()
+                above = all(clearly_above(own.to_dict(unit), one.to_dict(unit)) for one in blind.values())
+                rows.append((_whose(arm, levels), own, blind, "yes" if above else "no"))
+    shown = [name for name in CONTROLS if name in known]
+    columns = ["run", "score", *(control_label(name).partition(",")[0] for name in shown), "clearly above all"]
+    table = [
+        [whose, _shown(own, unit), *(_shown(blind.get(name), unit) for name in shown), above]
+        for whose, own, blind, above in rows
+    ]
+    note = "Clearly above is an interval above the control's. An arm that is not so above its controls wins nothing."
+    return Table("Beside its blind controls", columns, table, note)
+
+
+def _spoken(protocol: Protocol, found: Found) -> Section:
+    """What the decoder alone would allow, and what copying would."""
+    rows = []
+    for arm in protocol.arms:
+        for levels in protocol.combinations():
+            own = score_at(found, protocol, arm, levels, _CAPTION)
+            others = [score_at(found, protocol, arm, levels, _CAPTION, name) for name in _SPOKEN]
+            if any(others):
+                rows.append([_whose(arm, levels), *(_shown(one, unit_of(_CAPTION)) for one in (own, *others))])
+    note = (
+        "CIDEr-D against every training wording of the largest dial, whatever a run's own was, with the document "
+        "frequencies of these references. The ceiling decodes the embeddings of the true captions."
+    )
+    columns = ["run", "its captions", *(control_label(name) for name in _SPOKEN)]
+    lead = "What the decoder alone would allow, and what is reached by copying."
+    return section("spoken", "What the decoder adds", lead, tables=[Table("Captions", columns, rows, note)])
 
 
 def _language(protocol: Protocol, found: Found) -> Section:
@@ -453,15 +474,18 @@ def _tuning(protocol: Protocol, trials: Found) -> Section:
     scores: dict[str, dict[float, str]] = {}
     for row, results in trials:
         levels = {name: level for name, level in row.levels.items() if name != "learning_rate"}
-        whose = ", ".join(filter(None, [row.arm, _where(levels)]))
+        whose = _whose(row.arm, levels)
         text = show.NOT_MEASURED
         if results and "diverged" in results:
             text = "diverged"
         elif results:
-            text = show.scalar(results["curve"][-1]["scores"].get(protocol.primary), unit_of(protocol.primary))
+            text = show.scalar(on_validation(results, protocol), unit_of(protocol.primary))
         scores.setdefault(whose, {})[row.levels["learning_rate"]] = text
     rows = [[whose, *(tried.get(rate, show.NOT_MEASURED) for rate in rates)] for whose, tried in scores.items()]
-    lead = f"Equal trials of {protocol.tuning.steps} steps for every arm, on validation; the best is taken."
+    lead = (
+        f"Equal trials of {protocol.tuning.steps} steps for every arm, scored on validation; the best is taken. The "
+        f"score is the mean of this report's metrics that are shares."
+    )
     columns = ["run", *(f"{rate:g}" for rate in rates)]
     return section("tuning", "Learning rates", lead, tables=[Table("Trials", columns, rows)])
 
@@ -476,7 +500,7 @@ def _cost(protocol: Protocol, found: Found) -> Section:
                 training, parameters = done[0]["training"], done[0]["parameters"]
                 rows.append(
                     [
-                        ", ".join(filter(None, [arm, _where(levels)])),
+                        _whose(arm, levels),
                         show.count(parameters["trainable"]),
                         show.count(training["steps"]),
                         show.quantity(training["flops"], "FLOP"),
@@ -525,13 +549,6 @@ def _commits(found: Found) -> list[str]:
     return sorted({show.commit(results.get("git")) for _, results in found if results is not None})
 
 
-def _estimate(
-    found: Found, protocol: Protocol, arm: str, levels: Levels, metric: str, split: str = ""
-) -> Estimate | None:
-    scores = scores_of(found, arm, levels, metric, split)
-    return over_seeds(scores) if scores else None
-
-
 def _shown(one: Estimate | None, unit: str) -> str:
     return show.score(one.to_dict(unit)) if one else show.NOT_MEASURED
 
@@ -541,6 +558,10 @@ def _mean(values: Sequence[float]) -> str:
     if values and len(set(values)) == 1 and isinstance(values[0], int):
         return show.count(values[0])
     return show.significant(sum(values) / len(values)) if values else show.NOT_MEASURED
+
+
+def _whose(arm: str, levels: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, [arm, _where(levels)]))
 
 
 def _where(levels: Mapping[str, Any]) -> str:
@@ -554,7 +575,7 @@ def _without(combinations: Sequence[Levels], names: Sequence[str]) -> list[Level
 
 
 def _caption(protocol: Protocol) -> str:
-    return f"{capital(metric_label(protocol.primary))}; bands and bars are 95 % intervals over seeds."
+    return f"{capital(metric_label(protocol.primary))}; bands and bars are 95 % intervals over seeds and test images."
 
 
 def _key(kind: str, where: str) -> str:

@@ -1,7 +1,7 @@
 """What a cell leaves behind: one small `results.json`, to be committed, that needs neither weights nor data to be read.
 
-Per-item values stay with the run; the file holds means, intervals over the test images, the curve on validation, and
-what is needed to trust and to repeat them.
+It holds means, the curve on validation, and what is needed to trust and to repeat them; `items.npz` beside it has the
+values of the test items (`grid.items`).
 """
 
 from __future__ import annotations
@@ -12,37 +12,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import archlab
 from archlab import machine
 from archlab.compare.cost import parameter_counts
 from archlab.compare.flops import BatchShape, Sizes, training_flops
+from archlab.compare.grid import items
 from archlab.compare.grid.cells import Cell
-from archlab.compare.grid.conditions import measure_conditions
+from archlab.compare.grid.conditions import MAJORITY, TEST, Condition, measure_conditions
+from archlab.compare.grid.items import Measured, StoredItems, scores_of_items, write_items
 from archlab.compare.grid.language import measure_language
-from archlab.compare.trial import try_run
+from archlab.compare.grid.references import with_all_references
+from archlab.compare.trial import majority, try_run
 from archlab.config import CompareConfig, flatten, to_dict
 from archlab.errors import UserError
-from archlab.evaluate.measure import Measurement, unit_of
-from archlab.evaluate.statistics import score
+from archlab.train.folder import write_text
 from archlab.train.run import Run, run_order
 from archlab.train.setup import Setup
 
 FILE = "results.json"
-_BOOTSTRAP_SAMPLES = 1000
-_BOOTSTRAP_SEED = 0
 _DIGITS = 5
 _FLOPS_EVERY = 10  # steps: enough batches to know the mean length of texts by
-_SMALLEST_GALLERY = 2
-_LEFT_OUT = "retrieval_pmi"  # needs a gallery that would take longer than the cell
+_SMALLEST_GALLERY = 2  # of the retrieval by likelihood, which would take longer than the cell
+
+Results = tuple[dict[str, Any], Measured]
+"""The content of `results.json` but for its scores, and what these are of."""
 
 
-def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
-    """The content of a finished cell's file."""
-    asked = CompareConfig(run=run.config, test_items=max(cell.test_items, 1), pmi_gallery=_SMALLEST_GALLERY)
-    trial = try_run(run, setup, asked) if cell.test_items else {}
-    return head(cell) | {
+def measure_cell(cell: Cell, run: Run, setup: Setup) -> Results:
+    """Of a finished run."""
+    content = head(cell) | {
         "data_digest": run.metrics["data_digest"],
         "features_digest": run.metrics["features_digest"],
         "encoder_digest": run.metrics["encoder_digest"],
@@ -55,21 +53,36 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
             "flops": _flops(run, setup),
         },
         **curve_of(run.metrics, run.config.optimizer.batch_size),
-        "test": {name: _scores(measurement) for name, measurement in trial.items()},
-        "language": measure_language(run, setup) if cell.test_items else {},
     }
+    if not cell.test_items:
+        return content, {}
+    return content | {"language": measure_language(run, setup)}, _tried(cell, run, with_all_references(setup))
 
 
-def measure_asked(cell: Cell, run: Run, setup: Setup) -> dict[str, Any]:
-    """The content of the file of a cell that asks the run of its parent."""
+def measure_asked(cell: Cell, run: Run, setup: Setup) -> Results:
+    """Of a cell that asks the run of its parent."""
     assert cell.parent is not None
-    found = measure_conditions(cell.conditions, run, setup, cell.test_items)
-    return head(cell) | {
+    found = measure_conditions(cell.conditions, run, with_all_references(setup), cell.test_items, cell.test_captions)
+    content = {
         "run": cell.parent.key,
         "order_digest": run.metrics["order_digest"],
-        "features_digest": {name: digest for name, (_, digest) in found.items()},
-        "test": {name: _scores(measurement) for name, (measurement, _) in found.items()},
+        "features_digest": {name: one.features_digest for name, one in found.items()},
     }
+    return head(cell) | content, {name: (one.images, one.measurement) for name, one in found.items()}
+
+
+def write_cell(cell: Cell, folder: Path, results: Results) -> None:
+    """Write `items.npz`, then `results.json`, which says that the cell is finished."""
+    content, measured = results
+    test: dict[str, dict[str, Any]] = {where: {} for where in measured}
+    for where, metric, values, _ in scores_of_items(measured):
+        chance = measured[where][1].chance.get(metric)
+        known = {} if chance is None else {"chance": round(chance, _DIGITS)}
+        test[where][metric] = {"value": round(float(values.mean()), _DIGITS), "n": len(values), **known}
+    if test:
+        write_items(folder / cell.key / items.FILE, measured)
+        content = content | {"test": test}
+    write_text(folder / cell.key / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def curve_of(metrics: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
@@ -94,13 +107,13 @@ def curve_of(metrics: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     return {"curve": curve, "monitor": {**watched, "points": [rounded(point) for point in watched["points"]]}}
 
 
-def diverged_cell(cell: Cell, reason: str) -> dict[str, Any]:
-    """The content of the file of a cell whose training did not end in numbers: a result too."""
-    return head(cell) | {"diverged": reason}
+def diverged_cell(cell: Cell, reason: str) -> Results:
+    """Of a cell whose training did not end in numbers: a result too."""
+    return head(cell) | {"diverged": reason}, {}
 
 
 def load_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """The results of a cell, None where it has none yet.
+    """The results of a cell with its `StoredItems` under "items", None where it has none yet.
 
     Raises:
         UserError: the file is damaged, or was made when a default was another one.
@@ -120,7 +133,7 @@ def load_cell(cell: Cell, folder: Path) -> dict[str, Any] | None:
                 f"cell {path}: was made with {key}={value!r}, a default that is {now.get(key)!r} now; remove its "
                 f"folder to run it again, or say {key} in the protocol"
             )
-    return found
+    return found | {"items": StoredItems(path.with_name(items.FILE))} if "test" in found else found
 
 
 def head(cell: Cell) -> dict[str, Any]:
@@ -133,27 +146,19 @@ def head(cell: Cell) -> dict[str, Any]:
         "machine": machine.describe(),
         "config": to_dict(cell.config),
         "test_items": cell.test_items,
+        "test_captions": cell.test_captions,
     }
 
 
-def _scores(measurement: Measurement) -> dict[str, Any]:
-    """Every metric with its interval over the test images: of this one run."""
-    scores = {}
-    for metric, values in measurement.values.items():
-        if metric.startswith(_LEFT_OUT):
-            continue
-        chance = measurement.chance.get(metric)
-        scores[metric] = item_score(values, measurement.clusters[metric], unit_of(metric), chance)
-    return scores
-
-
-def item_score(
-    values: np.ndarray, clusters: np.ndarray, unit: str = "accuracy", chance: float | None = None
-) -> dict[str, float]:
-    """The mean over items with its interval over their images, as it is kept in a cell's file."""
-    one = score(values, clusters, samples=_BOOTSTRAP_SAMPLES, seed=_BOOTSTRAP_SEED, unit=unit, chance=chance)
-    kept = ("value", "low", "high", "n", "chance")
-    return {key: round(value, _DIGITS) for key, value in one.to_dict().items() if key in kept}
+def _tried(cell: Cell, run: Run, setup: Setup) -> Measured:
+    """A run on every test split, its controls, and the majority answer, which needs no run."""
+    asked = CompareConfig(run=run.config, test_items=cell.test_items, pmi_gallery=_SMALLEST_GALLERY)
+    splits, trial = setup.dataset.splits, try_run(run, setup, asked, cell.test_captions)
+    found = {name: (splits.get(name, splits[TEST]).image_digest, one) for name, one in trial.items()}
+    for name in [name for name in trial if name in splits] if setup.answers else []:
+        guessed = majority(setup, splits[name], cell.test_items, cell.test_captions)
+        found[Condition(name, control=MAJORITY).name] = (splits[name].image_digest, guessed)
+    return found
 
 
 def _flops(run: Run, setup: Setup) -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from archlab.compare.grid.cells import Cell, Row, main_rows, place, tuning_rows,
 from archlab.compare.grid.inputs import make_inputs
 from archlab.compare.grid.protocol import Protocol, load_protocol
 from archlab.compare.grid.report import write_grid_report
-from archlab.compare.grid.results import FILE, diverged_cell, load_cell, measure_asked, measure_cell
+from archlab.compare.grid.results import diverged_cell, load_cell, measure_asked, measure_cell, write_cell
+from archlab.compare.grid.summary import on_validation
 from archlab.compare.workers import leave, side_by_side
 from archlab.config import PretrainConfig, RunConfig, to_yaml
 from archlab.errors import DivergedError, UserError
 from archlab.progress import track
-from archlab.train.folder import write_text
 from archlab.train.run import Run, train_run
 from archlab.train.setup import Setup
 
@@ -126,7 +125,7 @@ def finish(cell: Cell, places: Places) -> None:
             results = measure_cell(cell, run, setup)
     except DivergedError as error:
         results = diverged_cell(cell, str(error))
-    write_text(places.cells / cell.key / FILE, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_cell(cell, places.cells, results)
 
 
 def trained(cell: Cell, places: Places) -> tuple[Run, Setup]:
@@ -154,7 +153,7 @@ def choose_rates(protocol: Protocol, trials: Sequence[Row], places: Places) -> d
             return {}
         rate = row.levels["learning_rate"]
         at = place({name: level for name, level in row.levels.items() if name != "learning_rate"})
-        scores.setdefault((row.arm, at), []).append((_on_validation(results, protocol.primary), -rate))
+        scores.setdefault((row.arm, at), []).append((on_validation(results, protocol), -rate))
     return {key: -max(tried)[1] for key, tried in scores.items()}
 
 
@@ -162,16 +161,6 @@ def found_cells(rows: Sequence[Row], places: Places) -> list[tuple[Row, dict[str
     """Every row with its results, None where there are none yet."""
     known = {cell.key: load_cell(cell, places.cells) for cell in unique_cells(rows)}
     return [(row, known[row.cell.key]) for row in rows]
-
-
-def _on_validation(results: Mapping[str, Any], metric: str) -> float:
-    """Score at the end; a run that diverged is worse than all others."""
-    if "diverged" in results:
-        return float("-inf")
-    scores = results["curve"][-1]["scores"]
-    if metric not in scores:
-        raise UserError(f"primary={metric!r}: is not measured on validation; choose among {', '.join(sorted(scores))}")
-    return float(scores[metric])
 
 
 def _setup(config: RunConfig) -> Setup:
