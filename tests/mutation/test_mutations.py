@@ -289,6 +289,20 @@ GRID = [
         "compare/grid/test_summary.py::test_an_interval_is_students_over_seeds",
     ),
     Fault(
+        "an arm wins that is no better than blind",
+        "compare/grid/summary.py",
+        "if own and not clearly_above(",
+        "if own and clearly_above(",
+        "compare/grid/test_summary.py::test_a_win_that_is_not_above_its_own_blind_control_is_taken_back",
+    ),
+    Fault(
+        "captions are scored by the wordings of a run's own dial",
+        "compare/grid/references.py",
+        "wordings=wordings(max(PARAPHRASES))",
+        "wordings=forms.wordings",
+        "compare/grid/test_references.py::test_a_caption_scores_the_same_at_every_setting_of_the_dial",
+    ),
+    Fault(
         "a control shows every image its own",
         "compare/grid/conditions.py",
         "measure_arm(run.arm, under, run.config, split.name, count, control, captions)",
@@ -759,6 +773,13 @@ STATISTICS = [
         "cluster = np.unique(clusters, return_inverse=True)[1]",
         "cluster = np.arange(len(clusters))",
         "evaluate/test_statistics.py::test_items_of_one_image_that_agree_widen_the_interval",
+    ),
+    Fault(
+        "scores on the same images are drawn apart",
+        "evaluate/statistics.py",
+        "drawn = term.images, np.unique(clusters).tobytes()",
+        "drawn = str(len(of_images)), np.unique(clusters).tobytes()",
+        "evaluate/test_statistics.py::test_what_terms_of_the_same_images_share_cancels_and_of_other_images_it_does_not",
     ),
     Fault(
         "two seeds make a winner",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -58,16 +58,7 @@ def cider_d(
         raise ValueError(f"{len(candidates)} candidates for {len(references)} items: there must be one for each")
     if missing := [item for item, texts in enumerate(references) if not texts]:
         raise ValueError(f"item {missing[0]}: has no reference caption; leave it out")
-    corpus = references if corpus is None else corpus
-    documents: Counter[Gram] = Counter()
-    for texts in corpus:
-        documents.update(set().union(*(_grams(words(text)) for text in texts)))
-    log_items = np.log(max(len(corpus), 1))
-
-    @cache  # paraphrases and frequent captions recur
-    def vector(text: str) -> _Vector:
-        return _tf_idf(words(text), documents, log_items)
-
+    vector = _vectors(tuple(map(tuple, references if corpus is None else corpus)))
     return np.array(
         [
             np.mean([_similarity(vector(candidate), vector(text)) for text in texts])
@@ -113,6 +104,21 @@ class _Vector:
     weights: list[dict[Gram, float]]
     norms: list[float]
     length: int
+
+
+@lru_cache(maxsize=2)  # a split is scored again under every control
+def _vectors(corpus: tuple[tuple[str, ...], ...]) -> Callable[[str], _Vector]:
+    """From texts to their weights, by the document frequencies of a corpus."""
+    documents: Counter[Gram] = Counter()
+    for texts in corpus:
+        documents.update(set().union(*(_grams(words(text)) for text in texts)))
+    log_items = np.log(max(len(corpus), 1))
+
+    @cache  # paraphrases and frequent captions recur
+    def vector(text: str) -> _Vector:
+        return _tf_idf(words(text), documents, log_items)
+
+    return vector
 
 
 def _grams(tokens: list[str]) -> Counter[Gram]:

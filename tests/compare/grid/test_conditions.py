@@ -154,12 +154,13 @@ def test_a_control_is_shown_other_images(talkative_run: Callable[[str], Path], t
     """And reads the corrupted features: those of the images as they were say something else again."""
     opened = load_run(talkative_run("vljepa"), tiny_setup)
     conditions = [Condition(severity=8, corruption="noise", control=control) for control in ("", "shuffled_image")]
-    (own, read), (other, same) = measure_conditions(conditions, opened, tiny_setup, 12).values()
-    assert read == same
-    assert own.answers != other.answers
+    own, other = measure_conditions(conditions, opened, tiny_setup, 12).values()
+    assert own.features_digest == other.features_digest
+    assert own.images == other.images == tiny_setup.dataset["test"].image_digest  # paired with those as they were
+    assert own.measurement.answers != other.measurement.answers
     plain = measure_arm(opened.arm, tiny_setup, opened.config, "test", 12)
-    assert own.answers != plain.answers
-    assert own.answers.keys() == plain.answers.keys()
+    assert own.measurement.answers != plain.answers
+    assert own.measurement.answers.keys() == plain.answers.keys()
 
 
 def test_in_unseen_syntax_the_same_is_asked_and_other_captions_are_searched(
