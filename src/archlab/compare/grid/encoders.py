@@ -91,7 +91,7 @@ def measure_cell(cell: Cell, folder: Path) -> Results:
         },
         **curve_of(metrics, config.optimizer.batch_size),
     }
-    return content, {TEST: (f"scenes of {config.image_size} pixels", probes)} if cell.test_items else {}
+    return content, {TEST: (f"test images of {config.image_size} pixels", probes)} if cell.test_items else {}
 
 
 def _probed(config: PretrainConfig) -> list[str]:
