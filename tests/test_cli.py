@@ -199,6 +199,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         main(["bench", "serve", "--rounds", "2", "--users", "9", "--run", "a", "--run", "b=c", "--out", "there"]) == 0
     )
     assert main(["selective", "p.yaml", "one", "two", "--workers", "3"]) == 0
+    assert main(["selective", "protocols/p.yaml", "--work", "w", "--out", "o"]) == 0
     assert main(["watch", "run", "cat.mp4"]) == 0
     assert main(["watch", "run", "cat.mp4", "--query", "what", "--rate", "1", "--threshold", "2", "--every", "9"]) == 0
     assert main(["parity"]) == 1  # the stand-in does not say that all is equal
@@ -226,7 +227,22 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
             ("backend", "auto"),
             ("out", Path("there")),
         ),
-        ("run_selective", Path("p.yaml"), [Path("one"), Path("two")], Path("runs/p"), ("workers", 3)),
+        (
+            "run_selective",
+            Path("p.yaml"),
+            [Path("one"), Path("two")],
+            (Path.cwd() / "cells", Path("runs/cells")),
+            Path("runs/p"),
+            ("workers", 3),
+        ),
+        (
+            "run_selective",
+            Path("protocols/p.yaml"),
+            [],
+            (Path.cwd() / "cells", Path("w")),
+            Path("o"),
+            ("workers", 2),
+        ),
         ("watch", Path("run"), Path("cat.mp4"), None, ("rate", 2.0), ("threshold", 0.5), ("every", None)),
         ("watch", Path("run"), Path("cat.mp4"), "what", ("rate", 1.0), ("threshold", 2.0), ("every", 9.0)),
         ("run_parity", None, ("show_causes", False), ("out", None)),
@@ -259,7 +275,7 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         (["bench", "serve", "--precision", "int8"], "--precision int8: a service computes as its --backend does"),
         (["bench", "train", "--rounds", "0"], "--rounds 0"),
         (["bench", "train", "--precision", "int8"], "--precision int8: only generate runs weights of 8 bits"),
-        (["selective", "p.yaml"], "RUN"),
+        (["selective", "p.yaml"], "p.yaml: No such file"),
         (["selective", "p.yaml", "run", "--workers", "0"], "--workers 0"),
         (["parity", "lama"], "did you mean 'llama'?"),
     ],
