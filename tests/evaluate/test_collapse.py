@@ -78,9 +78,33 @@ FEW = np.repeat(np.eye(64)[:3], 200, axis=0)[:500]  # three answers span two of 
     ],
 )
 def test_verdict_names_the_failure(predicted, target, loss, verdict):
-    found = diagnose(predicted, target, loss, batch_size=64)
-    assert found.verdict.startswith(verdict), found
-    assert ("loss is at ln B" in found.verdict) == (loss > 0.95 * LN_B)
+    for kept in (None, "unguarded", "guarded", "frozen"):
+        found = diagnose(predicted, target, loss, 64, kept)  # type: ignore[arg-type]
+        assert found.verdict.startswith(verdict), found
+        assert ("loss is at ln B" in found.verdict) == (loss > 0.95 * LN_B)
+        # What is not known of the training names no cause, and what is healthy has none.
+        assert ("; likely " in found.verdict) == ("; cure: " in found.verdict)
+        assert ("; likely " in found.verdict) == (kept is not None and verdict != "healthy")
+
+
+FREE, OWN = "a target that is trained with neither negatives nor a regulariser", "a frozen target encoder"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "loss", "causes"),
+    [
+        (CONSTANT, CONSTANT, LN_B, (FREE, "a learning rate that is too high", OWN)),
+        (CLOUD, CONSTANT, LN_B, (FREE, "a learning rate that is too high for the target encoder", OWN)),
+        (CONSTANT, CLOUD, LN_B, ("features that do not show",) * 3),
+        (CLOUD, CLOUD[::-1], 0.99 * LN_B, (FREE, *("a learning rate that is too high, too little training",) * 2)),
+        (CONE, CONE, 0.2 * LN_B, (FREE, "a large shared mean", "a large shared mean")),
+        (CONE, CLOUD, 0.2 * LN_B, (FREE, "a large shared mean", "a large shared mean")),
+        (LINE, LINE, 0.5 * LN_B, (FREE, "a head that is too narrow", "a head that is too narrow")),
+    ],
+)
+def test_one_look_has_another_cause_where_the_target_is_free_guarded_or_frozen(predicted, target, loss, causes):
+    for kept, cause in zip(("unguarded", "guarded", "frozen"), causes, strict=True):
+        assert f"; likely {cause}" in diagnose(predicted, target, loss, 64, kept).verdict
 
 
 def test_diagnosis_reports_predictions_and_targets_apart_as_plain_values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from archlab.config import PretrainConfig, RunConfig
 from archlab.evaluate.collapse import diagnose, encoder_verdict, verdict_of
 from archlab.evaluate.monitor import PREFIX, Monitor, lowest_loss, rings, split_curve, watch_arm, watch_encoder
 from archlab.objectives.contrastive import info_nce
-from archlab.train.run import Run, train_run, watch
+from archlab.train.run import Run, monitor_of, train_run, watch
 from archlab.train.setup import Setup
 from archlab.vl.encoder import FrozenEncoder
 
@@ -68,17 +68,22 @@ def test_the_verdict_can_be_read_from_the_scalars_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "verdict"),
+    ("changes", "verdict", "causes"),
     [
-        ({}, "healthy"),
-        ({"spread": 0.05}, "collapsed features"),
-        ({"rank": 1.0}, "dimensional collapse"),
-        ({"loss": 4.1}, "features of noise"),
+        ({}, "healthy", ("", "")),
+        ({"spread": 0.05}, "collapsed features", ("targets that get a gradient", "a learning rate that is too high")),
+        ({"rank": 1.0}, "dimensional collapse", ("targets that get a gradient", "images that are too alike")),
+        ({"loss": 4.1}, "features of noise", ("too little training", "too little training")),
     ],
 )
-def test_the_verdict_on_an_encoder_names_what_is_wrong(changes: dict[str, float], verdict: str) -> None:
+def test_the_verdict_on_an_encoder_names_what_is_wrong_and_why(
+    changes: dict[str, float], verdict: str, causes: tuple[str, str]
+) -> None:
     numbers = {"spread": 0.3, "rank": 20.0, "allowed_rank": 64.0, "loss": 1.0, "log_batch": math.log(64)}
-    assert encoder_verdict(numbers | changes).startswith(verdict)
+    for unguarded, cause in zip((True, False), causes, strict=True):
+        found = encoder_verdict(numbers | changes, unguarded=unguarded)
+        assert found.startswith(verdict)
+        assert (f"; likely {cause}" in found) == bool(cause)
 
 
 class Given:
@@ -113,7 +118,7 @@ ENCODERS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_encoders_are_judged_by_what_their_states_say_of_images(give: Callable[[Tensor], Tensor], verdict: str) -> None:
     torch.manual_seed(3)
     numbers = watch_encoder(Given(give), IMAGES)  # type: ignore[arg-type]
-    assert encoder_verdict(numbers).startswith(verdict), numbers
+    assert encoder_verdict(numbers, unguarded=False).startswith(verdict), numbers
     assert all(math.isfinite(value) for value in numbers.values())
 
 
@@ -134,6 +139,28 @@ def untrained(setup: Setup) -> tuple[Any, RunConfig]:
     config = setup.config
     torch.manual_seed(0)
     return build_arm(config, setup.encoder.width, setup.tokenizer.vocab_size, 1).eval(), config
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, "guarded"),
+        ({"objective": "vicreg"}, "guarded"),
+        ({"objective": "l2"}, "unguarded"),
+        ({"objective": "l2", "target_learning_rate_scale": 0.0}, "frozen"),
+        ({"target_learning_rate_scale": 0.0}, "frozen"),
+    ],
+)
+def test_a_run_knows_what_keeps_its_targets_apart(changes: dict[str, Any], kept: str, tiny_setup: Setup) -> None:
+    from archlab.vl.arms import build_arm
+
+    config = replace(tiny_setup.config, arm="vljepa", vljepa=replace(tiny_setup.config.vljepa, **changes))
+    arm = build_arm(config, tiny_setup.encoder.width, tiny_setup.tokenizer.vocab_size, 1)
+    monitor = monitor_of(arm, tiny_setup, config)
+    assert monitor is not None
+    flat = {"spread_predicted": 0.0, "spread_target": 0.0, "rank_predicted": 0.0, "rank_target": 0.0}
+    numbers = flat | {"allowed_rank": 9.0, "loss": 4.1, "log_batch": 4.1}
+    assert monitor.verdict(numbers) == verdict_of(numbers, kept)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -198,7 +225,7 @@ def test_a_run_with_monitors_is_the_run_without_them_bit_for_bit(
 ) -> None:  # fmt: skip
     watched = tiny_run("vljepa")
     monkeypatch.setattr("archlab.train.run.watch", lambda *_: {"spread_predicted": 1.0})
-    monkeypatch.setattr("archlab.train.run.verdict_of", lambda scalars: WELL)
+    monkeypatch.setattr("archlab.train.run.verdict_of", lambda scalars, kept: WELL)
     plain = train_run(tiny_config, tiny_setup, tmp_path / "plain", "")
     assert [(p["step"], p["loss"], p["scores"]) for p in plain.metrics["curve"]] == [
         (p["step"], p["loss"], p["scores"]) for p in watched.metrics["curve"]

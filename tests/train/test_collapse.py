@@ -24,7 +24,7 @@ from archlab.config import (
     TransformerConfig,
 )
 from archlab.evaluate.collapse import verdict_of
-from archlab.evaluate.monitor import rings, watch_arm
+from archlab.evaluate.monitor import rings, watch_arm, what_keeps_apart
 from archlab.objectives.regression import build_prediction
 from archlab.train.loop import fit
 from archlab.train.pretrain import pretrain
@@ -66,30 +66,69 @@ class Collator:
         return Pairs(torch.from_numpy(PICTURES[rows]), torch.from_numpy(TEXTS[rows]), torch.from_numpy(rows))
 
 
+RATE, STEPS = 5e-3, 250
+
+
+def verdict_after_training(towers: Towers, objective: str, rate: float = RATE) -> str:
+    """What the monitors say of towers that were trained by an objective of VL-JEPA's."""
+    collate = Collator()
+    loss = build_prediction(EmbeddingArmConfig(objective=objective))  # type: ignore[arg-type]
+    trained = [p for p in (*towers.parameters(), *loss.parameters()) if p.requires_grad]
+    fit(
+        towers,
+        loss,
+        lambda step: collate(np.random.default_rng(step).permutation(256)[:64]),
+        torch.optim.Adam(trained, lr=rate),
+        steps=STEPS,
+        schedule=lambda step: rate,
+    )
+    numbers = watch_arm(towers.eval(), collate, 64)  # type: ignore[arg-type]
+    return verdict_of(numbers, what_keeps_apart(towers.target_encoder, objective))
+
+
+@pytest.fixture
+def towers() -> Towers:
+    torch.manual_seed(0)
+    return Towers()
+
+
 # Objective -> whether the alarm rings. "stopped" is the cosine with a target that gets no gradient.
 TOWERS = {"cosine": True, "stopped": False, "sigreg": False, "vicreg": False, "info-nce": False}
 
 
 @pytest.mark.parametrize(("name", "alarm"), TOWERS.items(), ids=TOWERS)
-def test_the_alarm_rings_for_a_trained_target_without_a_regulariser_and_for_no_other(name: str, alarm: bool) -> None:
-    torch.manual_seed(0)
-    towers, collate = Towers(), Collator()
-    objective = build_prediction(EmbeddingArmConfig(objective="cosine" if name == "stopped" else name))  # type: ignore[arg-type]
+def test_the_alarm_rings_for_a_trained_target_without_a_regulariser_and_for_no_other(
+    name: str, alarm: bool, towers: Towers
+) -> None:
     towers.target_encoder.requires_grad_(name != "stopped")
-    trained = [p for p in (*towers.parameters(), *objective.parameters()) if p.requires_grad]
-    optimizer, steps = torch.optim.Adam(trained, lr=5e-3), 250
-    fit(
-        towers,
-        objective,
-        lambda step: collate(np.random.default_rng(step).permutation(256)[:64]),
-        optimizer,
-        steps=steps,
-        schedule=lambda step: 5e-3,
-    )
-    numbers = watch_arm(towers.eval(), collate, 64)  # type: ignore[arg-type]
-    verdict = verdict_of(numbers)
-    assert rings(steps, steps, verdict) == alarm, (verdict, numbers)
+    verdict = verdict_after_training(towers, "cosine" if name == "stopped" else name)
+    assert rings(STEPS, STEPS, verdict) == alarm, verdict
     assert verdict.startswith("collapsed" if alarm else "healthy")
+    assert ("likely a target that is trained with neither negatives nor a regulariser" in verdict) == alarm
+    assert ("cure: vljepa.objective=info-nce, sigreg or vicreg, or freeze it" in verdict) == alarm
+
+
+def test_a_rate_that_is_too_high_is_named_where_negatives_keep_the_targets_apart(towers: Towers) -> None:
+    verdict = verdict_after_training(towers, "info-nce", rate=3.0)
+    assert rings(STEPS, STEPS, verdict)
+    assert "; likely a learning rate that is too high" in verdict
+    assert "cure: lower optimizer.learning_rate" in verdict
+
+
+@pytest.mark.parametrize(("objective", "looks"), [("info-nce", "collapsed targets"), ("cosine", "collapsed: ")])
+def test_a_frozen_target_that_is_flat_by_itself_is_named(objective: str, looks: str, towers: Towers) -> None:
+    nn.init.zeros_(towers.target_encoder[2].weight)  # what is left is a bias: one vector for all texts
+    towers.target_encoder.requires_grad_(False)
+    verdict = verdict_after_training(towers, objective)
+    assert verdict.startswith(looks)
+    assert "; likely a frozen target encoder that never told texts apart; cure: other vljepa.target_weights" in verdict
+
+
+def test_features_that_show_nothing_are_named(towers: Towers) -> None:
+    nn.init.zeros_(towers.predictor[0].weight).requires_grad_(False)
+    verdict = verdict_after_training(towers, "info-nce")
+    assert verdict.startswith("collapsed predictions")
+    assert "; likely features that do not show what is asked" in verdict
 
 
 @pytest.mark.parametrize("method", ["ijepa", pytest.param("vjepa", marks=pytest.mark.slow)])
@@ -110,6 +149,7 @@ def test_the_alarm_rings_for_a_jepa_whose_targets_are_trained_and_for_no_other(
     config = replace(config, jepa=replace(config.jepa, target="trained"))
     ill = pretrain(config, tmp_path / "ill").metrics["monitor"]
     assert "collapse" in ill["alarm"]
+    assert "; likely targets that get a gradient and no regulariser; cure: jepa.target=ema" in ill["alarm"]
     assert f"alarm at step 40: {ill['alarm']}" in capfd.readouterr().err
     assert f"**Alarm:** {ill['alarm']}." in (tmp_path / "ill" / "card.md").read_text()
     for watched in (cured, ill):
@@ -134,13 +174,26 @@ def colours() -> Setup:
     )
 
 
+FREE = "; likely a target that is trained with neither negatives nor a regulariser"
+RUNS = {
+    "cosine": (5e-3, FREE),
+    "sigreg": (5e-3, None),
+    "vicreg": (5e-3, None),
+    "info-nce": (1.0, "; likely a learning rate that is too high"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "alarm"), [("cosine", True), ("sigreg", False), ("vicreg", False)])
-def test_the_alarm_rings_for_the_arm_that_collapses_and_not_for_its_cure(
-    objective: Any, alarm: bool, colours: Setup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("objective", RUNS)
+def test_the_alarm_names_the_cause_for_an_arm_that_collapses_and_does_not_ring_for_its_cure(
+    objective: Any, colours: Setup, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(colours.config, vljepa=replace(colours.config.vljepa, objective=objective))
-    watched = train_run(config, colours, tmp_path / "run", "").metrics["monitor"]
-    assert (watched["alarm"] is not None) == alarm, watched["points"][-1]
-    assert ("alarm at step" in capfd.readouterr().err) == alarm
-    assert ("**Alarm:** collapsed" in (tmp_path / "run" / "card.md").read_text()) == alarm
+    rate, cause = RUNS[objective]
+    optimizer = replace(colours.config.optimizer, learning_rate=rate)
+    own = replace(colours.config.vljepa, objective=objective)
+    watched = train_run(replace(colours.config, vljepa=own, optimizer=optimizer), colours, tmp_path / "run", "").metrics
+    alarm = watched["monitor"]["alarm"]
+    assert (alarm is not None) == (cause is not None), watched["monitor"]["points"][-1]
+    assert cause is None or cause in alarm
+    assert ("alarm at step" in capfd.readouterr().err) == (cause is not None)
+    assert (f"**Alarm:** {alarm}." in (tmp_path / "run" / "card.md").read_text()) == (cause is not None)

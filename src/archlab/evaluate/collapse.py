@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,25 +29,45 @@ NOT_ALIGNED = "not aligned"
 
 _RANKME_EPSILON = 1e-7
 
-# (predictions flat, targets flat) -> verdict where the loss is at ln B
-_AT_LN_B = {
-    (True, True): (
-        "collapsed: predictions and targets are constant and the loss is at ln B; likely a learning rate that is too"
-        " high, or gradients that do not reach the target encoder"
+Target = Literal["unguarded", "guarded", "frozen"]
+"""What could keep the targets of a run apart. "unguarded": trained, by a distance to the predictions alone; "guarded":
+trained, with negatives or a regulariser against collapse; "frozen": not trained."""
+
+_UNGUARDED = (
+    "a target that is trained with neither negatives nor a regulariser, so that nothing keeps texts apart; cure: "
+    "vljepa.objective=info-nce, sigreg or vicreg, or freeze it by vljepa.target_learning_rate_scale=0"
+)
+_FROZEN = (
+    "a frozen target encoder that never told texts apart; cure: other vljepa.target_weights, or train it by "
+    "vljepa.target_learning_rate_scale=1 with an objective that has negatives or a regulariser"
+)
+
+# What it looks like -> the likely cause, where the target is trained and guarded or has no part in it.
+_LIKELY = {
+    "collapsed: predictions and targets are constant and the loss is at ln B": (
+        "a learning rate that is too high; cure: lower optimizer.learning_rate"
     ),
-    (False, True): (
-        "collapsed targets: all texts get one embedding and the loss is at ln B; likely a broken target encoder, or a"
-        " tokenizer that maps all texts to the same ids"
+    "collapsed targets: all texts get one embedding and the loss is at ln B": (
+        "a learning rate that is too high for the target encoder, or a tokenizer that maps all texts to the same ids; "
+        "cure: lower vljepa.target_learning_rate_scale, or mend the tokenizer"
     ),
-    (True, False): (
-        "collapsed predictions: image and query are ignored and the loss is at ln B; likely uninformative features, or"
-        " a fault in a mask"
+    "collapsed predictions: image and query are ignored and the loss is at ln B": (
+        "features that do not show what is asked, a fault in a mask, or a learning rate that is too high; cure: other "
+        "encoder.weights where the probes of the frozen features are at chance, else lower optimizer.learning_rate"
     ),
-    (False, False): (
-        "not aligned: embeddings are spread but the loss is at ln B; likely too little training, or images and texts"
-        " paired wrongly"
+    "not aligned: embeddings are spread but the loss is at ln B": (
+        "a learning rate that is too high, too little training, or images and texts paired wrongly; cure: lower "
+        "optimizer.learning_rate where the loss has stayed at its start, more optimizer.steps where it falls"
+    ),
+    "cone: embeddings are nearly parallel, yet the loss is below ln B: small differences still tell pairs apart": (
+        "a large shared mean with a low temperature; cure: none is needed while the scores rise"
+    ),
+    "dimensional collapse: few dimensions are used, though the loss is below ln B": (
+        "a head that is too narrow, few distinct negatives, or too strong weight decay; cure: raise vljepa.embedding "
+        "or optimizer.batch_size, or lower optimizer.weight_decay"
     ),
 }
+_TOGETHER, _TARGETS, _PREDICTIONS, _NOT_ALIGNED, _CONE, _NARROW = _LIKELY
 
 
 def spread(embeddings: np.ndarray) -> float:
@@ -103,7 +123,7 @@ class Diagnosis:
         alignment, uniformity: Wang and Isola; uniformity of the predictions and of the targets.
         loss, log_batch: InfoNCE and ln B, its value when no pair can be told from another, in nats.
         allowed_rank: the rank that the number of different targets allows.
-        verdict: what it looks like and the likely cause.
+        verdict: what it looks like, and the likely cause and its cure.
     """
 
     deviation: tuple[float, float]
@@ -129,12 +149,15 @@ class Diagnosis:
         return sides | {name: value for name, value in numbers.items() if name not in pairs}
 
 
-def diagnose(predicted: np.ndarray, target: np.ndarray, loss: float, batch_size: int) -> Diagnosis:
+def diagnose(
+    predicted: np.ndarray, target: np.ndarray, loss: float, batch_size: int, kept: Target | None = None
+) -> Diagnosis:
     """Measure paired embeddings and say whether, and probably why, they collapsed.
 
     Args:
         predicted, target: (n, E) each, raw; row by row a pair.
         loss: InfoNCE in nats at batches of `batch_size`, averaged over both directions.
+        kept: see `verdict_of`.
     """
     # Few distinct answers cannot span many dimensions: that is the data, not a collapse.
     distinct = len(np.unique(np.round(unit(target), 5), axis=0))
@@ -150,52 +173,57 @@ def diagnose(predicted: np.ndarray, target: np.ndarray, loss: float, batch_size:
         allowed_rank=max(min(distinct - 1, target.shape[1]), 1),
         verdict="",
     )
-    return replace(found, verdict=verdict_of(found.scalars()))
+    return replace(found, verdict=verdict_of(found.scalars(), kept))
 
 
-def verdict_of(scalars: Mapping[str, float]) -> str:
-    """The verdict on what `Diagnosis.scalars` returned."""
-    spreads, ranks = ([scalars[f"{name}_{side}"] for side in _SIDES] for name in ("spread", "rank"))
-    low_rank = [rank < _LOW_RANK * scalars["allowed_rank"] for rank in ranks]
-    no_signal = scalars["loss"] >= _NO_SIGNAL * scalars["log_batch"]
-    return _verdict((spreads[0], spreads[1]), (low_rank[0], low_rank[1]), no_signal)
+def verdict_of(scalars: Mapping[str, float], kept: Target | None = None) -> str:
+    """The verdict on what `Diagnosis.scalars` returned.
+
+    Args:
+        kept: what could keep the targets apart: the numbers alone do not tell one cause from another. None: not known,
+            and no cause is named.
+    """
+    flat = [scalars[f"spread_{side}"] < _NO_SPREAD for side in _SIDES]
+    narrow = [scalars[f"rank_{side}"] < _LOW_RANK * scalars["allowed_rank"] for side in _SIDES]
+    if scalars["loss"] >= _NO_SIGNAL * scalars["log_batch"]:
+        looks = {(True, True): _TOGETHER, (False, True): _TARGETS, (True, False): _PREDICTIONS}.get(
+            (flat[0], flat[1]), _NOT_ALIGNED
+        )
+    elif any(flat):
+        looks = _CONE
+    elif any(narrow):
+        looks = _NARROW
+    else:
+        return f"{HEALTHY}: spread over many dimensions, and the loss is below ln B"
+    if kept is None:
+        return looks
+    likely = _LIKELY[looks]
+    if kept == "unguarded" and looks != _PREDICTIONS:
+        likely = _UNGUARDED
+    elif kept == "frozen" and looks in (_TOGETHER, _TARGETS):
+        likely = _FROZEN
+    return f"{looks}; likely {likely}"
 
 
-def encoder_verdict(scalars: Mapping[str, float]) -> str:
-    """The verdict on the numbers of `evaluate.monitor.watch_encoder`."""
+def encoder_verdict(scalars: Mapping[str, float], *, unguarded: bool) -> str:
+    """The verdict on the numbers of `evaluate.monitor.watch_encoder`.
+
+    Args:
+        unguarded: it is trained towards states that get a gradient themselves, and by no regulariser.
+    """
+    alone = "targets that get a gradient and no regulariser; cure: jepa.target=ema"
     if scalars["spread"] < _NO_SPREAD:
-        return (
-            "collapsed features: all images get nearly the same states; likely targets that get a gradient and no"
-            " regulariser, or a learning rate that is too high"
-        )
+        likely = alone if unguarded else "a learning rate that is too high; cure: lower optimizer.learning_rate"
+        return f"collapsed features: all images get nearly the same states; likely {likely}"
     if scalars["rank"] < max(_FEWEST_DIRECTIONS, _LOW_ENCODER_RANK * scalars["allowed_rank"]):
-        return (
-            "dimensional collapse: the states of patches differ in few directions; likely images that are too alike or"
-            " empty, or a regulariser that is too weak"
-        )
+        likely = alone if unguarded else "images that are too alike or empty, or a regulariser that is too weak"
+        return f"dimensional collapse: the states of patches differ in few directions; likely {likely}"
     if scalars["loss"] >= _NO_SIGNAL * scalars["log_batch"]:
         return (
             "features of noise: no image is told from another once pixels are disturbed; likely too little training, or"
             " inputs that are not normalised"
         )
-    return "healthy: images differ in many directions, and stay apart under noise"
-
-
-def _verdict(spreads: tuple[float, float], low_rank: tuple[bool, bool], no_signal: bool) -> str:
-    flat = (spreads[0] < _NO_SPREAD, spreads[1] < _NO_SPREAD)
-    if no_signal:
-        return _AT_LN_B[flat]
-    if any(flat):
-        return (
-            "cone: embeddings are nearly parallel, yet the loss is below ln B, so the small differences still tell"
-            " pairs apart; likely a large shared mean with a low temperature"
-        )
-    if any(low_rank):
-        return (
-            "dimensional collapse: few dimensions are used, though the loss is below ln B; likely a head that is too"
-            " narrow, few distinct negatives, or too strong weight decay"
-        )
-    return "healthy: spread over many dimensions, and the loss is below ln B"
+    return f"{HEALTHY}: images differ in many directions, and stay apart under noise"
 
 
 def centred_rank(embeddings: np.ndarray) -> float:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.data.batch import Collator
 from archlab.data.device import to_device
 from archlab.evaluate.collapse import (
     HEALTHY,
     NOT_ALIGNED,
+    Target,
     alignment,
     centred_rank,
     diagnose,
@@ -30,6 +31,7 @@ from archlab.evaluate.collapse import (
     uniformity,
 )
 from archlab.objectives.contrastive import MAX_SCALE, GivesEmbeddings, info_nce, same_meaning
+from archlab.objectives.regression import DISTANCES
 from archlab.progress import announce
 
 if TYPE_CHECKING:
@@ -75,6 +77,13 @@ def rings(step: int, steps: int, verdict: str) -> bool:
     """Whether a verdict is an alarm: none is in the first tenth of a run, and no lack of learning in its first half."""
     patience = _PATIENCE if verdict.startswith(NOT_ALIGNED) else _GRACE
     return step >= patience * steps and not verdict.startswith(HEALTHY)
+
+
+def what_keeps_apart(target_encoder: nn.Module, objective: str) -> Target:
+    """What could keep the targets apart that this encoder makes, trained by `EmbeddingArmConfig.objective`."""
+    if not any(parameter.requires_grad for parameter in target_encoder.parameters()):
+        return "frozen"
+    return "unguarded" if objective in DISTANCES else "guarded"
 
 
 def split_curve(

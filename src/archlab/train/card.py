@@ -1,11 +1,20 @@
-"""What the card of a run says of its weights: that they are the run's own, or how they were made of a larger one's."""
+"""What the card of a run says of its weights: how they were made, and what the monitors complained of at the end."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from archlab.config import RunConfig
 
 VARIANT = "**Variant:**"
 """What the sentence begins with; a card without it is older than the sentence."""
+
+
+def alarm_line(metrics: Mapping[str, Any]) -> str:
+    """What the monitors last complained of, in bold; empty where all was well or nothing was watched."""
+    alarm = metrics.get("monitor", {}).get("alarm")
+    return f"**Alarm:** {alarm}." if alarm else ""
 
 
 def variant_line(config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from archlab.data.device import find_device, to_device
 from archlab.evaluate.collapse import encoder_verdict
 from archlab.evaluate.encoder_probes import probe_encoder
 from archlab.evaluate.monitor import Monitor, split_curve, watch_encoder
+from archlab.train.card import alarm_line
 from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Optimizer, Resume, fit
@@ -51,7 +52,9 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
         torch.manual_seed(config.seed)
         method = build_method(config, stream)
         steps = 0 if config.method == "none" else config.optimizer.steps
-        monitor = Monitor(encoder_verdict, steps)
+        trained = config.method in ("ijepa", "vjepa") and config.jepa.target == "trained"
+        verdict = partial(encoder_verdict, unguarded=trained)
+        monitor = Monitor(verdict, steps)
 
         def evaluate(step: int) -> dict[str, float]:
             encoder = whitened(method.encoder, images)
@@ -75,7 +78,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> FrozenEncoder:
             together=team,
             description=f"pretraining ({config.method})",
         )
-    curve, watched = split_curve([asdict(point) for point in history.curve], encoder_verdict, steps)
+    curve, watched = split_curve([asdict(point) for point in history.curve], verdict, steps)
     metrics = {
         "steps": steps,
         "images": steps * config.optimizer.batch_size,
@@ -104,7 +107,7 @@ _UPDATES = {"adamw": "AdamW", "muon": "Muon (AdamW for gains, biases and linear 
 
 
 def _card(config: PretrainConfig, metrics: dict[str, Any]) -> str:
-    probes, alarm = metrics["probes"], metrics["monitor"]["alarm"]
+    probes, alarm = metrics["probes"], alarm_line(metrics)
     before, after = probes["random initialisation"], probes["pretrained"]
     side = config.image_size // config.patch_size // config.merge
     width = config.encoder.width * config.merge**2
@@ -126,7 +129,7 @@ def _card(config: PretrainConfig, metrics: dict[str, Any]) -> str:
             "scenes hold out were never drawn. `config.yaml` is the whole recipe: `archlab train config.yaml` "
             "repeats it.",
             "",
-            *([f"**Alarm:** {alarm}.", ""] if alarm else []),
+            *([alarm, ""] if alarm else []),
             "## Probes",
             "",
             "Linear probes on held-out scenes (validation split), accuracy; the same encoder at random initialisation "

@@ -27,14 +27,14 @@ from archlab.evaluate.measure import (
     measure_retrieval,
     measure_vqa,
 )
-from archlab.evaluate.monitor import Monitor, split_curve, watch_arm
+from archlab.evaluate.monitor import Monitor, split_curve, watch_arm, what_keeps_apart
 from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout, speaking_readout
 from archlab.evaluate.trunk_probes import measure_probes
 from archlab.objectives.classification import Classification
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.embedding_prediction import SpokenPrediction, build_embedding_objective
 from archlab.objectives.next_token import NextToken
-from archlab.train.card import variant_line
+from archlab.train.card import alarm_line, variant_line
 from archlab.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
@@ -102,13 +102,11 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
     objective = build_objective(config).to(setup.device)
     part = own_part(config.optimizer.batch_size)
     state = folder / "state.pt"
-    # The other arms have no space that could collapse, or one that is frozen; and one pair alone says nothing of it.
-    watched = config.arm == "vljepa" and len(setup.dataset["validation"].examples) > 1
-    monitor = Monitor(verdict_of, config.optimizer.steps)
+    monitor = monitor_of(arm, setup, config)
 
     def evaluate(step: int) -> dict[str, float]:
         scores = score_validation(arm, setup, config, validation_file(folder, step))
-        return scores | monitor(step, watch(arm, setup, config)) if watched else scores
+        return scores | monitor(step, watch(arm, setup, config)) if monitor else scores
 
     with torch.random.fork_rng(devices=[]):  # some objectives draw: directions of SIGReg, patches to hide
         torch.manual_seed(config.seed)
@@ -138,8 +136,8 @@ def train_run(config: RunConfig, setup: Setup, folder: Path, description: str) -
         **learned_scale(objective),
         "curve": [asdict(point) for point in history.curve],
     }
-    if watched:
-        metrics["curve"], metrics["monitor"] = split_curve(metrics["curve"], verdict_of, config.optimizer.steps)
+    if monitor:
+        metrics["curve"], metrics["monitor"] = split_curve(metrics["curve"], monitor.verdict, monitor.steps)
     card = _card(config, setup, metrics)
     once(lambda: setup.encoder.save(folder))
     once(lambda: save_checkpoint(folder, arm, config, setup.tokenizer, metrics, card))
@@ -243,6 +241,18 @@ def score_validation(arm: Arm, setup: Setup, config: RunConfig, path: Path) -> d
     return result.means()
 
 
+def monitor_of(arm: Arm, setup: Setup, config: RunConfig) -> Monitor | None:
+    """What says whether a run collapses, of the numbers of `watch`; None where nothing could.
+
+    The other arms have no space that could collapse, or one that is frozen; and one pair alone says nothing of it.
+    """
+    if config.arm != "vljepa" or len(setup.dataset["validation"].examples) < 2:
+        return None
+    assert isinstance(arm, EmbeddingArm)
+    kept = what_keeps_apart(arm.target_encoder, config.vljepa.objective)
+    return Monitor(partial(verdict_of, kept=kept), config.optimizer.steps)
+
+
 def watch(arm: Arm, setup: Setup, config: RunConfig) -> dict[str, float]:
     """The collapse monitors of an embedding arm, on validation."""
     assert isinstance(arm, EmbeddingArm)
@@ -315,6 +325,6 @@ def _card(config: RunConfig, setup: Setup, metrics: Mapping[str, Any]) -> str:
         *(f"| {metric} | {value:.4f} |" for metric, value in final.items()),
         "",
     ]
-    if alarm := metrics.get("monitor", {}).get("alarm"):
-        lines += [f"**Alarm:** {alarm}.", ""]
+    if alarm := alarm_line(metrics):
+        lines += [alarm, ""]
     return "\n".join(lines)
