@@ -62,6 +62,19 @@ def test_config_and_card_say_variant_parent_and_recipe(
 
 @ARMS
 @EACH
+def test_the_embeddings_of_a_variant_that_was_trained_are_watched(runs: Path, arm: str, name: str) -> None:
+    metrics, trained = load_checkpoint(runs / f"{arm}-{name}", RunConfig).metrics, VARIANTS[name].steps
+    assert ("monitor" in metrics) == (arm == "vljepa" and trained > 0)
+    if "monitor" in metrics:
+        last = metrics["monitor"]["points"][-1]
+        assert last["step"] == trained
+        assert (metrics["monitor"]["alarm"] == last["verdict"]) == last["alarm"]
+        card = load_checkpoint(runs / f"{arm}-{name}", RunConfig).card()
+        assert (f"**Alarm:** {last['verdict']}." in card) == last["alarm"]
+
+
+@ARMS
+@EACH
 def test_a_variant_is_asked_like_any_run(runs: Path, tiny_setup: Setup, arm: str, name: str) -> None:
     found, of_parent = (answers(runs / f"{arm}-{one}", tiny_setup) for one in (name, "float32"))
     assert np.isfinite(found).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from archlab.data.device import to_device
 from archlab.documents import table
 from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement
+from archlab.evaluate.monitor import split_curve
 from archlab.evaluate.readout import speaking_readout
 from archlab.evaluate.whole_split import measure_answerer
 from archlab.layers.pruning import parts_of
 from archlab.objectives.contrastive import InfoNCE
 from archlab.objectives.distillation import EmbeddingDistillation, TokenDistillation
-from archlab.train.card import VARIANT, variant_line
+from archlab.train.card import VARIANT, alarm_line, variant_line
 from archlab.train.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 from archlab.train.folder import claim
 from archlab.train.loop import Resume, fit
@@ -35,8 +36,11 @@ from archlab.train.run import (
     inputs_of,
     learned_scale,
     load_run,
+    monitor_of,
     run_order,
+    scored_steps,
     training_batch,
+    watch,
 )
 from archlab.train.schedule import learning_rate
 from archlab.train.setup import Setup
@@ -249,6 +253,7 @@ def _trained(
     """Train as a run is trained; what the metrics keep of it."""
     order = run_order(config, setup)
     objective = objective.to(setup.device)
+    monitor = monitor_of(arm, setup, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         history = fit(
@@ -260,10 +265,15 @@ def _trained(
             schedule=lambda step: learning_rate(step, config.optimizer),
             gradient_clip=config.optimizer.gradient_clip,
             precision=config.optimizer.precision,
+            evaluate=lambda step: monitor(step, watch(arm, setup, config)) if monitor else {},
+            evaluate_at=scored_steps(config) if monitor else (),
             resume=Resume(state, fingerprint(config, *setup.digests(), parent), config.evaluation.resume_every),
             description=description,
         )
-    return {"seconds": history.seconds, "order_digest": order.digest(), **learned_scale(objective)}
+    found = {"seconds": history.seconds, "order_digest": order.digest(), **learned_scale(objective)}
+    if monitor:
+        found["monitor"] = split_curve([asdict(point) for point in history.curve], monitor.verdict, monitor.steps)[1]
+    return found
 
 
 def _weights(arm: nn.Module) -> dict[str, int]:
@@ -303,6 +313,7 @@ def _card(
         f"{metrics['parameters']:,} parameters{zeros}; trained on `{config.data.source}` for {metrics['steps']} steps "
         f"after the parent, on\nfeatures of the frozen encoder `{config.encoder.weights}` "
         f"({parent.setup.encoder.digest[:12]}).",
+        *filter(None, [alarm_line(metrics)]),
         table(["recipe", "value"], [["method", config.compression.method], *recipe]),
         table(
             ["validation metric", "parent", "this variant"],
