@@ -36,6 +36,7 @@ def job_of(count: int) -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     job = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    job |= {"LOCAL_WORLD_SIZE": count}
     return [{name: str(value) for name, value in (job | {"RANK": i, "LOCAL_RANK": i}).items()} for i in range(count)]
 
 

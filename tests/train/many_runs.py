@@ -19,13 +19,14 @@ from unittest.mock import patch
 import torch
 
 from archlab.config import PretrainConfig, RunConfig, load
+from archlab.data import features
 from archlab.data.batch import Batch
 from archlab.errors import UserError
 from archlab.evaluate import encoder_probes
 from archlab.train import run
 from archlab.train.distributed import _draw_apart, _RandomNumbersOfAll
 from archlab.train.pretrain import pretrain
-from archlab.train.processes import count, everyone, first_on_each_machine, joined, once, rank
+from archlab.train.processes import count, everyone, joined, once, own_machine, rank
 from archlab.train.setup import Setup
 from archlab.train.text.characters import train_characters
 from archlab.train.text.config import CharactersConfig
@@ -102,6 +103,19 @@ def refusals(folder: Path, config: RunConfig, setup: Setup) -> list[str]:
     return said
 
 
+def own_share(cache: Path, setup: Setup) -> int:
+    """Make features anew, in chunks of four images; how many images this process has encoded."""
+    encode, seen = type(setup.encoder).encode, []
+
+    def count_images(encoder: Any, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(encoder, images)
+
+    with patch.object(features, "_CHUNK", 4), patch.object(type(setup.encoder), "encode", count_images):
+        features.FeatureStore.build(setup.dataset["validation"], setup.encoder, cache, 0, own_machine())
+    return sum(seen)
+
+
 def main(folder: Path, *configs: str) -> None:
     torch.set_num_threads(1)
     written: list[str] = []
@@ -113,8 +127,8 @@ def main(folder: Path, *configs: str) -> None:
     with joined():
         config = load(configs[0], RunConfig)
         setup = Setup.prepare(config)
-        with first_on_each_machine():
-            setup.read_images()
+        setup.read_images(own_machine())
+        encoded = own_share(folder / "features", setup)
         sys.addaudithook(note)
         ids: list[list[str]] = []
         arms(folder, config, setup, ids)
@@ -123,5 +137,6 @@ def main(folder: Path, *configs: str) -> None:
         train_characters(load(configs[2], CharactersConfig), folder / "characters")
         drawn, said = random_numbers(), refusals(folder, config, setup)
         found = {"ids": everyone(ids), "written": everyone(len(written)), "said": everyone(said), "drawn": drawn}
+        found |= {"encoded": everyone(encoded)}
         if rank() == 0:
             torch.save(found, folder / "found.pt")

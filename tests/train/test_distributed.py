@@ -172,6 +172,16 @@ def test_each_process_reads_its_part_of_the_saved_order(job: Job, tiny_setup: Se
         assert [*first[step], *second[step]] == [examples[row].id for row in whole]
 
 
+def test_each_process_encodes_its_part_of_the_images_into_one_file(job: Job, tiny_setup: Setup) -> None:
+    (path,) = (job.folder / "features").iterdir()
+    alone = tiny_setup.features("validation").array
+    # In chunks of another size sums are rounded otherwise; the file is float16.
+    np.testing.assert_allclose(np.load(path).astype(float), alone.astype(float), rtol=5e-3, atol=5e-3)
+    images = len(tiny_setup.dataset["validation"].images)
+    assert sum(job.found["encoded"]) == images
+    assert min(job.found["encoded"]) >= images // COUNT - 4
+
+
 def test_the_first_process_alone_writes_and_shows_progress(job: Job) -> None:
     first, second = job.found["written"]
     assert first > 0

@@ -10,7 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,35 @@ if TYPE_CHECKING:
     from archlab.vl.protocol import XEncoder
 
 _CHUNK = 256  # images, or frames of clips, in memory at once
+
+Value = TypeVar("Value")
+
+
+class Machine(Protocol):
+    """The processes of a job on one machine, which share its cache.
+
+    Attributes:
+        number, count: of this process among them, and how many they are.
+        first: what its first process is among those of all machines.
+    """
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+
+    def everyone(self, value: Value, /) -> list[Value]:
+        """The values of the processes of all machines, once all of them have come this far."""
+        ...
+
+
+class _Alone:
+    number, count, first = 0, 1, 0
+
+    def everyone(self, value: Value) -> list[Value]:
+        return [value]
 
 
 @dataclass(frozen=True)
@@ -37,25 +66,30 @@ class FeatureStore:
     digest: str
 
     @classmethod
-    def build(cls, split: Split, encoder: XEncoder, cache: Path, views: int = 0) -> FeatureStore:
+    def build(
+        cls, split: Split, encoder: XEncoder, cache: Path, views: int = 0, machine: Machine | None = None
+    ) -> FeatureStore:
         """Open the cached features of `split`, or compute them in one sequential pass over its images.
 
         Args:
             views: augmented views per image beside the plain one.
+            machine: the processes that compute them, each a part, where all call this; by default this one alone.
         """
+        machine = machine or _Alone()
         digest = hashlib.sha256(f"{split.image_digest} {encoder.digest} {views}".encode()).hexdigest()
         path = cache / f"features-{digest[:32]}.npy"
-        try:
-            return cls(np.load(path, mmap_mode="r"), digest)
-        except (FileNotFoundError, ValueError, EOFError):
-            pass  # not there yet, or damaged: it is only a cache
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            _compute(split, encoder, views, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # Nobody waits for one that found them: where one has none, all make them.
+        if any(machine.everyone(_opened(path) is None)):
+            cache.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{machine.everyone(os.getpid())[machine.first]}.partial")
+            try:
+                _compute(split, encoder, views, partial, machine)
+                if machine.number == 0:
+                    os.replace(partial, path)
+                machine.everyone(None)
+            finally:
+                if machine.number == 0:
+                    partial.unlink(missing_ok=True)
         return cls(np.load(path, mmap_mode="r"), digest)
 
     def read(self, images: np.ndarray, views: np.ndarray | int = 0) -> np.ndarray:
@@ -92,16 +126,28 @@ def augment(images: np.ndarray, first: int, view: int) -> np.ndarray:
     return result
 
 
-def _compute(split: Split, encoder: XEncoder, views: int, path: Path) -> None:
+def _opened(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None  # not there yet, or damaged: it is only a cache
+
+
+def _compute(split: Split, encoder: XEncoder, views: int, path: Path, machine: Machine) -> None:
     count = len(split.images)
     shape = (1 + views, count, encoder.tokens, encoder.width)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    with track(f"features of {split.name}", count) as progress:
-        step = max(1, _CHUNK // max(1, encoder.clip_frames))
-        for start in range(0, count, step):
+    if machine.number == 0:
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    machine.everyone(None)
+    array = np.lib.format.open_memmap(path, mode="r+")
+    step = max(1, _CHUNK // max(1, encoder.clip_frames))
+    starts = range(machine.number * step, count, machine.count * step)
+    with track(f"features of {split.name}", sum(min(step, count - start) for start in starts)) as progress:
+        for start in starts:
             images = split.images[start : start + step]
             for view in range(1 + views):
                 features = encoder.encode(torch.from_numpy(augment(images, start, view)))
                 array[view, start : start + len(images)] = features.to(torch.float16).cpu().numpy()
             progress.advance(len(images))
     array.flush()
+    machine.everyone(None)

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -109,14 +109,23 @@ def everyone(value: Result) -> list[Result]:
     return values
 
 
-@contextmanager
-def first_on_each_machine() -> Iterator[None]:
-    """The first process of a machine runs the block before the others do, which find what it has cached."""
-    if _local_rank():
-        everyone(None)
-    yield
-    if not _local_rank():
-        everyone(None)
+@dataclass(frozen=True)
+class OwnMachine:
+    """The processes of the job on this process's machine; see `data.features.Machine`."""
+
+    number: int
+    count: int
+    first: int
+
+    def everyone(self, value: Result) -> list[Result]:
+        """The values of all processes, of other machines too."""
+        return everyone(value)
+
+
+def own_machine() -> OwnMachine:
+    """That of this process."""
+    number = _local_rank()
+    return OwnMachine(number, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), rank() - number)
 
 
 def own_part(size: int) -> slice:

@@ -98,11 +98,10 @@ def _processes() -> AbstractContextManager[None]:
 
 
 def _train_arm(config: RunConfig, out: Path) -> None:
-    from archlab.train.processes import first_on_each_machine
+    from archlab.train.processes import own_machine
     from archlab.train.run import train_run
     from archlab.train.setup import Setup
 
     setup = Setup.prepare(config)
-    with first_on_each_machine():
-        setup.read_images()
+    setup.read_images(own_machine())
     train_run(config, setup, out, f"{config.arm}, seed {config.seed}")

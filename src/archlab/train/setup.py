@@ -12,7 +12,7 @@ from archlab.config import RunConfig
 from archlab.data.batch import Collator, meaning_ids
 from archlab.data.device import find_device
 from archlab.data.example import Dataset
-from archlab.data.features import FeatureStore, cache_folder
+from archlab.data.features import FeatureStore, Machine, cache_folder
 from archlab.data.order import Order
 from archlab.data.sources import load_dataset
 from archlab.data.tokenizer import TextTokenizer
@@ -68,21 +68,24 @@ class Setup:
         """Where arms are trained and asked, and images are encoded."""
         return find_device(self.config.device, "device")
 
-    def features(self, split: str) -> FeatureStore:
-        """Cached features of a split; views are only made of training images."""
+    def features(self, split: str, machine: Machine | None = None) -> FeatureStore:
+        """Cached features of a split; views are only made of training images. `machine`: see `FeatureStore.build`."""
         if split not in self._stores:
             views = self.config.encoder.views if split == "train" else 0
-            self._stores[split] = FeatureStore.build(self.dataset[split], self.encoder, cache_folder(), views)
+            self._stores[split] = FeatureStore.build(self.dataset[split], self.encoder, cache_folder(), views, machine)
         return self._stores[split]
 
-    def read_images(self) -> None:
+    def read_images(self, machine: Machine | None = None) -> None:
         """Make or open the features of all splits: whatever is broken is found now, and nobody makes them twice.
+
+        Args:
+            machine: the processes that share the work; by default this one does it alone.
 
         Raises:
             UserError: an image is broken.
         """
         for split in self.dataset.splits:
-            self.features(split)
+            self.features(split, machine)
 
     def collator(self, split: str) -> Collator:
         """Draws batches from a split."""
