@@ -42,6 +42,11 @@ settings.register_profile("archlab", deadline=None, derandomize=True, max_exampl
 settings.load_profile("archlab")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Cached features go to a temporary folder, not to the user's."""

@@ -1,6 +1,7 @@
 """Losses and gradients of every objective on one batch, in one process or spread over several.
 
-`main`, called in every process of a job (`tests.train.many`), writes what the first finds to FOLDER/found.pt.
+`main`, called in every process of a job (`tests.train.many`), writes what the first finds to FOLDER/found.pt. With a
+device, which is for a job of one process, it tries a single case there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from archlab.config import EmbeddingArmConfig, PredictorConfig, RunConfig, StartConfig, TransformerConfig
 from archlab.data.batch import Batch
+from archlab.data.device import device_of, to_device
 from archlab.data.text.batch import Pairs, Tokens
 from archlab.data.views import draw_views
 from archlab.models.encoder_decoder import EncoderDecoderConfig, EncoderDecoderTransformer
@@ -28,7 +30,8 @@ from archlab.objectives import contrastive, global_batch
 from archlab.objectives.lejepa import LocalInvariance
 from archlab.objectives.masked_autoencoder import MaskedReconstruction
 from archlab.objectives.sequence import LanguageModelling, Translation
-from archlab.train.processes import joined, own_rows, rank
+from archlab.train.distributed import spread_over_processes
+from archlab.train.processes import everyone, joined, own_rows, rank
 from archlab.train.run import build_objective
 from archlab.train.streams import ImageBatch
 from archlab.train.together import train_together
@@ -42,13 +45,17 @@ Case = tuple[nn.Module, nn.Module, Any]
 
 @dataclass(frozen=True)
 class Found:
-    """Of one batch: the loss, what explains it, the weight, the gradient of every parameter, the buffers afterwards."""
+    """Of one batch: the loss, what explains it, the weight, the gradient of every parameter, the buffers afterwards.
+
+    `held`: after the step, bytes of the parameters and of their gradients that each process holds.
+    """
 
     loss: float
     parts: dict[str, float]
     weight: float
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    held: list[int]
 
 
 def tokens(lengths: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -134,6 +141,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "translation": translation,
 }
 INFO_NCE = [name for name in CASES if name.startswith("InfoNCE")]
+ON_DEVICE = "InfoNCE, meaning"
 SHARDED = ["InfoNCE, meaning", "SIGReg", "token", "hybrid"]
 
 
@@ -148,7 +156,9 @@ def find(make: Callable[[], Case], parallel: Any = "ddp") -> Found:
     gradients = {name: one.grad for name, one in named if one.grad is not None}
     whole = {name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in gradients.items()}
     parts = {name: part.item() for name, part in output.parts.items()}
-    return Found(output.loss.item(), parts, output.weight, whole, dict(team.model.named_buffers()))
+    tensors = [one for parameter in team.model.parameters() for one in (parameter, parameter.grad) if one is not None]
+    held = sum((one.to_local() if isinstance(one, DTensor) else one).nbytes for one in tensors)
+    return Found(output.loss.item(), parts, output.weight, whole, dict(team.model.named_buffers()), everyone(held))
 
 
 def cut() -> Any:
@@ -160,9 +170,30 @@ def cut() -> Any:
     return patch.object(global_batch._Gather, "backward", staticmethod(backward))
 
 
-def main(folder: Path) -> None:
+def step_on(device: torch.device, parallel: Any) -> dict[str, Any]:
+    """Loss and gradients of the case `ON_DEVICE`, and where the model is before, while and after it is evaluated."""
+    model, objective, batch = CASES[ON_DEVICE]()
+    team = spread_over_processes(model.to(device), objective.to(device), parallel)
+    output = team.objective(team.model, to_device(own_rows(batch), device))
+    output.loss.backward()
+    gradients = {name: one.grad for name, one in team.model.named_parameters() if one.grad is not None}
+    whole = {name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in gradients.items()}
+    return {
+        "loss": output.loss.item(),
+        "gradients": {name: gradient.cpu() for name, gradient in whole.items()},
+        "trained on": device_of(team.model).type,
+        "waits on": device_of(model).type,
+        "scored on": team.score(lambda: device_of(model).type),
+        "waits again on": device_of(model).type,
+    }
+
+
+def main(folder: Path, device: str = "") -> None:
     torch.set_num_threads(1)
     with joined():
+        if device:
+            torch.save({way: step_on(torch.device(device), way) for way in ("ddp", "fsdp")}, folder / "found.pt")
+            return
         found = {name: find(make) for name, make in CASES.items()}
         found |= {f"{name}, sharded": find(CASES[name], "fsdp") for name in SHARDED}
         with patch.object(contrastive, "MAX_SIMILARITIES", 10):

@@ -50,6 +50,14 @@ def test_sharded_parameters_get_the_same_gradients(spread: Spread, name: str) ->
     assert_equal(spread[f"{name}, sharded"], alone(name))
 
 
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_process_holds_its_share_of_a_sharded_model_and_all_of_a_replicated_one(spread: Spread, name: str) -> None:
+    whole, held = alone(name).held[0], spread[f"{name}, sharded"].held
+    assert sum(held) == whole
+    assert max(held) < 1.2 * whole / len(held)
+    assert spread[name].held == [whole] * len(held)
+
+
 @pytest.mark.parametrize("name", INFO_NCE)
 def test_in_blocks_the_loss_and_the_gradients_are_the_same(spread: Spread, name: str) -> None:
     assert_equal(spread[f"{name}, in blocks"], alone(name))

@@ -189,7 +189,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(monkeypatch: pytest.Monk
     assert find_device("cpu", "device").type == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_run_on_a_gpu_ends_near_that_on_the_processor(
     tiny_config: RunConfig, tiny_run: Callable[[str], Any], tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from archlab.objectives.output import Output
 from archlab.train.batch_norm import normalise_together
 from archlab.train.checkpoint import load_state
 from archlab.train.processes import count, everyone, once, rank
-from archlab.train.together import Parallel, RandomNumbers, Stateful
+from archlab.train.together import Parallel, RandomNumbers, Stateful, blocks_of
 
 Result = TypeVar("Result")
 
@@ -98,19 +98,20 @@ class Sharded(Replicated):
     """FSDP2: every process holds a share of all weights, gradients and optimiser states, block by block.
 
     The model that this is made of stays whole, with the weights that it had when they were last collected: it is what
-    is evaluated and saved.
+    is evaluated and saved. It waits in the memory of the processor: a device that held it beside its share would hold
+    more than it does without sharding. Only where it is evaluated, and only meanwhile, is it on that device.
 
     Attributes:
         model: a copy of it, sharded.
     """
 
     def __init__(self, model: nn.Module, objective: nn.Module) -> None:
-        self.whole, self.model = model, copy.deepcopy(model)
-        mesh = init_device_mesh(device_of(model).type, (count(),))
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.ModuleList) and name.rpartition(".")[2].endswith("blocks"):
-                for block in module:
-                    fully_shard(block, mesh=mesh)
+        self.device = device_of(model)
+        self.whole = model.cpu()
+        self.model = copy.deepcopy(model)
+        mesh = init_device_mesh(self.device.type, (count(),))
+        for block in blocks_of(self.model):
+            fully_shard(block, mesh=mesh)  # which moves the block to the device, and leaves only a share of it there
         step = _Step(self.model)
         fully_shard(step, mesh=mesh)
         self.objective = _Spread(step, objective)
@@ -134,7 +135,15 @@ class Sharded(Replicated):
     def score(self, work: Callable[[], Result], /) -> Result:
         self.collect()
         self.whole.eval()
-        return once(work)
+
+        def on_the_device() -> Result:
+            self.whole.to(self.device)
+            try:
+                return work()
+            finally:
+                self.whole.cpu()
+
+        return once(on_the_device)
 
     @torch.no_grad()
     def collect(self) -> None:

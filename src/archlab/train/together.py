@@ -113,6 +113,16 @@ class Team(Together, Protocol):
     def collect(self) -> None: ...
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """What is sharded, gathered and let go one by one; all else of the model is gathered for the whole of a step."""
+    return [
+        block
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2].endswith("blocks")
+        for block in module
+    ]
+
+
 def train_together(model: nn.Module, objective: nn.Module, parallel: Parallel = "ddp") -> Team:
     """Let all processes of the job train `model`, on the device where it is.
 
