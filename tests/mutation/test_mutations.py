@@ -208,6 +208,13 @@ BACKBONES = [
         "vl/test_language.py::test_all_layers_of_it_are_the_language_model",
     ),
     Fault(
+        "a plan leaves out the encoder that stays on every device",
+        "compare/plan/footprint.py",
+        '"X-encoder": _FLOAT * encoder',
+        '"X-encoder": 0',
+        "compare/plan/test_plan.py::test_devices_share_the_batch_and_if_sharded_the_state",
+    ),
+    Fault(
         "planned memory is that of the whole batch on every device",
         "compare/plan/footprint.py",
         "samples = -(-shape.samples // devices)",
@@ -474,6 +481,13 @@ MONITORS = [
         "step >= patience * steps",
         "step >= 0",
         "evaluate/test_monitor.py::test_an_alarm_rings_after_a_tenth_of_the_run_and_never_when_all_is_well",
+    ),
+    Fault(
+        "a target that nothing keeps apart is blamed on the learning rate",
+        "evaluate/collapse.py",
+        'if kept == "unguarded" and',
+        'if kept == "guarded" and',
+        "evaluate/test_collapse.py::test_one_look_has_another_cause_where_the_target_is_free_guarded_or_frozen",
     ),
     Fault(
         "monitors stay among the scores",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from archlab.config import (
     read_yaml,
 )
 from archlab.data.batch import Batch
+from archlab.data.sources import load_dataset
 from archlab.errors import UserError
 from archlab.train.loop import fit
 from archlab.train.recipes import load_recipe
@@ -135,7 +138,7 @@ def test_planned_memory_is_what_training_takes(arm: Any, precision: Any) -> None
         )
 
     measured = peak_allocation(train, torch.device("cpu"))
-    planned = footprint(run, sizes, shape, 1).bytes_on_each(1, sharded=False)
+    planned = footprint(run, sizes, shape, 1).bytes_on_each(1, 0, sharded=False)
     del planned["weights"]  # there before
     assert measured == pytest.approx(sum(planned.values()), rel=0.3)
     assert planned["activations"] > 0.5 * measured
@@ -146,9 +149,16 @@ def test_devices_share_the_batch_and_if_sharded_the_state() -> None:
     alone, four = (footprint(SMALL, sizes, shape, devices) for devices in (1, 4))
     assert four.flops == alone.flops
     assert four.saved == pytest.approx(alone.saved / 4, rel=0.05)
-    whole, split = (four.bytes_on_each(4, sharded=sharded) for sharded in (False, True))
-    assert whole["optimiser"] == 2 * whole["gradients"] == 8 * four.trainable == 4 * split["optimiser"]
-    assert split["weights"] == four.parameters + 8 * four.largest_layer
+    whole, split = (four.bytes_on_each(4, 1000, sharded=sharded) for sharded in (False, True))
+    assert whole["optimiser"] == whole["gradients"] == 8 * four.trainable == 4 * split["optimiser"]
+    assert alone.bytes_on_each(1, 1000, sharded=False)["gradients"] == 4 * four.trainable  # no buckets of DDP's
+    assert split["gradients"] == four.trainable
+    assert split["weights"] == four.parameters + 4 * (four.outside + 2 * four.largest_layer)
+    assert whole["X-encoder"] == split["X-encoder"] == 4000
+    for saved in (0, 10**9):  # while the first device evaluates it whole, there are no activations
+        kept = [replace(four, saved=saved).bytes_on_each(4, 0, sharded=way)["activations"] for way in (False, True)]
+        assert kept == [saved, max(saved, 4 * four.parameters)]
+    assert four.outside == four.parameters - 9 * four.largest_layer  # trunk, target encoder, decoder: three blocks each
     assert four.largest_layer == 4 * 64**2 + 3 * 64 * 176 + 2 * 64
 
 
@@ -172,6 +182,8 @@ def test_every_preset_can_be_planned(preset: str, tmp_path: Path, capsys: pytest
     plan = json.loads((tmp_path / "plan.json").read_text())
     hardware = {"gpus": 16, "utilization": 0.4}
     assert hardware.items() <= plan["hardware"].items()
+    encoder = plan["encoder"]  # which each of both machines does for itself
+    assert encoder["seconds"] == pytest.approx(encoder["flops"] * encoder["images"] / (8 * 0.4 * 67e12))
     for arm, needs in plan["arms"].items():
         assert needs["seconds"] == pytest.approx(needs["flops"] * needs["steps"] / _rate(preset, 16))
         recipe, run = load_recipe(tmp_path / f"{arm}.yaml")
@@ -180,7 +192,87 @@ def test_every_preset_can_be_planned(preset: str, tmp_path: Path, capsys: pytest
             "torchrun --nproc-per-node 8 --nnodes 2 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m archlab train"
         )
         assert f"{command} {tmp_path / arm}.yaml --out runs/{preset}/{arm}-0 seed=0" in shown
+        commands = [line for line in shown.splitlines() if f"{tmp_path / arm}.yaml" in line]
+        assert sum(_steps(line, run) for line in commands) == needs["steps"]
     assert (tmp_path / "plan.md").read_text().endswith(shown)
+
+
+def _steps(command: str, run: RunConfig) -> int:
+    given = re.search(r"optimizer\.steps=(\d+)", command)
+    return int(given[1]) if given else run.optimizer.steps
+
+
+def test_every_run_that_is_counted_has_a_command_and_what_it_changes_can_be_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["seeds=[4, 5]", "learning_rates=[0.001, 0.002]", "sweep_steps=10", "trained_blind=true"]
+    assert main(["plan", "--preset", "quick", "--out", str(tmp_path), *changes]) == 0
+    shown = capsys.readouterr().out
+    assert "# BEST is the rate of the trial" in shown
+    folders, found = [], []
+    for line in shown.splitlines():
+        if line.startswith("archlab train"):
+            _, _, recipe, _, folder, *overrides = shlex.split(line.replace("BEST", "0.5"))
+            folders.append(folder.removeprefix("runs/quick/"))
+            found.append(load_recipe(Path(recipe), overrides)[1])
+    names = ["sweep/{}-0.001", "sweep/{}-0.002", "{}-4", "{}-5", "{}-blind-4"]
+    assert folders == [name.format(arm) for arm in ("token", "vljepa") for name in names]
+    for arm in (found[:5], found[5:]):
+        assert [run.seed for run in arm] == [4, 4, 4, 5, 4]
+        assert [run.optimizer.learning_rate for run in arm] == [0.001, 0.002, 0.5, 0.5, 0.5]
+        assert [run.blind for run in arm] == [False] * 4 + [True]
+        assert [run.optimizer.steps == 10 for run in arm] == [True, True, False, False, False]
+        assert [run.evaluation.first_checkpoint == 10 for run in arm] == [True, True, False, False, False]
+
+
+def test_arms_are_sharded_where_only_that_fits_and_what_does_not_fit_gets_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def commands(gib: float) -> str:
+        rows = f"mine: {{name: Mine, memory: {gib:.6f}, bfloat16: 1, float32: 1}}\n"
+        (tmp_path / "gpus.yaml").write_text(rows)
+        asked = ["--gpus", "8", "--gpu", "mine", "--hardware", str(tmp_path / "gpus.yaml"), "run.trunk.width=512"]
+        assert main(["plan", "--preset", "quick", "--out", str(tmp_path), *asked]) == 0
+        return capsys.readouterr().out
+
+    commands(1.0)
+    memory = json.loads((tmp_path / "plan.json").read_text())["arms"]["vljepa"]["memory"]
+    whole, split = (sum(memory[way].values()) / 2**30 / 0.9 for way in ("replicated", "sharded"))
+    assert split < whole
+    assert "vljepa-0 seed=0\n" in commands(whole * 1.001)
+    assert "vljepa-0 seed=0 parallel=fsdp\n" in commands(whole * 0.999)
+    shown = commands(split * 0.999)
+    assert "# vljepa does not fit" in shown
+    assert "vljepa-0" not in shown
+
+
+def test_the_preset_of_the_paper_states_what_it_assumes_and_its_commands_train_on_no_other_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--gpus", "8", "--out", str(tmp_path)]) == 0
+    shown, plan = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text())
+    samples = 117188 * 128
+    assert plan["encoder"]["images"] == samples
+    assert f"{samples:,} of them" in shown
+    assert "How many there are in data.source=YOUR-DATA is not known here: assumed is one for each sample" in shown
+    # In float32, whatever the arms are trained in.
+    assert plan["encoder"]["seconds"] == pytest.approx(plan["encoder"]["flops"] * samples / (8 * 0.4 * 67e12))
+    run = load_recipe(tmp_path / "vljepa.yaml")[1]
+    with pytest.raises(UserError, match=r"data\.source='YOUR-DATA': is no known set, no file or folder"):
+        load_dataset(run.data, 64)
+    paper = {line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip("| ") for line in shown.splitlines()}
+    assert paper["X-encoder, frozen"] == "304 M"
+    assert paper["backbone and head without the token table"] == "490 M"
+    assert paper["target encoder"] == "300 M"
+    assert "parts add up to 1.09 G; what the rest of its 1.60 G is, it does not say" in shown
+
+
+def test_images_that_the_configuration_counts_are_not_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--preset", "quick", "run.data.scenes.train_images=77"]) == 0
+    shown = capsys.readouterr().out
+    assert "77 of them" in shown
+    assert "is not known" not in shown
+    assert "the paper's" not in shown
 
 
 def _rate(preset: str, gpus: int) -> float:

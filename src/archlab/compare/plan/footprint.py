@@ -17,6 +17,7 @@ from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.config import RunConfig
 from archlab.data.batch import Batch
 from archlab.train.run import build_objective
+from archlab.train.together import blocks_of
 from archlab.vl.arms import build_arm
 
 _FLOAT = 4  # bytes; weights, gradients and the optimiser's state are float32
@@ -32,6 +33,7 @@ class Footprint:
         trainable: parameters that the optimiser changes.
         parameters: all of the arm.
         largest_layer: parameters of its largest block, which sharded training gathers while it computes.
+        outside: parameters of no block, which sharded training gathers for the whole of a step.
         saved: bytes that one device's share of a batch keeps for its backward pass.
         flops: operations of one step on the whole batch.
     """
@@ -40,17 +42,29 @@ class Footprint:
     trainable: int
     parameters: int
     largest_layer: int
+    outside: int
     saved: int
     flops: int
 
-    def bytes_on_each(self, devices: int, *, sharded: bool) -> dict[str, int]:
-        """Memory of each device by use; `sharded` splits weights, gradients and moments among them (FSDP2)."""
+    def bytes_on_each(self, devices: int, encoder: int, *, sharded: bool) -> dict[str, int]:
+        """Memory of each device by use.
+
+        Args:
+            encoder: parameters of the frozen X-encoder, which stays on every device.
+            sharded: split weights, gradients and moments among them (FSDP2); otherwise each has a copy (DDP), which
+                keeps the gradients a second time, in the buckets that are averaged.
+        """
         share = devices if sharded else 1
+        gathered = self.outside + 2 * self.largest_layer if sharded else 0
+        copies = 1 if sharded or devices == 1 else 2
+        # The first device holds the model whole while it is evaluated, when there are no activations of training.
+        whole = _FLOAT * self.parameters if sharded else 0
         return {
-            "weights": _FLOAT * (self.parameters // share + (2 * self.largest_layer if sharded else 0)),
-            "gradients": _FLOAT * self.trainable // share,
+            "X-encoder": _FLOAT * encoder,
+            "weights": _FLOAT * (self.parameters // share + gathered),
+            "gradients": copies * _FLOAT * self.trainable // share,
             "optimiser": _FLOAT * _MOMENTS * self.trainable // share,
-            "activations": self.saved,
+            "activations": max(self.saved, whole),
         }
 
 
@@ -70,12 +84,13 @@ def footprint(run: RunConfig, sizes: Sizes, shape: BatchShape, devices: int) -> 
     with FakeTensorMode():
         _make_fake(arm)
         saved = _saved_bytes(run, arm, build_objective(run), _batch(sizes, shape, samples))
-    blocks = [module for name, module in arm.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+    blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks_of(arm)]
     return Footprint(
         parts={part: count for part, count in counts["parts"].items() if part != "encoder_frozen"},
         trainable=counts["trainable"],
         parameters=counts["total"],
-        largest_layer=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
+        largest_layer=max(blocks, default=0),
+        outside=counts["total"] - sum(blocks),
         saved=saved,
         flops=sum(training_flops(run, sizes, shape).values()),
     )
