@@ -251,23 +251,32 @@ def test_open_vocabulary_classification_that_is_never_asked_is_untested_with_the
 ) -> None:
     test = tiny_setup.dataset["test"]
     reasons = []
-    for kept in (test.examples, [one for one in test.examples if one.kind != OPEN_VOCABULARY]):
+    asked = (None, lambda one: one.kind not in OPEN_VOCABULARY, lambda one: one.kind in OPEN_VOCABULARY)
+    for wanted in asked:
+        kept = list(filter(wanted, test.examples))
         splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
         setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
         reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True, floor=True))
     assert "open-vocabulary classification" not in reasons[0]
-    assert "none of the test questions is of kind 'object'" in reasons[1]["open-vocabulary classification"]
+    assert "none of the test questions is of kind 'class' or 'object'" in reasons[1]["open-vocabulary classification"]
+    assert "questions about the image" not in reasons[0].keys() | reasons[1].keys()
+    assert "the class is all that is asked" in reasons[2]["questions about the image"]
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard"])
 def test_a_preset_asks_what_open_vocabulary_classification_is_measured_by(preset: str) -> None:
     kinds = load(Path(experiment.__file__).parent / "presets" / f"{preset}.yaml", CompareConfig).run.data.scenes.kinds
-    assert not kinds or OPEN_VOCABULARY in kinds
+    assert not kinds or OPEN_VOCABULARY & set(kinds)
 
 
 def test_a_sweep_over_captions_too_few_to_retrieve_among_goes_by_their_wording() -> None:
     assert primary({"caption/cider_d": 0.3}) == 0.3
     assert primary({"caption/cider_d": 0.3, "vqa/accuracy": 0.8}) == 0.8
+
+
+def test_a_sweep_goes_by_classification_only_where_classes_are_all_that_is_asked() -> None:
+    assert primary({"classification/accuracy": 0.5, "retrieval/image_to_text_r10": 0.7}) == pytest.approx(0.6)
+    assert primary({"classification/accuracy": 0.5, "vqa/accuracy": 0.8}) == 0.8
 
 
 def test_a_run_is_shipped_with_a_card_of_its_own_scores_and_controls(compare: Compare, tmp_path: Path) -> None:

@@ -75,13 +75,15 @@ def test_choosing_is_timed_on_a_closed_question_where_there_is_one(tiny_setup: S
             return {"sum": np.zeros((len(batch.ids), len(candidates)))}
 
     test = tiny_setup.dataset["test"]
-    questions = sorted((one for one in test.examples if one.task == "vqa"), key=lambda one: one.kind != OPEN_VOCABULARY)
-    assert questions[0].kind == OPEN_VOCABULARY
-    kept = [one for one in questions if closed or one.kind == OPEN_VOCABULARY]
+    questions = sorted(
+        (one for one in test.examples if one.task == "vqa"), key=lambda one: one.kind not in OPEN_VOCABULARY
+    )
+    assert questions[0].kind in OPEN_VOCABULARY
+    kept = [one for one in questions if closed or one.kind in OPEN_VOCABULARY]
     splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
     setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
     inference.modes_of(cast(Any, Readout()), setup)["choose"](2)()
-    kind = next(one.kind for one in kept if one.kind != OPEN_VOCABULARY or not closed)
+    kind = next(one.kind for one in kept if one.kind not in OPEN_VOCABULARY or not closed)
     assert chosen == [test.candidates[kind]]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from archlab.evaluate.measure import (
     measure_captions,
     measure_likelihood_retrieval,
     measure_retrieval,
+    measure_right,
     measure_vqa,
     scores_of,
     unit_of,
@@ -105,7 +107,7 @@ def measured(oracle: Oracle, collator: Collator, items: Items) -> Measurement:
 
 def test_who_is_always_right_scores_one_everywhere(collator: Collator, items: Items) -> None:
     means = measured(Oracle(collator), collator, items).means()
-    kinds = {collator.split.examples[row].kind for row in items.vqa} - {OPEN_VOCABULARY}
+    kinds = {collator.split.examples[row].kind for row in items.vqa} - OPEN_VOCABULARY
     names = {*(f"vqa/{kind}" for kind in kinds), "vqa/accuracy", "classification/accuracy"}
     assert names | {"caption/slots", "caption/exact", *RETRIEVAL} <= means.keys()
     for name in means:
@@ -134,16 +136,33 @@ def test_the_open_vocabulary_is_reported_as_classification_and_counts_towards_no
     class OnlyObjects(Oracle):
         def choose(self, batch: Batch, candidates: Sequence[str]) -> dict[str, np.ndarray]:
             kind = {self.examples[id].kind for id in batch.ids}
-            return {"first": super().choose(batch, candidates)["first"] * (1 if kind == {OPEN_VOCABULARY} else -1)}
+            return {"first": super().choose(batch, candidates)["first"] * (1 if kind <= OPEN_VOCABULARY else -1)}
 
     result = measured(OnlyObjects(collator), collator, items)
-    objects = [row for row in items.vqa if collator.split.examples[row].kind == OPEN_VOCABULARY]
+    objects = [row for row in items.vqa if collator.split.examples[row].kind in OPEN_VOCABULARY]
     assert result.means()["classification/accuracy"] == 1
     assert result.means()["vqa/accuracy"] == 0
     assert len(result.values["classification/accuracy"]) == len(objects) > 0
     assert len(result.values["vqa/accuracy"]) == len(items.vqa) - len(objects)
-    assert f"vqa/{OPEN_VOCABULARY}" not in result.values.keys() | result.chance.keys()
-    assert result.chance["classification/accuracy"] == 1 / len(set(collator.split.candidates[OPEN_VOCABULARY]))
+    assert "vqa/object" not in result.values.keys() | result.chance.keys()
+    assert result.chance["classification/accuracy"] == 1 / len(set(collator.split.candidates["object"]))
+
+
+def test_where_the_class_is_all_that_is_asked_there_is_classification_alone(collator: Collator, items: Items) -> None:
+    split = collator.split
+    answers = list(split.canonical_meaning)
+    classes = [replace(one, kind="class") if one.task == "vqa" else one for one in split.examples]
+    asked = copy(collator)
+    asked.split = replace(split, examples=classes, candidates={"class": answers})
+    result = Measurement()
+    measure_vqa(result, Oracle(asked, "constant"), asked, items.vqa)
+    assert {name for name in result.values if not name.startswith("vqa_second")} == {"classification/accuracy"}
+    assert len(result.values["classification/accuracy"]) == len(items.vqa)
+    assert result.chance == {"classification/accuracy": 1 / len({split.canonical_meaning[one] for one in answers})}
+    assert result.means()["classification/accuracy"] == pytest.approx(result.chance["classification/accuracy"])
+    right = Measurement()
+    measure_right(right, np.ones(len(items.vqa)), [classes[row] for row in items.vqa])
+    assert right.means() == {"classification/accuracy": 1.0}
 
 
 def test_accuracy_is_over_questions_and_every_kind_has_its_own(collator: Collator, items: Items) -> None:
@@ -154,7 +173,7 @@ def test_accuracy_is_over_questions_and_every_kind_has_its_own(collator: Collato
 
     means = measured(OnlyColours(collator), collator, items).means()
     kinds = [collator.split.examples[row].kind for row in items.vqa]
-    closed = [kind for kind in kinds if kind != OPEN_VOCABULARY]
+    closed = [kind for kind in kinds if kind not in OPEN_VOCABULARY]
     assert means["vqa/colour"] == 1
     assert means["vqa/shape"] == 0
     assert means["vqa/accuracy"] == pytest.approx(closed.count("colour") / len(closed))

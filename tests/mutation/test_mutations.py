@@ -754,7 +754,7 @@ METRICS = [
     Fault(
         "the open vocabulary counts towards accuracy",
         "evaluate/measure.py",
-        "[kind for kind in right if kind != OPEN_VOCABULARY]",
+        "[kind for kind in right if kind not in OPEN_VOCABULARY]",
         "list(right)",
         "evaluate/test_measure.py::test_the_open_vocabulary_is_reported_as_classification_and_counts_towards_no_accuracy",
     ),

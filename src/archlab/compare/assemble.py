@@ -26,7 +26,7 @@ from archlab.compare.floor import why_no_floor
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
-from archlab.compare.scores import ARMS
+from archlab.compare.scores import ARMS, VQA, metric_label
 from archlab.compare.trial import Trial, majority
 from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
@@ -442,11 +442,14 @@ def _untested(config: CompareConfig, setup: Setup, *, probed: bool, floor: bool)
             f"no kind of question has {FEWEST} items in each of train, validation and test and at most {MOST_ANSWERS} "
             f"answers"
         )
-    if len(test.vqa) and not any(setup.dataset["test"].examples[row].kind == OPEN_VOCABULARY for row in test.vqa):
+    kinds = {setup.dataset["test"].examples[row].kind for row in test.vqa}
+    if kinds and not kinds & OPEN_VOCABULARY:
         reasons["open-vocabulary classification"] = (
-            f"none of the test questions is of kind {OPEN_VOCABULARY!r}, which the built-in scenes have where "
-            f"run.data.scenes.kinds keeps it"
+            f"none of the test questions is of kind {' or '.join(map(repr, sorted(OPEN_VOCABULARY)))}: sets of classes "
+            f"have the one, the built-in scenes the other where run.data.scenes.kinds keeps it"
         )
+    elif kinds and kinds <= OPEN_VOCABULARY:
+        reasons[metric_label(VQA)] = "the class is all that is asked, which counts as open-vocabulary classification"
     if len(setup.uncaptioned) == len(setup.dataset.splits):
         reasons["text generation"] = reasons["retrieval"] = "the data have question-answer pairs but no captions"
     elif not len(test.captions):

@@ -23,7 +23,7 @@ from archlab.compare.floor import measure_floor, why_no_floor
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
-from archlab.compare.scores import ARMS, load_results
+from archlab.compare.scores import ARMS, AT_10, CIDER, CLASSIFICATION, SLOTS, VQA, load_results
 from archlab.compare.trial import Trial, try_run
 from archlab.compare.workers import Job, train_all
 from archlab.config import CompareConfig, RunConfig
@@ -157,10 +157,9 @@ def tuned(plan: RunConfig, trials: Sequence[Mapping[str, float]]) -> RunConfig:
 
 def primary(scores: Mapping[str, float]) -> float:
     """What a sweep maximises: the mean of the headline scores that lie between 0 and 1 and that the data allow."""
-    found = [
-        scores[name] for name in ("vqa/accuracy", "caption/slots", "retrieval/image_to_text_r10") if name in scores
-    ]
-    return float(np.mean(found)) if found else scores["caption/cider_d"]  # of captions too few to retrieve among
+    answers = VQA if VQA in scores else CLASSIFICATION  # where classes are all that is asked
+    found = [scores[name] for name in (answers, SLOTS, AT_10[0]) if name in scores]
+    return float(np.mean(found)) if found else scores[CIDER]  # of captions too few to retrieve among
 
 
 def check_splits(setup: Setup) -> None:

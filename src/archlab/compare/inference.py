@@ -138,7 +138,7 @@ def modes_of(readout: Readout, setup: Setup) -> dict[str, Callable[[int], Reques
     if len(items.vqa):
         # Of a closed question, where there is one: how long choosing takes depends on how many candidates there are.
         kinds = [split.examples[row].kind for row in items.vqa]
-        kind = next((one for one in kinds if one != OPEN_VOCABULARY), OPEN_VOCABULARY)
+        kind = next((one for one in kinds if one not in OPEN_VOCABULARY), kinds[0])
         rows = items.vqa[np.array(kinds) == kind]
         candidates = split.candidates[kind]
 

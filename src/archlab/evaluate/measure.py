@@ -32,7 +32,8 @@ CURVE = "curve/"
 """Before the name of a metric: its mean over a learning curve, in the same unit."""
 _BATCH = 64
 _PRIOR_IMAGES = 64
-OPEN_VOCABULARY = "object"  # the kind that is reported as classification, with every attribute combination a candidate
+OPEN_VOCABULARY = frozenset({"object", "class"})
+"""Kinds that are reported as classification: which of all combinations of attributes, or of all classes, is it?"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def measure_vqa(
     """Discriminative VQA: the best-scored candidate of the question's kind, right if it means what the answer means.
 
     Adds `vqa/accuracy`, `vqa/<kind>` for the primary read-out, `vqa_<read-out>/...` for the others, and
-    `classification/accuracy` for the open-vocabulary kind, which does not count towards `vqa/accuracy`.
+    `classification/accuracy` for open-vocabulary kinds, which do not count towards `vqa/accuracy`.
     """
     split = collator.split
     by_kind = {kind: rows[index] for kind, index in rows_by_kind([split.examples[row].kind for row in rows]).items()}
@@ -160,30 +161,32 @@ def measure_vqa(
     if not right:
         return
     images = {kind: np.array([split.examples[row].image for row in kind_rows]) for kind, kind_rows in by_kind.items()}
-    closed = [kind for kind in right if kind != OPEN_VOCABULARY]
+    closed = [kind for kind in right if kind not in OPEN_VOCABULARY]
+    named = [kind for kind in right if kind in OPEN_VOCABULARY]
     for position, name in enumerate(next(iter(right.values()))):
         prefix = "vqa" if position == 0 else f"vqa_{name}"
         for kind in closed:
             result.add(f"{prefix}/{kind}", right[kind][name], images[kind])
-        if closed:
-            result.add(
-                f"{prefix}/accuracy",
-                np.concatenate([right[kind][name] for kind in closed]),
-                np.concatenate([images[kind] for kind in closed]),
-            )
-        if OPEN_VOCABULARY in right and position == 0:
-            result.add("classification/accuracy", right[OPEN_VOCABULARY][name], images[OPEN_VOCABULARY])
-            result.chance["classification/accuracy"] = result.chance.pop(f"vqa/{OPEN_VOCABULARY}")
-    if closed:
-        sizes = {kind: len(by_kind[kind]) for kind in closed}
-        guess = sum(result.chance[f"vqa/{kind}"] * size for kind, size in sizes.items()) / sum(sizes.values())
-        result.chance["vqa/accuracy"] = guess
+        groups = {f"{prefix}/accuracy": closed, "classification/accuracy": named if position == 0 else []}
+        for metric, kinds in groups.items():
+            if kinds:
+                result.add(
+                    metric,
+                    np.concatenate([right[kind][name] for kind in kinds]),
+                    np.concatenate([images[kind] for kind in kinds]),
+                )
+    for metric, kinds in (("vqa/accuracy", closed), ("classification/accuracy", named)):
+        if kinds:
+            guesses = [np.full(len(by_kind[kind]), result.chance[f"vqa/{kind}"]) for kind in kinds]
+            result.chance[metric] = float(np.concatenate(guesses).mean())
+    for kind in named:
+        del result.chance[f"vqa/{kind}"]
 
 
 def measure_right(result: Measurement, right: np.ndarray, examples: Sequence[Example]) -> None:
     """Record which questions were answered rightly, under the names that `measure_vqa` gives; `right` is (n,)."""
     images, kinds = np.array([one.image for one in examples]), np.array([one.kind for one in examples])
-    closed = kinds != OPEN_VOCABULARY
+    closed = ~np.isin(kinds, list(OPEN_VOCABULARY))
     for kind in np.unique(kinds[closed]):
         result.add(f"vqa/{kind}", right[kinds == kind], images[kinds == kind])
     if closed.any():

@@ -12,7 +12,7 @@ import pytest
 from archlab.config import PairsData
 from archlab.data.example import Dataset
 from archlab.data.pairs import hub
-from archlab.data.sets import ENVIRONMENT, SETS, load_set
+from archlab.data.sets import ENVIRONMENT, SETS, clothing, eurosat, load_set
 from archlab.errors import UserError
 
 Png = Callable[..., bytes]
@@ -38,6 +38,12 @@ def content(dataset: Dataset) -> dict[str, list[tuple[str, str, tuple[str, ...]]
         name: [(one.kind, one.queries[0], tuple(one.targets)) for one in split.examples]
         for name, split in dataset.splits.items()
     }
+
+
+def told(name: str, templates: tuple[str, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What is asked and said of an image of a class."""
+    captions = tuple(template.format(name) for template in templates)
+    return [("class", "what is this", (name,)), ("caption", "describe the image", captions)]
 
 
 def red(dataset: Dataset, split: str, row: int) -> int:
@@ -83,10 +89,9 @@ def test_eurosat_from_the_unpacked_archive(tmp_path: Path, png: Png, inner: str)
         name = ("AnnualCrop", "SeaLake")[number % 2]
         put(tmp_path / inner / name / f"{name}_{number}.jpg", png(number))
     rows = content(load("eurosat", tmp_path))
-    assert [len(members) for members in rows.values()] == [8, 1, 1]
+    assert [len(members) for members in rows.values()] == [16, 2, 2]
     assert {row for members in rows.values() for row in members} == {
-        ("class", "what is this", ("annual crop",)),
-        ("class", "what is this", ("sea lake",)),
+        row for name in ("annual crop", "sea lake") for row in told(name, eurosat.TEMPLATES)
     }
 
 
@@ -94,8 +99,8 @@ def test_clothing_small_from_its_repository(tmp_path: Path, png: Png) -> None:
     for number, place in enumerate(("train/dress", "train/t-shirt", "validation/dress", "test/t-shirt")):
         put(tmp_path / place / f"{number}.jpg", png(number))
     rows = content(load("clothing", tmp_path))
-    assert rows["validation"] == [("class", "what is this", ("dress",))]
-    assert rows["test"] == [("class", "what is this", ("t-shirt",))]
+    assert rows["validation"] == told("dress", clothing.TEMPLATES)
+    assert rows["test"] == told("t-shirt", clothing.TEMPLATES)
 
 
 def test_clothing_in_full_is_cut_by_contributor(tmp_path: Path, png: Png) -> None:
@@ -106,9 +111,11 @@ def test_clothing_in_full_is_cut_by_contributor(tmp_path: Path, png: Png) -> Non
         put(tmp_path / "images" / f"id{number}.jpg", png(number))
     put(tmp_path / "images.csv", "\n".join(lines))
     dataset = load("clothing", tmp_path)
-    senders = [{int(one.id[2:]) % 6 for one in split.examples} for split in dataset.splits.values()]
+    senders = [
+        {int(one.id[2:].removesuffix(":caption")) % 6 for one in split.examples} for split in dataset.splits.values()
+    ]
     assert sum(map(len, senders)) == 6
-    assert sum(len(split.examples) for split in dataset.splits.values()) == 23
+    assert sum(len(split.examples) for split in dataset.splits.values()) == 2 * 23
 
 
 def test_vqa_rad_from_osf(tmp_path: Path, png: Png) -> None:
@@ -209,7 +216,7 @@ def test_hub_copies_are_read_by_their_own_columns(tmp_path: Path, png: Png, monk
     monkeypatch.setattr(
         datasets, "load_dataset", fake({"label": labels, "filename": text}, label=[0, 1, 0, 1], filename=["x"] * 4)
     )
-    assert content(load("eurosat", "hub"))["test"] == [("class", "what is this", ("river",))]
+    assert content(load("eurosat", "hub"))["test"] == told("river", eurosat.TEMPLATES)
     questions = {"question": ["normal?"] * 4, "answer": ["yes", "no", "ct", "mri"]}
     monkeypatch.setattr(datasets, "load_dataset", fake({"question": text, "answer": text}, **questions))
     assert content(load("vqa-rad", "hub"))["test"] == [("answer", "normal?", ("mri",))]

@@ -80,9 +80,25 @@ def test_easy_vqa_pixels_show_the_colour_that_is_asked_for() -> None:
 )
 def test_classification_sets_keep_their_splits(name: str, counts: tuple[int, ...], classes: int) -> None:
     dataset = load(name)
-    assert tuple(count for _, count in sizes(dataset).values()) == counts
+    assert tuple(sizes(dataset).values()) == tuple((count, 2 * count) for count in counts)  # a question and a caption
     assert len(dataset["test"].candidates["class"]) == classes
     assert dataset["test"].examples[0].queries == ("what is this",)
+
+
+@pytest.mark.parametrize("name", ["eurosat", "clothing"])
+def test_captions_of_classes_name_them_in_several_ways_and_mean_them(name: str) -> None:
+    dataset = load(name)
+    labels = {meaning for texts in dataset["test"].candidates.values() for meaning in texts}
+    for split in dataset.splits.values():
+        asked = {one.image: one for one in split.examples if one.task == "vqa"}
+        captions = [one for one in split.examples if one.task == "caption"]
+        assert len(captions) == len(asked) == len(split.images)
+        for one in captions:
+            assert one.meaning == asked[one.image].meaning
+            assert len(set(one.targets)) == 4
+            assert all(one.meaning in text for text in one.targets)
+    for query in {one.queries[0] for split in dataset.splits.values() for one in split.examples}:
+        assert not any(word in query.split() for label in labels for word in label.split()), query  # nothing given away
 
 
 def test_vqa_rad_keeps_its_test_questions_and_says_that_their_images_are_known() -> None:

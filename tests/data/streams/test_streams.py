@@ -255,6 +255,7 @@ def test_streams_are_cut_from_real_pictures(real_data: object, monkeypatch: pyte
     (stream,) = source(SHORT, "validation", 1)
     assert stream.draw(0, 4).shape == (4, 32, 32, 3)
     assert len({segment.meaning for segment in stream.segments}) > 2
+    assert stream.query == "what is this"  # a question, of which there are as many as captions
 
 
 @pytest.mark.parametrize(

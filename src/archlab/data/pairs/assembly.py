@@ -13,7 +13,7 @@ from archlab.data.clips import SAMPLING, ClipReader, LazyClips, clip_fingerprint
 from archlab.data.example import Dataset, Example, Images, Split
 from archlab.data.images import DECODING, BrokenInput, Encoded, LazyImages, check, decode
 from archlab.data.images import SUFFIXES as IMAGE_SUFFIXES
-from archlab.data.pairs.rows import Problems, Row, meaning
+from archlab.data.pairs.rows import Problems, Row, meaning, meaning_of
 from archlab.data.pairs.splits import hold_out, units
 from archlab.errors import UserError
 
@@ -208,7 +208,7 @@ def _split(name: str, members: Sequence[Seen], candidates: dict[str, list[str]],
                 kind=row.kind,
                 queries=(row.query,),
                 targets=tuple(row.targets),
-                meaning=meaning(row.targets[0]),
+                meaning=meaning_of(row),
             )
         )
     image_digest = looking.digest(image_rows)
@@ -236,7 +236,7 @@ def _notes(by_split: dict[str, list[Seen]]) -> list[str]:
     """Overlaps between training and evaluation that a reader of the results must know."""
     notes = []
     known_images = {image for _, image in by_split["train"]}
-    known_captions = {meaning(row.targets[0]) for row, _ in by_split["train"] if row.task == "caption"}
+    known_captions = {meaning_of(row) for row, _ in by_split["train"] if row.task == "caption"}
     for split, members in by_split.items():
         if split == "train":
             continue
@@ -246,7 +246,7 @@ def _notes(by_split: dict[str, list[Seen]]) -> list[str]:
                 f"{shared} of {len(images)} {split} images occur in train too: "
                 f"{split} measures new texts about known images, not new images"
             )
-        captions = [meaning(row.targets[0]) for row, _ in members if row.task == "caption"]
+        captions = [meaning_of(row) for row, _ in members if row.task == "caption"]
         seen_before = sum(caption in known_captions for caption in captions)
         repeated = len(captions) - len(set(captions))
         if seen_before or repeated:

@@ -40,7 +40,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example before its split is settled; see `Example` and `Record` for the fields."""
+    """One example before its split is settled; see `Example` and `Record` for the fields.
+
+    Attributes:
+        meaning: of the targets, where more is known of it than the words of the canonical one; see `meaning_of`.
+    """
 
     id: str
     where: str
@@ -52,6 +56,7 @@ class Row:
     split: str = ""
     group: str = ""
     fingerprint: str = ""
+    meaning: str = ""
 
 
 @dataclass
@@ -152,6 +157,11 @@ def clean(value: object, column: str) -> list[str]:
 def meaning(text: str) -> str:
     """Meaning id of a text of unknown origin: lower case, single spaces. Nothing cleverer is known about it."""
     return " ".join(text.lower().split())
+
+
+def meaning_of(row: Row) -> str:
+    """Meaning id of a row's targets."""
+    return row.meaning or meaning(row.targets[0])
 
 
 def class_name(name: str) -> str:

@@ -16,7 +16,7 @@ from archlab.data.example import Dataset
 from archlab.data.pairs.assembly import assemble
 from archlab.data.pairs.rows import Problems, Row
 from archlab.data.sets import clothing, easy_vqa, emoji, eurosat, openstax, vqa_rad
-from archlab.data.sets.reading import hub_rows
+from archlab.data.sets.reading import hub_rows, with_captions
 from archlab.errors import UserError
 
 __all__ = ["SETS", "load_set"]
@@ -37,6 +37,7 @@ class NamedSet:
         floor: what simple means reach on its test split, measured on the prepared files.
         hub: hub id, where it is there.
         hub_columns: role -> column of the hub's copy; one without a question asks for the class.
+        templates: of captions, where the data have classes alone; see `reading.with_captions`.
         installed: folder of an installed package that brings the data, if there is one.
         finish: makes further test splits of the data.
     """
@@ -48,6 +49,7 @@ class NamedSet:
     floor: str = ""
     hub: str = ""
     hub_columns: tuple[tuple[str, str], ...] = ()
+    templates: tuple[str, ...] = ()
     installed: Callable[[], Path | None] = lambda: None
     finish: Callable[[Dataset], Dataset] = lambda dataset: dataset
 
@@ -69,6 +71,7 @@ SETS = {
         floor="logistic regression on HOG and colour 80.3 % of the classes",
         hub="blanchon/EuroSAT_RGB",
         hub_columns=(("image", "image"), ("answer", "label")),
+        templates=eurosat.TEMPLATES,
     ),
     "clothing": NamedSet(
         files=clothing.FILES,
@@ -76,6 +79,7 @@ SETS = {
         official=clothing.official,
         source="https://github.com/alexeygrigorev/clothing-dataset-small or clothing-dataset (clone it)",
         floor="logistic regression on HOG and colour 49.8 % of the classes, the most frequent class 21.8 %",
+        templates=clothing.TEMPLATES,
     ),
     "vqa-rad": NamedSet(
         files=vqa_rad.FILES,
@@ -128,6 +132,8 @@ def load_set(name: str, place: str, config: PairsData, *, image_size: int, seed:
     chosen = SETS[name]
     problems = Problems(skip=config.on_error == "skip")
     rows = _rows(name, chosen, place, config, image_size, problems)
+    if chosen.templates:
+        rows = with_captions(rows, chosen.templates)
     dataset = chosen.finish(assemble(name, rows, config, image_size=image_size, seed=seed, problems=problems))
     if chosen.floor:
         dataset.notes.append(f"floor that a model must beat on the test split: {chosen.floor}")

@@ -13,6 +13,8 @@ from archlab.data.sets.reading import class_row, first_folder, read
 from archlab.errors import UserError
 
 FILES = ("clothing_cc0_128.parquet",)
+TEMPLATES = ("a photo of clothing: {}", "something to wear: {}", "this picture shows {}", "{}, photographed")
+"""Surface forms of a caption."""
 NO_CLASS = frozenset({"Not sure", "Other", "Skip"})
 """Labels of the full set that name no piece of clothing."""
 

@@ -10,6 +10,8 @@ from archlab.data.pairs.rows import Row
 from archlab.data.sets.reading import class_row, first_folder, read
 
 FILES = ("eurosat_rgb_10500.parquet",)
+TEMPLATES = ("a satellite photo of {}", "land seen from above: {}", "this tile shows {}", "{}, from orbit")
+"""Surface forms of a caption."""
 
 
 def prepared(file: Path) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from archlab.config import PairsData
 from archlab.data.images import Encoded
 from archlab.data.pairs import hub, parquet
 from archlab.data.pairs.columns import resolve
-from archlab.data.pairs.rows import CLASS_QUESTION, Problems, Record, Row, class_name, split_name, to_rows
+from archlab.data.pairs.rows import CLASS_QUESTION, Problems, Record, Row, class_name, meaning, split_name, to_rows
 from archlab.errors import UserError
 
 CAPTION_QUERY = PairsData.query
@@ -64,6 +64,23 @@ def caption_row(name: str, where: str, image: Encoded, texts: Iterable[str], spl
     """A caption; `texts` are its surface forms, the canonical one first, and repeated ones are dropped."""
     known = split_name(split, where) if split else ""
     return Row(name, where, image, "caption", "caption", CAPTION_QUERY, list(dict.fromkeys(texts)), known, group)
+
+
+def with_captions(rows: Iterable[Row], templates: Sequence[str]) -> Iterator[Row]:
+    """Every question of kind "class", and a caption of the same image that names its class in several ways.
+
+    All forms mean the class, as the answer to the question does: a caption of the same class is never a wrong one.
+
+    Args:
+        templates: of the captions, with {} where the name of the class goes; the canonical one first.
+    """
+    for row in rows:
+        label = row.targets[0]
+        yield row
+        yield replace(
+            row, id=f"{row.id}:caption", task="caption", kind="caption", query=CAPTION_QUERY,
+            targets=[template.format(label) for template in templates], meaning=meaning(label),
+        )  # fmt: skip
 
 
 def hub_rows(

@@ -26,7 +26,8 @@ class Album:
     """The pictures of a split that answer one query, and what they mean.
 
     Args:
-        split: where the pictures are; the query that most of its examples ask is the one that streams ask.
+        split: where the pictures are; the query that most of its examples ask is the one that streams ask, a question
+            before a caption.
 
     Raises:
         UserError: they have a single meaning.
@@ -34,8 +35,8 @@ class Album:
 
     def __init__(self, split: Split) -> None:
         self.split = split
-        queries = Counter(example.queries[0] for example in split.examples)
-        self.query = min(queries, key=lambda query: (-queries[query], query))
+        queries = Counter((example.task == "caption", example.queries[0]) for example in split.examples)
+        _, self.query = min(queries, key=lambda asked: (-queries[asked], asked))
         rows: dict[int, Example] = {}
         for example in split.examples:
             if example.queries[0] == self.query:
