@@ -241,7 +241,7 @@ def test_probes_that_too_few_questions_allow_are_untested_with_the_reason(
     tiny_config: RunConfig, tiny_setup: Setup
 ) -> None:
     config = CompareConfig(run=tiny_config)
-    reasons = {probed: _untested(config, tiny_setup, probed=probed, floor=True) for probed in (True, False)}
+    reasons = {probed: _untested(config, tiny_setup, probed=probed, measured=()) for probed in (True, False)}
     assert "50 items in each of train, validation and test" in reasons[False]["probes"]
     assert "probes" not in reasons[True]
 
@@ -256,11 +256,34 @@ def test_open_vocabulary_classification_that_is_never_asked_is_untested_with_the
         kept = list(filter(wanted, test.examples))
         splits = tiny_setup.dataset.splits | {"test": replace(test, examples=kept)}
         setup = replace(tiny_setup, dataset=replace(tiny_setup.dataset, splits=splits))
-        reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True, floor=True))
+        reasons.append(_untested(CompareConfig(run=tiny_config), setup, probed=True, measured=()))
     assert "open-vocabulary classification" not in reasons[0]
     assert "none of the test questions is of kind 'class' or 'object'" in reasons[1]["open-vocabulary classification"]
     assert "questions about the image" not in reasons[0].keys() | reasons[1].keys()
     assert "the class is all that is asked" in reasons[2]["questions about the image"]
+
+
+def test_data_without_splits_of_what_training_never_had_say_nothing_of_transfer(
+    tiny_config: RunConfig, tiny_setup: Setup
+) -> None:
+    splits = {name: tiny_setup.dataset[name] for name in ("train", "validation", "test")}
+    for held_out in ("test_combinations", "test_held_out_keywords", "test_keywords"):
+        dataset = replace(tiny_setup.dataset, splits=splits | {held_out: splits["test"]})
+        reasons = _untested(
+            CompareConfig(run=tiny_config), replace(tiny_setup, dataset=dataset), probed=True, measured=()
+        )
+        assert ("zero-shot transfer" in reasons) == (held_out == "test_keywords")
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "04-comparisons" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "scenes-long"], ids=lambda path: path.stem)
+def test_every_committed_comparison_that_may_name_a_winner_tunes_as_the_standard_preset_does(path: Path) -> None:
+    standard = load(Path(experiment.__file__).parent / "presets" / "standard.yaml", CompareConfig)
+    config = load(path, CompareConfig)
+    for name in ("seeds", "learning_rates", "sweep_steps", "trained_blind", "budget"):
+        assert getattr(config, name) == getattr(standard, name), name
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard"])
@@ -293,6 +316,7 @@ def test_a_run_is_shipped_with_a_card_of_its_own_scores_and_controls(compare: Co
     columns += [results["controls"][name]["vljepa"] for name in ("shuffled_image", "no_query")]
     values = [show.score(column["vqa/accuracy"]) for column in columns]
     assert f"| questions about the image | {' | '.join(values)} |" in card
+    assert str(tmp_path) not in card
     Answerer.open(folder)
     with pytest.raises(UserError, match="exists already"):
         publish(tmp_path / "out", "vljepa-0", folder)

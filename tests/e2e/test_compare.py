@@ -268,7 +268,7 @@ def test_a_folder_of_real_photos_is_reported_beside_the_floor_of_the_set(
         score = results["arms"][arm]["test"]["test"]["retrieval/image_to_text_r10"]
         assert (score["n"], score["chance"]) == (249, floor["chance"])
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Retrieval not above a regression from gradients and colours to words" in report  # after four steps
+    assert "Not above a regression from gradients and colours to words" in report  # after four steps
 
 
 @pytest.mark.parametrize(

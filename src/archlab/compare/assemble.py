@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,12 @@ import archlab
 from archlab import machine
 from archlab.compare.budgets import Budget
 from archlab.compare.cost import cost_per_1000_requests, parameter_counts
-from archlab.compare.floor import why_no_floor
+from archlab.compare.findings import UNSEEN
+from archlab.compare.floor import RETRIEVAL, floors_of, why_no_floor
 from archlab.compare.flops import BatchShape, Sizes, training_flops
 from archlab.compare.latency import paired_ratio
 from archlab.compare.probing import Right, probe_trunks
-from archlab.compare.scores import ARMS, VQA, metric_label
+from archlab.compare.scores import ARMS, VQA, control_label, metric_label
 from archlab.compare.trial import Trial, majority
 from archlab.config import CompareConfig, to_dict
 from archlab.data.device import to_device
@@ -154,7 +155,7 @@ def assemble(
         "monitor": [run.metrics["monitor"] for run in finished["vljepa"] if "monitor" in run.metrics],
         "confusion": _confusion(trials, setup, config),
         "examples": _examples(trials, setup),
-        "untested": _untested(config, setup, probed=bool(right), floor="retrieval_floor" in controls),
+        "untested": _untested(config, setup, probed=bool(right), measured=controls),
     }
 
 
@@ -302,8 +303,9 @@ def _controls(runs: Runs, trials: Mapping[str, Sequence[Trial]], setup: Setup, c
         controls["supervised_head"] = {"both": scores_of([trial["test"] for _, trial in runs.supervised], samples)}
     if runs.end_to_end:
         controls["end_to_end"] = {"both": scores_of([runs.end_to_end], samples)}
-    if runs.floor and runs.floor.values:
-        controls["retrieval_floor"] = {"both": scores_of([runs.floor], samples)}
+    for name, floor in runs.floors.items():
+        if floor.values:
+            controls[name] = {"both": scores_of([floor], samples)}
     return controls
 
 
@@ -429,8 +431,12 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _untested(config: CompareConfig, setup: Setup, *, probed: bool, floor: bool) -> dict[str, str]:
-    """What this comparison does not measure, and why."""
+def _untested(config: CompareConfig, setup: Setup, *, probed: bool, measured: Collection[str]) -> dict[str, str]:
+    """What this comparison does not measure, and why.
+
+    Args:
+        measured: names of controls.
+    """
     reasons = {"text-only tasks": "both arms are trained on image-text pairs alone; no text-only task was run"}
     test = Items.first(setup.dataset["test"], config.test_items)
     if not setup.answers:
@@ -456,11 +462,12 @@ def _untested(config: CompareConfig, setup: Setup, *, probed: bool, floor: bool)
         reasons["text generation"] = reasons["retrieval"] = "the test split has no captions"
     elif gap := retrieval_gap(setup):
         reasons["retrieval"] = gap
-    if "retrieval" not in reasons and not floor:
-        reason = why_no_floor(setup, config) or "no word occurs in two training captions"
-        reasons["floor of retrieval by gradients and colours"] = reason
-    if setup.dataset.name != "scenes":
+    for name in floors_of(setup):
+        if name not in measured and (name != RETRIEVAL or "retrieval" not in reasons):
+            reasons[control_label(name)] = why_no_floor(name, setup, config) or "there is nothing to learn it from"
+    if not UNSEEN.keys() & setup.dataset.splits.keys():
         reasons["zero-shot transfer"] = "the data bring no split with held-out combinations or wordings"
+    if setup.dataset.name != "scenes":
         reasons["slots"] = "slot accuracy needs the ground truth of the built-in scenes"
     if not config.trained_blind:
         reasons["trained_blind"] = "blind arms are not trained in this preset; controls at test time are"

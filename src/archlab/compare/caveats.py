@@ -36,6 +36,13 @@ REFERENCES = (
 )
 
 
+FLOORS = {
+    "retrieval_floor": (scores.TO_TEXT, scores.TO_IMAGE, *scores.AT_10),
+    "image_floor": (scores.CLASSIFICATION, scores.VQA),
+}
+"""Controls that see the image -> what an arm must do better than they do."""
+
+
 @dataclass(frozen=True)
 class Share:
     """The arms beside a reference, on one kind of question.
@@ -70,7 +77,8 @@ def caveats(results: Results) -> dict[str, list[str]]:
         heading = f"Below {show.scalar(reference.goal, 'accuracy')} of the {scores.control_label(reference.control)}"
         found[heading] = [_below(results, share) for share in shares(results, reference) if not share.reached]
     found["Text decoder not above copying the nearest training caption"] = not_above_copy(results)
-    found[f"Retrieval not above a {scores.control_label('retrieval_floor')}"] = not_above_floor(results)
+    for control in FLOORS:
+        found[f"Not above a {scores.control_label(control)}"] = not_above_floor(results, control)
     found["Not seen to converge within the run"] = not_converged(results)
     return {heading: texts for heading, texts in found.items() if texts}
 
@@ -103,11 +111,11 @@ def not_above_copy(results: Results) -> list[str]:
     ]
 
 
-def not_above_floor(results: Results) -> list[str]:
-    """R@1 and R@10 in which an arm does no better than simple means do without learning a representation."""
+def not_above_floor(results: Results, control: str) -> list[str]:
+    """Metrics in which an arm does no better than simple means do without learning a representation."""
     texts = []
-    for metric in (scores.TO_TEXT, scores.TO_IMAGE, *scores.AT_10):
-        floor = scores.control_of(results, "retrieval_floor", "both", metric)
+    for metric in FLOORS[control]:
+        floor = scores.control_of(results, control, "both", metric)
         weak = [
             f"{NAMES[arm]} {show.score(score)}"
             for arm in ARMS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config import CompareConfig
-from archlab.data.example import Split
+from archlab.data.example import Split, questions_of
 from archlab.errors import UserError
 from archlab.evaluate.measure import Items, Measurement, measure_right
 from archlab.models.resnet import ResNet
@@ -32,7 +32,7 @@ def check_one_question(setup: Setup, config: CompareConfig) -> None:
     Raises:
         UserError: the training data ask several questions, or none.
     """
-    asked = {example.queries[0] for example in setup.dataset["train"].examples if example.task == "vqa"}
+    asked = questions_of(setup.dataset["train"])
     if len(asked) != 1:
         raise UserError(
             f"end_to_end_epochs={config.end_to_end_epochs}: the data ask {len(asked)} questions, and a network of "

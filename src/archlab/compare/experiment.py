@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from archlab.compare.assemble import assemble
 from archlab.compare.budgets import Budget, Inputs, apply_budget, check_arms
 from archlab.compare.end_to_end import check_one_question, train_end_to_end
-from archlab.compare.floor import measure_floor, why_no_floor
+from archlab.compare.floor import floors_of, measure_floor, why_no_floor
 from archlab.compare.flops import BatchShape, Sizes
 from archlab.compare.inference import measure_inference, training_memory
 from archlab.compare.report import write_report
@@ -43,14 +43,14 @@ class Runs:
         blind: the arms trained with shuffled images; empty where the preset has none.
         supervised: the supervised head, the ceiling of the features; empty where the preset has none.
         end_to_end: answers of a network of the pixels; None where the preset has none.
-        floor: what simple means retrieve; None where `compare.floor` says why.
+        floors: what simple means reach, by name; see `compare.floor`.
     """
 
     arms: dict[str, list[tuple[Run, Trial]]]
     blind: dict[str, list[tuple[Run, Trial]]]
     supervised: list[tuple[Run, Trial]]
     end_to_end: Measurement | None = None
-    floor: Measurement | None = None
+    floors: Mapping[str, Measurement] = field(default_factory=dict)
 
 
 def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
@@ -105,9 +105,12 @@ def run_compare(config: CompareConfig, out: Path, preset: str) -> Path:
     if config.end_to_end_epochs:
         answers = Measurement.cached(out / "end_to_end.json", lambda: train_end_to_end(setup, config))
         runs = replace(runs, end_to_end=answers)
-    if not why_no_floor(setup, config):
-        floor = Measurement.cached(out / "retrieval_floor.json", lambda: measure_floor(setup, config))
-        runs = replace(runs, floor=floor)
+    floors = {
+        name: Measurement.cached(out / f"{name}.json", lambda name=name: measure_floor(name, setup, config))  # type: ignore[misc]
+        for name in floors_of(setup)
+        if not why_no_floor(name, setup, config)
+    }
+    runs = replace(runs, floors=floors)
     inference = cached(
         out / "inference.json", lambda: measure_inference([runs.arms[arm][0][0] for arm in ARMS], setup, config)
     )

@@ -37,7 +37,11 @@ MODES = {
 }
 """What is timed, in words."""
 PROBES = {"linear": "linear", "knn": "nearest-neighbour"}
-UNSEEN = "test_combinations"
+UNSEEN = {
+    "test_combinations": (scores.CLASSIFICATION, scores.VQA),
+    "test_held_out_keywords": (scores.TO_TEXT, scores.TO_IMAGE),
+}
+"""Splits of what training never had, and the metrics that say whether an arm carries over to it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def key_findings(results: Results) -> list[Finding]:
         *_metrics(results, RETRIEVAL, (scores.TO_TEXT, scores.TO_IMAGE)),
         *(_compared(results, RETRIEVAL, metric, scores.TEST) for metric in scores.by_likelihood(results)),
         *_representation(results),
-        *_metrics(results, TRANSFER, (scores.CLASSIFICATION, scores.VQA), UNSEEN),
+        *(one for split, metrics in UNSEEN.items() for one in _metrics(results, TRANSFER, metrics, split)),
     ]
     topics = list(dict.fromkeys(NEEDS.values()))
     for topic in topics:

@@ -58,8 +58,8 @@ _SPLITS = {
     "test_combinations": "unseen attribute combinations",
     "test_backgrounds": "unseen backgrounds",
     "test_forms": "unseen wordings",
-    "test_keywords": "by keywords",
-    "test_held_out_keywords": "by keywords never trained on",
+    "test_keywords": "keywords",
+    "test_held_out_keywords": "keywords never trained on",
 }
 _CONTROLS = {
     "shuffled_image": "shuffled image",
@@ -71,8 +71,10 @@ _CONTROLS = {
     "supervised_head": "supervised head",
     "end_to_end": "network trained end to end",
     "retrieval_floor": "regression from gradients and colours to words",
+    "image_floor": "regression from gradients and colours to classes",
+    "question_floor": "classifier of the question alone",
 }
-_IMAGE_BLIND = ("shuffled_image", "majority", "trained_blind")
+_IMAGE_BLIND = ("shuffled_image", "majority", "question_floor", "trained_blind")
 _QUERY_BLIND = ("no_query",)  # says something only where queries differ: captions all have the same one
 
 
@@ -101,6 +103,32 @@ def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     if missing:
         raise UserError(f"results {path}: no arm {missing[0]!r}; a comparison holds both; run 'archlab compare' again")
     return dict(results)
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name of a folder -> content of its `results.json`, of whatever command wrote it.
+
+    Raises:
+        UserError: a file is not JSON.
+    """
+    found = {}
+    for path in sorted(folder.glob("*/results.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"results {path}: not valid JSON ({error}); make the report again") from None
+        if isinstance(content, dict):
+            found[path.parent.name] = content
+    return found
+
+
+def comparisons(folder: Path) -> dict[str, Results]:
+    """Of `read_results`, what `archlab compare` wrote."""
+    return {
+        name: load_results(folder / name / "results.json")
+        for name, found in read_results(folder).items()
+        if "arms" in found and "conclusion" not in found
+    }
 
 
 def metric_label(metric: str) -> str:

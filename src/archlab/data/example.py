@@ -90,3 +90,8 @@ class Dataset:
     def digest(self) -> dict[str, str]:
         """The digest of every split, by split name."""
         return {name: split.digest for name, split in self.splits.items()}
+
+
+def questions_of(split: Split) -> set[str]:
+    """The questions that a split asks, each in its canonical form."""
+    return {one.queries[0] for one in split.examples if one.task == "vqa"}

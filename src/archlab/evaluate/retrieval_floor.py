@@ -56,7 +56,7 @@ def retrieval_floor(dataset: Dataset, items: int, form: int = 0) -> Measurement:
     except ValueError:  # no word is left
         return result
     vectors = {name: words.transform(found).toarray().astype(np.float32) for name, found in texts.items()}
-    images = {name: _described(dataset[name], chosen) for name, chosen in rows.items()}
+    images = {name: described(dataset[name], chosen) for name, chosen in rows.items()}
     fitted = LinearMap.fit(images["train"], vectors["train"], images["validation"], vectors["validation"])
     similarity = cosine(fitted(images["test"]), fitted.centre_targets(vectors["test"]))
     add_retrieval(result, "retrieval", similarity, dataset["test"], rows["test"])
@@ -95,7 +95,7 @@ def _captions(split: Split, limit: int) -> np.ndarray:
     return rows
 
 
-def _described(split: Split, rows: np.ndarray) -> np.ndarray:
+def described(split: Split, rows: np.ndarray) -> np.ndarray:
     """`describe` of the images of some examples, each made 64 x 64 pixels: (B, D), float32."""
     parts = []
     for start in range(0, len(rows), _CHUNK):

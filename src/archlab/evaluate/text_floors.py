@@ -13,9 +13,16 @@ def majority(train_labels: Sequence[int], test_labels: Sequence[int]) -> np.ndar
 
 
 def tfidf(
-    train_texts: Sequence[str], train_labels: Sequence[int], test_texts: Sequence[str], test_labels: Sequence[int]
+    train_texts: Sequence[str],
+    train_labels: Sequence[int] | Sequence[str],
+    test_texts: Sequence[str],
+    test_labels: Sequence[int] | Sequence[str],
 ) -> np.ndarray:
-    """Whether logistic regression on TF-IDF of single words and pairs is right, for every test text."""
+    """Whether logistic regression on TF-IDF of single words and pairs is right, for every test text.
+
+    Raises:
+        ValueError: no word occurs in two training texts, or their labels are all the same.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 

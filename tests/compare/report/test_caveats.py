@@ -9,6 +9,7 @@ import pytest
 from archlab.compare.caveats import REFERENCES, caveats, shares
 from archlab.compare.readme import findings_markdown
 from archlab.compare.report import render_report
+from archlab.compare.scores import best_blind
 
 Results = dict[str, Any]
 BLIND, HEAD = "Not above the blind control", "Below 90.0 % of the supervised head"
@@ -133,7 +134,7 @@ def test_a_decoder_that_does_not_beat_the_copy_is_named(results: Results) -> Non
 
 
 def test_retrieval_that_does_not_beat_simple_means_is_named_in_page_and_findings(results: Results) -> None:
-    heading = "Retrieval not above a regression from gradients and colours to words"
+    heading = "Not above a regression from gradients and colours to words"
     metric = "retrieval/image_to_text_r10"
     assert heading not in caveats(results)
     assert "regression from gradients" not in render_report(results)
@@ -147,6 +148,29 @@ def test_retrieval_that_does_not_beat_simple_means_is_named_in_page_and_findings
     assert heading in page
     assert "the words of" not in page
     assert "what is reached without a representation of the image" in page
+
+
+def test_classes_that_simple_means_tell_as_well_are_named_in_page_and_findings(results: Results) -> None:
+    heading = "Not above a regression from gradients and colours to classes"
+    own = results["arms"]["vljepa"]["test"]["test"]["classification/accuracy"]["value"]
+    results["controls"]["image_floor"] = {"both": {"classification/accuracy": score(own)}}
+    put(results, "vqa/count", 0.8, 0.9, 0.3)  # of which the floor says nothing
+    text = said(results, heading, "open-vocabulary classification")[0]
+    assert "token" in text
+    assert "VL-JEPA" in text
+    assert "regression from gradients and colours to classes</th>" in render_report(results)
+    results["controls"]["image_floor"]["both"]["classification/accuracy"] = score(0.01)
+    assert heading not in caveats(results)
+
+
+def test_a_classifier_of_the_question_alone_is_a_blind_control(results: Results) -> None:
+    metric = "vqa/accuracy"
+    put(results, metric, 0.6, 0.8, 0.3)
+    results["controls"]["question_floor"] = {"both": {metric: score(0.79)}}
+    blind = best_blind(results, "vljepa", metric)
+    assert blind is not None
+    assert blind.name == "question_floor"
+    assert any("classifier of the question alone" in text for text in caveats(results)["Not above the blind control"])
 
 
 def test_what_was_still_moving_at_the_last_checkpoint_is_named(results: Results) -> None:

@@ -104,6 +104,17 @@ def test_a_task_that_was_not_measured_is_untested_beside_those_of_its_topic_that
     assert (row.verdict, row.reason) == ("vljepa", "wins questions about the image")
 
 
+def test_texts_that_training_never_read_say_what_carries_over(results: Results) -> None:
+    metric, split = "retrieval/image_to_text_r1", "test_held_out_keywords"
+    for arm in results["arms"].values():
+        arm["test"][split] = {metric: arm["test"]["test"][metric]}
+        del arm["test"]["test_combinations"]
+    results["paired"][split] = {metric: results["paired"]["test"][metric] | WINS}
+    (finding,) = [one for one in key_findings(results) if one.topic == "zero-shot transfer"]
+    assert finding.subject == "image to text, R@1 on keywords never trained on"
+    assert finding.verdict == "vljepa"
+
+
 def test_slots_that_only_the_scenes_have_are_untested_with_the_run_s_reason(results: Results) -> None:
     results["untested"]["slots"] = "no ground truth"
     for arm in results["arms"].values():

@@ -13,6 +13,7 @@ from archlab.config import PairsData
 from archlab.data.example import Dataset
 from archlab.data.pairs import hub
 from archlab.data.sets import ENVIRONMENT, SETS, clothing, eurosat, load_set
+from archlab.data.sets.reading import CAPTION_QUERY
 from archlab.errors import UserError
 
 Png = Callable[..., bytes]
@@ -43,7 +44,7 @@ def content(dataset: Dataset) -> dict[str, list[tuple[str, str, tuple[str, ...]]
 def told(name: str, templates: tuple[str, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
     """What is asked and said of an image of a class."""
     captions = tuple(template.format(name) for template in templates)
-    return [("class", "what is this", (name,)), ("caption", "describe the image", captions)]
+    return [("class", "what is this", (name,)), ("caption", CAPTION_QUERY, captions)]
 
 
 def red(dataset: Dataset, split: str, row: int) -> int:

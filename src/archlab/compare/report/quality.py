@@ -32,7 +32,10 @@ def headline(results: Results) -> Section:
         caption = f"{capital(scores.split_label(split))} split"
         columns = ["task", *EACH_ARM, DIFFERENCE, "verdict", "chance"]
         if split == scores.TEST:
-            columns += [*(f"best blind control, {NAMES[arm]}" for arm in ARMS), "supervised head"]
+            columns += [
+                *(f"best blind control, {NAMES[arm]}" for arm in ARMS),
+                *map(scores.control_label, _seen(results)),
+            ]
         tables.append(Table(caption, columns, rows))
     lead = (
         "How good is each arm, and is it better than not looking? Intervals are 95 %, over test images"
@@ -116,7 +119,8 @@ def kinds(results: Results) -> Section:
         ]
         for metric, name in names.items()
     ]
-    columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control"), "supervised head"]
+    columns = ["kind", *EACH_ARM, DIFFERENCE, "verdict", "chance", *per_arm("best blind control")]
+    columns += map(scores.control_label, _seen(results))
     tables = [Table("Accuracy by kind of question, test split", columns, rows)] if rows else []
     tables += [_shares(reference, found) for reference in REFERENCES if (found := shares(results, reference))]
     if (readouts := _readouts(results)).rows:
@@ -313,10 +317,16 @@ def _headline_row(results: Results, metric: str, split: str) -> list[str]:
 
 
 def _context(results: Results, metric: str) -> list[str]:
-    """Chance, the best blind control of each arm, and the supervised head."""
+    """Chance, the best blind control of each arm, and the controls of `_seen`."""
     score = next((one for arm in ARMS if (one := scores.score_of(results, arm, metric))), {})
-    ceiling = show.score(scores.control_of(results, "supervised_head", "token", metric))
-    return [_chance(score, unit_of(results, metric)), *_blind(results, metric), ceiling]
+    seen = [show.score(scores.control_of(results, name, "token", metric)) for name in _seen(results)]
+    return [_chance(score, unit_of(results, metric)), *_blind(results, metric), *seen]
+
+
+def _seen(results: Results) -> list[str]:
+    """Controls that see the image: the supervised head, and what else answers were held against."""
+    present = results.get("controls") or {}
+    return ["supervised_head", *(name for name in ("end_to_end", "image_floor") if present.get(name))]
 
 
 def _chance(score: Mapping[str, Any], unit: str) -> str:
