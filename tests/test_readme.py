@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from archlab.cli import _parse
+from archlab.compare.goals import write_goals
 from archlab.compare.readme import write_readme_block
 from archlab.config import CompareConfig, load
 from archlab.interop.table import write_models
@@ -24,6 +25,10 @@ TARGETS = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
 
 def test_the_key_findings_are_those_of_the_committed_results() -> None:
     assert write_readme_block(ROOT / "README.md", RESULTS / "standard" / "results.json", check=True)
+
+
+def test_the_goals_are_held_against_the_committed_results() -> None:
+    assert write_goals(ROOT / "README.md", RESULTS, check=True)
 
 
 @pytest.mark.parametrize("folder", ["", "02-transformer-impl"])

@@ -9,6 +9,8 @@ test images. Beside each stand its blind controls: a score that is no higher sho
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from archlab.train.checkpoint import load_checkpoint
 
 _ARMS = {"token": "Token-generative vision-language model", "vljepa": "VL-JEPA"}
 _BLIND = ("shuffled_image", "no_query")
+_ABSOLUTE = re.compile(r"(?:^|(?<=[=:,]))/(?!/)[^:,]*")
+"""An absolute path as a word of a command, or after the name of what it is given for."""
 
 
 def publish(comparison: Path, run: str, folder: Path) -> Path:
@@ -57,15 +61,21 @@ def _card(run: RunConfig, results: Mapping[str, Any], config: CompareConfig, tri
         f"{variant_line(run)} {counts['trainable']:,} trained parameters, {counts['total']:,} with the frozen encoder "
         f"`{run.encoder.weights}`.",
         "## Recipe",
-        f"The `{run.arm}` arm of `{results['command']}` (budget {results['budget']['name']}), seed {run.seed}: "
-        f"{optimizer.steps} steps of {optimizer.batch_size} samples, learning rate {optimizer.learning_rate:g}, commit "
-        f"`{commit}`. `config.yaml` is the whole recipe: `archlab train config.yaml` repeats it.",
+        f"The `{run.arm}` arm of `{portable(results['command'])}` (budget {results['budget']['name']}), "
+        f"seed {run.seed}: {optimizer.steps} steps of {optimizer.batch_size} samples, learning rate "
+        f"{optimizer.learning_rate:g}, commit `{commit}`. `config.yaml` is the whole recipe: "
+        "`archlab train config.yaml` repeats it.",
         f"Data: {data.train_images:,} procedural scenes made by the project (MIT), {data.paraphrases} surface forms "
         "per meaning. It knows nothing beyond them: coloured shapes on plain and patterned grounds, in English.",
         "## Scores on the test split",
         table(["metric", "score", *map(control_label, _BLIND)], _rows(trial, config)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def portable(command: str) -> str:
+    """A command without the places of the machine that ran it: of an absolute path the last part is left."""
+    return shlex.join(_ABSOLUTE.sub(lambda path: Path(path.group()).name, word) for word in shlex.split(command))
 
 
 def _rows(trial: Mapping[str, Measurement], config: CompareConfig) -> list[list[str]]:

@@ -51,7 +51,9 @@ def provenance(results: Results) -> str:
     seeds = len(results.get("seeds") or ())
     commit = show.commit((results.get("provenance") or {}).get("git"))
     work = results.get("training_seconds")
-    spent = f" Its runs trained for {show.seconds(work)} in all, one after another." if work else ""
+    swept = any(arm.get("sweep") for arm in results["arms"].values())
+    trials = ", the trials of the learning-rate sweep not counted" if swept else ""
+    spent = f" Its runs trained for {show.seconds(work)} in all, one after another{trials}." if work else ""
     return (
         f"Intervals are 95 %, over test images{' and seeds' if seeds > 1 else ' only'}. Generated from the results of "
         f"`{code(results.get('command', 'unknown'))}`: preset {escape(results.get('preset', 'unknown'))}, budget "

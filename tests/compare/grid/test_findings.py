@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from archlab.compare.goals import goals_markdown
 from archlab.compare.grid.findings import FILE, findings_page, main, write_findings
 from archlab.compare.grid.protocol import load_protocol
 from archlab.compare.grid.report import outcomes
+from archlab.compare.scores import comparisons
 from archlab.errors import UserError
 
 COMMITTED = Path(__file__).parents[3] / "04-comparisons"
@@ -108,7 +110,7 @@ def test_the_numbers_of_comparisons_are_those_of_their_results(tmp_path: Path) -
     value = results["arms"]["vljepa"]["test"]["test"]["vqa/accuracy"]["value"]
     block = text.split("### easy-vqa")[1].split("### ")[0]
     assert f"{100 * value:.1f} %" in block
-    assert "question alone 67.0 %" in block
+    assert all(note in block for note in results["data"]["notes"])
     assert "1 seed," in block
     assert "emoji.yaml`" in text
     assert "easy-vqa.yaml" not in text
@@ -116,17 +118,29 @@ def test_the_numbers_of_comparisons_are_those_of_their_results(tmp_path: Path) -
     assert "image to text, R@10" in photo  # by which its floor is stated
 
 
-def test_the_goal_beside_an_end_to_end_network_is_computed(tmp_path: Path) -> None:
+def test_a_configuration_that_says_something_else_than_its_results_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(COMMITTED / "results")
+    (tmp_path / "configs").mkdir()
+    path = tmp_path / "configs" / "easy-vqa.yaml"
+    words = "The configuration says something else than when this was run."
     results = json.loads((COMMITTED / "results" / "easy-vqa" / "results.json").read_text())
-    for arm, value in (("token", 0.5), ("vljepa", 0.6)):
-        results["arms"][arm]["test"]["test"]["vqa/accuracy"]["value"] = value
-    results["controls"]["end_to_end"] = {
-        "both": {"vqa/accuracy": {"value": 0.75, "low": 0.7, "high": 0.8, "unit": "accuracy"}}
-    }
-    path = tmp_path / "results" / "tiles" / "results.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(results))
-    assert "reaches 80.0% of a network trained end to end; goal 95%: missed by 15.0 points" in findings_page(tmp_path)
+    path.write_text(yaml.safe_dump(results["config"]), encoding="utf-8")
+    assert words not in findings_page(tmp_path)
+    path.write_text(yaml.safe_dump(results["config"] | {"test_items": 7}), encoding="utf-8")
+    assert findings_page(tmp_path).count(words) == 1
+    assert words in findings_page(tmp_path).partition("### easy-vqa")[2].partition("\n### ")[0]
+
+
+def test_goals_stand_before_the_comparisons_and_every_configuration_without_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(COMMITTED / "results")
+    (tmp_path / "configs").symlink_to(COMMITTED / "configs")
+    text = sections(findings_page(tmp_path))["Comparisons"]
+    assert goals_markdown(comparisons(COMMITTED / "results")) in text.partition("### easy-vqa")[0]
+    run = {path.parent.name for path in (COMMITTED / "results").glob("*/results.json")}
+    missing = {path.name for path in (COMMITTED / "configs").glob("*.yaml") if path.stem not in run}
+    named = [line for line in text.splitlines() if line.startswith("- Not run, or not committed: ")]
+    assert {line.removesuffix("`.").rpartition("/")[2] for line in named} == missing
+    assert len(named) == len(missing)
 
 
 def test_a_check_writes_nothing_and_notices_what_is_out_of_date(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_the_table_holds_every_headline_score_with_its_interval(results: Results
         assert said in block
 
 
+@pytest.mark.parametrize("swept", [True, False])
+def test_the_time_of_training_says_that_a_sweep_is_not_in_it(results: Results, swept: bool) -> None:
+    results["training_seconds"] = 7200.0
+    for arm in results["arms"].values():
+        arm["sweep"] = [{"learning_rate": 1e-3, "score": 0.5}] if swept else []
+    said = findings_markdown(results).rpartition("Its runs trained for ")[2]
+    assert said.startswith("2.00 h in all, one after another")
+    assert ("the trials of the learning-rate sweep not counted" in said) == swept
+
+
 def test_one_seed_is_said_exactly_and_no_arm_wins(make: Callable[..., Results]) -> None:
     block = findings_markdown(make(1))
     assert "**one seed: no winner**" in block.splitlines()

@@ -20,19 +20,17 @@ from typing import Any
 from archlab.compare import formatting as show
 from archlab.compare import scores
 from archlab.compare.findings import unit_of, verdict_label
+from archlab.compare.goals import goals_markdown
 from archlab.compare.grid.protocol import Protocol, load_protocol
 from archlab.compare.report.blocks import DIFFERENCE, EACH_ARM
 from archlab.compare.scores import ARMS, Results
 from archlab.compare.selective.protocol import SelectiveProtocol, load_selective
-from archlab.config import read_yaml, to_dict
+from archlab.config import CompareConfig, Section, load, read_yaml, to_dict
 from archlab.documents import code, escape, table, write_document
 from archlab.errors import UserError
 
 FILE = "findings.md"
-_RESULTS = "results.json"
 _MODULE = "archlab.compare.grid.findings"
-_GOAL = 0.95
-"""Of a network trained end to end, on frozen features."""
 _HEADS = {
     "supported": ("Reproduced", "Every prediction holds."),
     "contradicted": ("Not reproduced", "At least one prediction is refuted."),
@@ -43,6 +41,7 @@ _HEADS = {
 }
 """What a conclusion begins with -> heading, and what that means."""
 _NEVER = "not run"
+_RERUN = "The configuration says something else than when this was run."
 _CHANGED = "The protocol says something else than when this report was made: `--report` makes it anew."
 
 
@@ -75,7 +74,7 @@ class Experiment:
         if self.report is None:
             return False
         told = {key: value for key, value in self.report["protocol"].items() if key != "name"}
-        return not _agrees(told, json.loads(json.dumps(to_dict(self.protocol))))
+        return not _agrees(told, _plain(self.protocol))
 
 
 def findings_page(folder: Path) -> str:
@@ -84,7 +83,9 @@ def findings_page(folder: Path) -> str:
     Raises:
         UserError: a protocol or a file of results cannot be read.
     """
-    reports, comparisons = _read_results(folder)
+    found = scores.read_results(folder / "results")
+    reports = {name: one for name, one in found.items() if "conclusion" in one}
+    comparisons = scores.comparisons(folder / "results")
     experiments = _experiments(folder, reports)
     parts = [
         "# Findings",
@@ -124,22 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_results(folder: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, Results]]:
-    """Name of a folder -> reports of protocols, and comparisons."""
-    reports: dict[str, Mapping[str, Any]] = {}
-    comparisons: dict[str, Results] = {}
-    for path in sorted((folder / "results").glob(f"*/{_RESULTS}")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"results {path}: not valid JSON ({error}); make the report again") from None
-        if isinstance(found, dict) and "conclusion" in found:
-            reports[path.parent.name] = found
-        elif isinstance(found, dict) and "arms" in found:
-            comparisons[path.parent.name] = scores.load_results(path)
-    return reports, comparisons
-
-
 def _experiments(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> list[Experiment]:
     """One for every report of a protocol; one for every protocol without."""
     found = []
@@ -150,6 +135,11 @@ def _experiments(folder: Path, reports: Mapping[str, Mapping[str, Any]]) -> list
         found += [Experiment(name, protocol, where, own[name], f"results/{name}/report.md") for name in own]
         found += [] if own else [Experiment(path.stem, protocol, where)]
     return found
+
+
+def _plain(section: Section) -> Any:
+    """A section as a file of JSON holds it."""
+    return json.loads(json.dumps(to_dict(section)))
 
 
 def _agrees(told: Any, now: Any) -> bool:
@@ -206,8 +196,11 @@ def _shown(found: Mapping[str, Any] | None) -> str:
 
 def _comparisons(folder: Path, comparisons: Mapping[str, Results]) -> list[str]:
     parts = ["Both arms under one budget, on the built-in and on other people's data; a single seed names no winner."]
+    parts += ["### Goals", goals_markdown(comparisons)]
     for name, results in comparisons.items():
-        parts += [f"### {escape(name)}", *_comparison(name, results)]
+        config = folder / "configs" / f"{name}.yaml"
+        changed = config.exists() and not _agrees(results["config"], _plain(load(config, CompareConfig)))
+        parts += [f"### {escape(name)}", *_comparison(name, results), _RERUN if changed else ""]
     missing = [path for path in sorted((folder / "configs").glob("*.yaml")) if path.stem not in comparisons]
     command = f"archlab compare --config {folder.name}/configs"
     return [*parts, "\n".join(f"- Not run, or not committed: `{command}/{one.name}`." for one in missing)]
@@ -222,7 +215,7 @@ def _comparison(name: str, results: Results) -> list[str]:
     seeds = len(results["seeds"])
     columns = ["metric", *EACH_ARM, DIFFERENCE, "verdict", "best blind control", "ceiling"]
     data = results["data"]
-    notes = "\n".join(f"- {escape(note)}" for note in [*data.get("notes", []), *_end_to_end(results)])
+    notes = "\n".join(f"- {escape(note)}" for note in data.get("notes", []))
     return [
         f"Data `{code(data['name'])}`, {seeds} seed{'s' * (seeds != 1)}, budget {escape(results['budget']['name'])}, "
         f"preset {escape(results['preset'])} ([report](results/{name}/report.html)).",
@@ -250,20 +243,6 @@ def _row(results: Results, metric: str, split: str) -> list[str]:
         over = {name: scores.control_of(results, name, ARMS[0], metric) for name in ("end_to_end", "supervised_head")}
         ceiling = next((f"{show.score(one)} ({scores.control_label(name)})" for name, one in over.items() if one), "")
     return [escape(text) for text in (*texts, blind or "–", ceiling or "–")]
-
-
-def _end_to_end(results: Results) -> list[str]:
-    """How near frozen features come to a network trained end to end, and whether that is the goal."""
-    oracle = scores.control_of(results, "end_to_end", ARMS[0], scores.VQA)
-    if not oracle:
-        return []
-    best = max((scores.score_of(results, arm, scores.VQA) or {"value": 0.0})["value"] for arm in ARMS)
-    share = best / oracle["value"]
-    missed = "met" if share >= _GOAL else f"missed by {100 * (_GOAL - share):.1f} points"
-    return [
-        f"the better arm, on frozen features, reaches {share:.1%} of a network trained end to end; goal {_GOAL:.0%}: "
-        f"{missed}"
-    ]
 
 
 if __name__ == "__main__":
