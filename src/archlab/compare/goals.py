@@ -79,9 +79,9 @@ def goals_markdown(comparisons: Mapping[str, Results]) -> str:
     if not rows:
         return "No comparison that has a goal is committed."
     note = (
-        "Distance: the better arm minus what it is held against, or minus the share of it that is the goal. Its interval "
-        "is the widest that the 95 % intervals of both allow; the verdict is that of the whole interval, and one seed "
-        "decides nothing."
+        "Distance: the better arm minus what it is held against, or minus the share of it that is the goal. Its "
+        "interval is the widest that the 95 % intervals of both allow; the verdict is that of the whole interval, and "
+        "one seed decides nothing."
     )
     return "\n\n".join([table(_HEADER, rows), note])
 
