@@ -61,8 +61,8 @@ class Items:
         if captions is None:
             vqa, captions = vqa[:count], count
         else:
-            named = [row for row in vqa if split.examples[row].kind == OPEN_VOCABULARY]
-            others = [row for row in vqa if split.examples[row].kind != OPEN_VOCABULARY]
+            named = [row for row in vqa if split.examples[row].kind in OPEN_VOCABULARY]
+            others = [row for row in vqa if split.examples[row].kind not in OPEN_VOCABULARY]
             vqa = sorted(others[:count] + named[:captions])
         spoken: dict[int, int] = {}
         for row, example in enumerate(split.examples):
