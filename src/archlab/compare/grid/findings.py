@@ -226,7 +226,8 @@ def _comparison(name: str, results: Results) -> list[str]:
 
 def _further(results: Results) -> list[str]:
     """R@10, by which floors of retrieval are stated, where captions are all that there is."""
-    return [] if scores.measured(results, scores.VQA) else list(scores.AT_10)
+    answered = any(scores.measured(results, metric) for metric in (scores.VQA, scores.CLASSIFICATION))
+    return [] if answered else list(scores.AT_10)
 
 
 def _row(results: Results, metric: str, split: str) -> list[str]:
