@@ -34,6 +34,7 @@ from archlab.data.device import to_device
 from archlab.evaluate.collapse import diagnose
 from archlab.evaluate.efficiency import converged_step, efficiency
 from archlab.evaluate.measure import OPEN_VOCABULARY, Items, Measurement, scores_of
+from archlab.evaluate.monitor import what_keeps_apart
 from archlab.evaluate.statistics import paired_difference, score
 from archlab.evaluate.trunk_probes import FEWEST, MOST_ANSWERS
 from archlab.evaluate.vqa import confusion
@@ -339,7 +340,8 @@ def _collapse(run: Run, setup: Setup) -> dict[str, Any]:
         predicted, target = run.arm.embed(batch)  # type: ignore[operator]
     watched = watch(run.arm, setup, run.config)
     size = round(math.exp(watched["log_batch"]))
-    return diagnose(predicted.cpu().numpy(), target.cpu().numpy(), watched["loss"], size).to_dict()
+    kept = what_keeps_apart(run.arm.target_encoder, run.config.vljepa.objective)  # type: ignore[arg-type]
+    return diagnose(predicted.cpu().numpy(), target.cpu().numpy(), watched["loss"], size, kept).to_dict()
 
 
 def _cost(inference: Mapping[str, Any], price: float) -> dict[str, Any]:
