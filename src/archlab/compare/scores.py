@@ -98,11 +98,7 @@ def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"results {path}: {error.strerror}; 'archlab compare' writes them") from None
     except ValueError as error:
         raise UserError(f"results {path}: not valid JSON ({error}); run 'archlab compare' again") from None
-    arms = results.get("arms") if isinstance(results, dict) else None
-    missing = [arm for arm in ARMS if not isinstance(arms, dict) or arm not in arms]
-    if missing:
-        raise UserError(f"results {path}: no arm {missing[0]!r}; a comparison holds both; run 'archlab compare' again")
-    return dict(results)
+    return _of_both_arms(results, path)
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -125,10 +121,18 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def comparisons(folder: Path) -> dict[str, Results]:
     """Of `read_results`, what `archlab compare` wrote."""
     return {
-        name: load_results(folder / name / "results.json")
+        name: _of_both_arms(found, folder / name / "results.json")
         for name, found in read_results(folder).items()
         if "arms" in found and "conclusion" not in found
     }
+
+
+def _of_both_arms(results: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    arms = results.get("arms") if isinstance(results, dict) else None
+    missing = [arm for arm in ARMS if not isinstance(arms, dict) or arm not in arms]
+    if missing:
+        raise UserError(f"results {path}: no arm {missing[0]!r}; a comparison holds both; run 'archlab compare' again")
+    return dict(results)
 
 
 def metric_label(metric: str) -> str:
