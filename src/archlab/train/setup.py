@@ -16,11 +16,10 @@ from archlab.data.features import FeatureStore, Machine, cache_folder
 from archlab.data.order import Order
 from archlab.data.sources import load_dataset
 from archlab.data.tokenizer import TextTokenizer
+from archlab.data.vocabulary import learn_vocabulary
 from archlab.errors import UserError
 from archlab.vl.protocol import XEncoder
 from archlab.vl.x_encoder import open_encoder
-
-_TOKENIZER_EXAMPLES = 4000  # a byte-pair vocabulary is stable long before this many examples
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Setup:
                 f"optimizer.batch_size={config.optimizer.batch_size}; lower it or add data"
             )
         if tokenizer is None:
-            tokenizer = _tokenizer(config, dataset)
+            tokenizer = open_tokenizer(config, dataset)
         return cls(config, dataset, tokenizer, encoder.fitted(train, cache_folder()), meaning_ids(train))
 
     @property
@@ -139,14 +138,12 @@ class Setup:
         return {}
 
 
-def _tokenizer(config: RunConfig, dataset: Dataset) -> TextTokenizer:
+def open_tokenizer(config: RunConfig, dataset: Dataset) -> TextTokenizer:
+    """That of the checkpoint that the run begins with, the one that is named, or one learnt from the training texts."""
     if config.language.weights:
         from archlab.interop.checkpoint import locate  # imports transformers, which takes seconds
 
         return TextTokenizer.load(locate(config.language.weights))
     if config.tokenizer.pretrained:
         return TextTokenizer.load(config.tokenizer.pretrained)
-    examples = dataset["train"].examples
-    stride = max(1, len(examples) // _TOKENIZER_EXAMPLES)
-    texts = (text for example in examples[::stride] for forms in (example.queries, example.targets) for text in forms)
-    return TextTokenizer.train(texts, config.tokenizer.vocab_size)
+    return learn_vocabulary(dataset["train"].examples, config.tokenizer.vocab_size)

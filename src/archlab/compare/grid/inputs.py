@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import PIL
+import tokenizers
 
 from archlab import data
 from archlab.compare.budgets import apply_budget
@@ -25,7 +26,7 @@ from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
 from archlab.interop.checkpoint import locate
 from archlab.interop.reference import digest_of
-from archlab.train.setup import Setup
+from archlab.train.setup import Setup, open_tokenizer
 from archlab.vl.x_encoder import open_encoder
 
 
@@ -66,11 +67,12 @@ def make_inputs() -> Inputs:
 
 
 def remembered(function: Callable[[RunConfig], Any]) -> Callable[[RunConfig], Any]:
-    """The function, called once for all runs with the same data, tokenizer and encoder."""
+    """The function, called once for all runs with the same data, tokenizer (or checkpoint that has one) and encoder."""
     known: dict[str, Any] = {}
 
     def call(config: RunConfig) -> Any:
-        asked = json.dumps([to_dict(part) for part in (config.data, config.tokenizer, config.encoder)])
+        parts = [to_dict(part) for part in (config.data, config.tokenizer, config.encoder)]
+        asked = json.dumps([*parts, config.language.weights])
         if asked not in known:
             known[asked] = function(config)
         return known[asked]
@@ -79,14 +81,21 @@ def remembered(function: Callable[[RunConfig], Any]) -> Callable[[RunConfig], An
 
 
 def _data_digest(config: RunConfig, image_size: int) -> list[str]:
-    """Digests of all splits. Scenes are made by code alone: theirs are kept as long as that code stays the same."""
+    """Digests of all splits, and of the tokenizer.
+
+    Scenes are made by code alone: theirs are kept as long as that code stays the same.
+    """
 
     def compute() -> list[str]:
-        return list(load_dataset(config.data, image_size).digest().values())
+        dataset = load_dataset(config.data, image_size)
+        tokenizer = open_tokenizer(config, dataset).tokenizer.to_str()
+        return [*dataset.digest().values(), hashlib.sha256(tokenizer.encode()).hexdigest()]
 
     if config.data.source != "scenes":
         return compute()
     code = [path.read_bytes() for path in sorted(Path(data.__path__[0]).rglob("*.py"))]
-    made_of = json.dumps([to_dict(config.data), image_size, np.__version__, PIL.__version__]).encode()
+    settings = [to_dict(config.data), to_dict(config.tokenizer), config.language.weights]
+    versions = [np.__version__, PIL.__version__, tokenizers.__version__]
+    made_of = json.dumps([*settings, image_size, *versions]).encode()
     name = hashlib.sha256(b"\0".join([made_of, *code])).hexdigest()[:32]
     return list(cached(cache_folder() / f"digests-{name}.json", compute))

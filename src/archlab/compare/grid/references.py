@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archlab.data.example import Example, Split
-from archlab.data.scenes.language import PARAPHRASES, Forms, wordings
+from archlab.data.example import Split
+from archlab.data.scenes.language import in_all_forms
 from archlab.train.setup import Setup
 
 
@@ -24,11 +24,10 @@ def with_all_references(setup: Setup) -> Setup:
 
 
 def _reworded(split: Split) -> Split:
-    return replace(split, examples=[_of_all_forms(example) for example in split.examples])
-
-
-def _of_all_forms(example: Example) -> Example:
-    forms = example.targets
-    if example.task != "caption" or not isinstance(forms, Forms) or forms.wordings[0].held_out:
-        return example
-    return replace(example, targets=replace(forms, wordings=wordings(max(PARAPHRASES))))
+    return replace(
+        split,
+        examples=[
+            replace(example, targets=in_all_forms(example.targets)) if example.task == "caption" else example
+            for example in split.examples
+        ],
+    )

@@ -10,7 +10,7 @@ Forms are made when read, not stored: 100,000 examples of 32 forms would otherwi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
 
 from archlab.data.scenes import frames, lexicon
@@ -162,6 +162,13 @@ def wordings(paraphrases: int, name: str = "paraphrases") -> tuple[Wording, ...]
     if isinstance(paraphrases, bool) or paraphrases not in PARAPHRASES:
         raise UserError(f"{name} = {paraphrases!r} is not on the dial: choose one of {PARAPHRASES}")
     return _TRAINING_WORDINGS[:paraphrases]
+
+
+def in_all_forms(texts: Sequence[str]) -> Sequence[str]:
+    """What a meaning is said in at the largest setting of the dial; held-out forms and other texts stay as they are."""
+    if not isinstance(texts, Forms) or texts.wordings[0].held_out:
+        return texts
+    return replace(texts, wordings=_TRAINING_WORDINGS)
 
 
 def question_forms(question: Question, spoken: tuple[Wording, ...]) -> Forms:
