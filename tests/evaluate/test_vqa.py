@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archlab.evaluate.vqa import OTHER, confusion, credit, length_normalised, majority_answers, rows_by_kind
+from archlab.evaluate.vqa import (
+    OTHER,
+    confusion,
+    credit,
+    credit_among,
+    length_normalised,
+    majority_answers,
+    rows_by_kind,
+)
 
 
 def test_credit_goes_to_the_best_candidate():
@@ -31,6 +39,22 @@ def test_credit_is_the_mean_over_all_best_candidates(draw):
 
 def test_answers_outside_the_candidates_get_no_credit():
     assert credit(np.zeros((1, 2)), ["a", "b"], ["c"]).tolist() == [0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000))
+def test_credit_among_the_best_grows_to_certainty_from_the_credit_of_the_best(draw):
+    rng = np.random.default_rng(draw)
+    scores, answers = rng.normal(size=(5, 6)), rng.integers(0, 6, 5)
+    credits = [credit_among(k, scores, range(6), answers) for k in range(1, 7)]
+    np.testing.assert_array_equal(credits[0], credit(scores, range(6), answers))
+    order = np.argsort(-scores, axis=1)
+    for k, found in enumerate(credits, 1):
+        np.testing.assert_array_equal(found, [answer in row[:k] for answer, row in zip(answers, order, strict=True)])
+
+
+def test_among_the_best_a_constant_scorer_gets_chance_and_unknown_answers_none():
+    np.testing.assert_allclose(credit_among(2, np.zeros((2, 4)), ["a", "b", "c", "d"], ["a", "x"]), [0.5, 0])
 
 
 def test_nan_scores_are_refused_and_minus_infinity_is_not():

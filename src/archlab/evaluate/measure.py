@@ -23,7 +23,7 @@ from archlab.evaluate.readout import Readout, SupervisedReadout, TokenReadout
 from archlab.evaluate.retrieval import LinearMap, retrieval_hits
 from archlab.evaluate.statistics import score
 from archlab.evaluate.vectors import cosine
-from archlab.evaluate.vqa import credit, rows_by_kind
+from archlab.evaluate.vqa import credit, credit_among, rows_by_kind
 from archlab.train.folder import undamaged, write_text
 
 SMALL_GALLERY = "retrieval_pmi"
@@ -31,6 +31,7 @@ SMALL_GALLERY = "retrieval_pmi"
 CURVE = "curve/"
 """Before the name of a metric: its mean over a learning curve, in the same unit."""
 _BATCH = 64
+_TOP = 5  # of the classes, as the paper's section 4.5 counts
 _PRIOR_IMAGES = 64
 OPEN_VOCABULARY = frozenset({"object", "class"})
 """Kinds that are reported as classification: which of all combinations of attributes, or of all classes, is it?"""
@@ -140,11 +141,12 @@ def measure_vqa(
     """Discriminative VQA: the best-scored candidate of the question's kind, right if it means what the answer means.
 
     Adds `vqa/accuracy`, `vqa/<kind>` for the primary read-out, `vqa_<read-out>/...` for the others, and
-    `classification/accuracy` for open-vocabulary kinds, which do not count towards `vqa/accuracy`.
+    `classification/accuracy` and `/top5` for open-vocabulary kinds, which do not count towards `vqa/accuracy`.
     """
     split = collator.split
     by_kind = {kind: rows[index] for kind, index in rows_by_kind([split.examples[row].kind for row in rows]).items()}
     right: dict[str, dict[str, np.ndarray]] = {}  # kind -> read-out -> (n,)
+    ranked: dict[str, tuple[np.ndarray, list[str], list[str]]] = {}  # open-vocabulary kind -> what is needed for top 5
     for kind, kind_rows in by_kind.items():
         candidates = split.candidates[kind]
         meanings = [split.canonical_meaning[candidate] for candidate in candidates]
@@ -155,7 +157,10 @@ def measure_vqa(
                 parts[name].append(chunk)
         scores = {name: np.concatenate(chunks) for name, chunks in parts.items()}
         right[kind] = {name: credit(matrix, meanings, truth) for name, matrix in scores.items()}
-        choice = next(iter(scores.values())).argmax(1)  # by the primary read-out
+        primary = next(iter(scores.values()))
+        choice = primary.argmax(1)
+        if kind in OPEN_VOCABULARY and len(set(meanings)) > _TOP:
+            ranked[kind] = primary, meanings, truth
         result.answers |= {int(row): candidates[index] for row, index in zip(kind_rows, choice, strict=True)}
         result.chance[f"vqa/{kind}"] = 1 / len(set(meanings))
     if not right:
@@ -175,6 +180,12 @@ def measure_vqa(
                     np.concatenate([right[kind][name] for kind in kinds]),
                     np.concatenate([images[kind] for kind in kinds]),
                 )
+    if ranked:
+        among = f"classification/top{_TOP}"
+        hits = [credit_among(_TOP, *one) for one in ranked.values()]
+        guessed = [credit_among(_TOP, np.zeros_like(scores), *rest) for scores, *rest in ranked.values()]
+        result.add(among, np.concatenate(hits), np.concatenate([images[kind] for kind in ranked]))
+        result.chance[among] = float(np.concatenate(guessed).mean())
     for metric, kinds in (("vqa/accuracy", closed), ("classification/accuracy", named)):
         if kinds:
             guesses = [np.full(len(by_kind[kind]), result.chance[f"vqa/{kind}"]) for kind in kinds]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from archlab.evaluate.retrieval import ranks
+
 OTHER = "(other)"
 
 
@@ -44,6 +46,15 @@ def credit(scores: np.ndarray, candidates: Sequence[object], answers: Sequence[o
     best = scores == scores.max(1, keepdims=True)  # (n, C)
     right = np.asarray(answers)[:, None] == np.asarray(candidates)[None]  # (n, C)
     return (best & right).sum(1) / best.sum(1)
+
+
+def credit_among(k: int, scores: np.ndarray, candidates: Sequence[object], answers: Sequence[object]) -> np.ndarray:
+    """Credit of naming the `k` best-scored candidates, from 0 to 1; the rest as in `credit`."""
+    right, given = np.asarray(answers), np.asarray(candidates)
+    known = np.isin(right, given)
+    found = np.zeros(len(right))
+    found[known] = ranks(scores[known], right[known], given).hits(k)
+    return found
 
 
 def rows_by_kind(kinds: Sequence[str]) -> dict[str, np.ndarray]:
