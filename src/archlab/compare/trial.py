@@ -81,15 +81,25 @@ def majority(setup: Setup, split: Split, count: int, captions: int | None = None
 
 def _plain(run: Run, setup: Setup, config: CompareConfig, split: str, captions: int | None) -> Measurement:
     result = measure_arm(run.arm, setup, run.config, split, config.test_items, captions=captions)
-    readout, collator = readout_of(run.arm, setup), setup.collator(split)
-    gallery = Items.first(collator.split, config.test_items, captions).captions[: config.pmi_gallery]
-    wanted = split == "test" and not run.config.blind and len(gallery) > 1
-    if wanted and "train" not in setup.uncaptioned:  # the prior is that of training captions
-        if isinstance(readout, TokenReadout):
-            measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
-        elif isinstance(readout, EmbeddingReadout):  # as it always retrieves, among as few
-            measure_retrieval(result, readout, collator, gallery, family=SMALL_GALLERY)
+    if split == "test" and not run.config.blind:
+        asked = Items.first(setup.dataset[split], config.test_items, captions)
+        add_small_gallery(result, run, setup, split, asked.captions[: config.pmi_gallery])
     return result
+
+
+def add_small_gallery(result: Measurement, run: Run, setup: Setup, split: str, gallery: np.ndarray) -> None:
+    """Retrieval among few captions, which the token arm's likelihood can afford; VL-JEPA as it always does.
+
+    Args:
+        gallery: rows of the captions.
+    """
+    readout, collator = readout_of(run.arm, setup), setup.collator(split)
+    if len(gallery) < 2 or "train" in setup.uncaptioned:  # the prior is that of training captions
+        return
+    if isinstance(readout, TokenReadout):
+        measure_likelihood_retrieval(result, readout, collator, gallery, setup.collator("train"))
+    elif isinstance(readout, EmbeddingReadout):
+        measure_retrieval(result, readout, collator, gallery, family=SMALL_GALLERY)
 
 
 def _decoder_ceiling(readout: EmbeddingReadout, collator: Collator, rows: np.ndarray) -> Measurement:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from archlab.compare.grid.cells import Cell, Row
+from archlab.compare.grid.cells import Cell, Row, place
 from archlab.compare.grid.items import StoredItems, write_items
-from archlab.compare.grid.protocol import Expectation, Factor, Protocol
+from archlab.compare.grid.protocol import Expectation, Factor, Protocol, Tuning
 from archlab.compare.grid.report import as_html, as_markdown, make_report, outcomes
 from archlab.compare.grid.summary import (
+    best_rates,
     blind_controls,
     conclude,
     difference,
@@ -104,6 +105,7 @@ CASES: list[tuple[Any, list[float], str]] = [
     ("within", [0.10, 0.11, 0.12], "fails"),
     ("within", [-0.10, -0.11, -0.12], "fails"),
     ("within", [0.04, 0.0, -0.04], "undecided"),
+    ("within", [0.031, *[0.0] * 20], "undecided"),  # the interval is narrow, but one seed is not within
     ("higher", [0.0, 0.0, 0.0], "fails"),
     ("lower", [0.0, 0.0, 0.0], "fails"),
     ("within", [0.0, 0.0, 0.0], "holds"),
@@ -332,13 +334,26 @@ def test_a_prediction_can_be_about_the_learning_curve() -> None:
     assert "+11.0 points" in as_markdown(make_report("dial", protocol(one), [], cells))
 
 
-def test_tuning_maximises_the_mean_of_the_shares_that_a_report_shows() -> None:
+def test_tuning_maximises_the_mean_of_the_metrics_that_it_names() -> None:
     scores = {METRIC: 0.4, "caption/slots": 0.8, "caption/cider_d": 5.0}
     trial = {"curve": [{"scores": {METRIC: 1.0}}, {"scores": scores}]}
-    asking = replace(protocol(), also=["caption/slots", "caption/cider_d", "retrieval/image_to_text_r1"])
+    asking = replace(protocol(), also=["caption/cider_d"], tuning=Tuning(metrics=[METRIC, "caption/slots"]))
     assert on_validation(trial, asking) == pytest.approx(0.6)
-    assert on_validation(trial, replace(asking, also=[])) == 0.4
-    assert on_validation(trial, replace(asking, primary="caption/cider_d")) == 5.0
+    assert on_validation(trial, replace(asking, tuning=Tuning())) == 0.4
     assert on_validation({"diverged": "step 3"}, asking) == float("-inf")
-    with pytest.raises(UserError, match="primary='vqa/colour': is not measured on validation; choose among"):
-        on_validation(trial, replace(asking, primary="vqa/colour"))
+    with pytest.raises(UserError, match=r"tuning\.metrics='vqa/colour': is not measured on validation; choose among"):
+        on_validation(trial, replace(asking, tuning=Tuning(metrics=["vqa/colour"])))
+
+
+def test_the_best_rate_of_every_arm_is_taken_the_lower_one_of_equals_and_none_before_all_are_run() -> None:
+    (row, _), *_ = found(lambda *_: 0.0)
+
+    def trial(arm: str, rate: float, score: float) -> Any:
+        at = replace(row, arm=arm, levels={"K": 1, "learning_rate": rate})
+        return at, {"curve": [{"scores": {METRIC: score}}]}
+
+    trials = [trial("token", 1e-3, 0.5), trial("token", 2e-3, 0.5), trial("vljepa", 1e-3, 0.5)]
+    trials.append(trial("vljepa", 2e-3, 0.6))
+    at = place({"K": 1})
+    assert best_rates(trials, protocol()) == {("token", at): 1e-3, ("vljepa", at): 2e-3}
+    assert best_rates([*trials, (trials[0][0], None)], protocol()) == {}

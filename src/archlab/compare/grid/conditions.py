@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from archlab.compare.trial import BLIND, blind_controls
+from archlab.compare.trial import BLIND, add_small_gallery, blind_controls
+from archlab.config import CompareConfig
 from archlab.data.corruptions import corrupted
 from archlab.data.example import Split
 from archlab.data.scenes.syntax import SYNTAX, in_new_syntax
 from archlab.errors import UserError
-from archlab.evaluate.measure import Measurement
+from archlab.evaluate.measure import Items, Measurement
 from archlab.train.run import Run, measure_arm
 from archlab.train.setup import Setup
 
@@ -90,6 +91,9 @@ def measure_conditions(
         under, split = _asked(setup, one)
         control = blind_controls(len(split.images))[one.control] if one.control else None
         measured = measure_arm(run.arm, under, run.config, split.name, count, control, captions)
+        if one.split == SYNTAX and not one.control:
+            gallery = Items.first(split, count, captions).captions[: CompareConfig().pmi_gallery]
+            add_small_gallery(measured, run, under, split.name, gallery)
         images = setup.dataset.splits.get(one.split, setup.dataset[TEST]).image_digest
         found[one.name] = Asked(measured, under.features(split.name).digest, images)
     return found

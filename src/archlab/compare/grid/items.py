@@ -33,11 +33,10 @@ Values = tuple[np.ndarray, np.ndarray, str]
 
 
 def scores_of_items(measured: Measured) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Where, metric, values and images of every score that is kept: the others say nothing of their own."""
+    """Where, metric, values and images of every score."""
     for where, (_, one) in measured.items():
         for metric, values in one.values.items():
-            if not metric.startswith("retrieval_pmi"):  # of a gallery so small that it is soon done
-                yield where, metric, values, one.clusters[metric]
+            yield where, metric, values, one.clusters[metric]
 
 
 def write_items(path: Path, measured: Measured) -> None:

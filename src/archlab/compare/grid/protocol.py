@@ -51,7 +51,7 @@ class Expectation(Section):
 
     arm: str = ""
     over: str = ""
-    """The arm that is subtracted; empty, with `against`: none."""
+    """The arm that is subtracted; empty, with `against` or `along`: none."""
     metric: str = ""
     """Of the protocol's split; or "curve/NAME", the mean of that metric over the learning curve on validation, see
     `summary.mean_over_curve`; or "monitor/NAME", a collapse monitor at the last checkpoint; "monitor/alarm" is 1 where
@@ -72,8 +72,11 @@ class Expectation(Section):
         super().__post_init__()
         if (self.claim == "rising") != bool(self.along):
             raise UserError(f"along={self.along!r}: names the factor of claim='rising', and of no other")
-        if not self.over and not self.against:
-            raise UserError(f"over={self.over!r}: names the arm that is subtracted, unless against says from where")
+        if not (self.over or self.against or self.along):
+            raise UserError(
+                f"over={self.over!r}: names the arm that is subtracted, unless against says from where, or along "
+                f"how it is to rise"
+            )
         if (self.claim == "within") != (self.margin > 0):
             raise UserError(f"margin={self.margin!r}: is positive for claim='within', and 0 for all others")
 
@@ -87,6 +90,8 @@ class Tuning(Section):
     steps: Count = 500
     items: Count = 1000
     """Validation questions, and captions at most, by which a trial of an arm is scored, once, at its end."""
+    metrics: list[str] = field(default_factory=list)
+    """Of validation, all shares, whose mean is to be highest: several have less noise. Empty: the primary alone."""
     at: dict[str, Any] = field(default_factory=dict)
     """Level of a factor at which it is tuned for all its levels; other factors are tuned at each of theirs."""
 

@@ -18,12 +18,13 @@ from markupsafe import Markup
 from archlab.compare import formatting as show
 from archlab.compare import monitoring
 from archlab.compare.grid import figures
-from archlab.compare.grid.cells import Row
+from archlab.compare.grid.cells import Row, place
 from archlab.compare.grid.protocol import BUDGET, Levels, Protocol
 from archlab.compare.grid.summary import (
     CONTROLS,
     Estimate,
     Found,
+    best_rates,
     blind_controls,
     conclude,
     difference,
@@ -471,23 +472,40 @@ def _similarity(found: Found, arm: str, levels: Levels, task: str, space: str, p
 
 def _tuning(protocol: Protocol, trials: Found) -> Section:
     rates = protocol.tuning.learning_rates
+    best = best_rates(trials, protocol)
     scores: dict[str, dict[float, str]] = {}
+    chosen: dict[str, str] = {}
     for row, results in trials:
         levels = {name: level for name, level in row.levels.items() if name != "learning_rate"}
         whose = _whose(row.arm, levels)
+        chosen[whose] = _chosen(best.get((row.arm, place(levels))), rates)
         text = show.NOT_MEASURED
         if results and "diverged" in results:
             text = "diverged"
         elif results:
             text = show.scalar(on_validation(results, protocol), unit_of(protocol.primary))
         scores.setdefault(whose, {})[row.levels["learning_rate"]] = text
-    rows = [[whose, *(tried.get(rate, show.NOT_MEASURED) for rate in rates)] for whose, tried in scores.items()]
+    rows = [
+        [whose, *(tried.get(rate, show.NOT_MEASURED) for rate in rates), chosen[whose]]
+        for whose, tried in scores.items()
+    ]
     lead = (
-        f"Equal trials of {protocol.tuning.steps} steps for every arm, scored on validation; the best is taken. The "
-        f"score is the mean of this report's metrics that are shares."
+        f"Equal trials of {protocol.tuning.steps} steps for every arm, scored on validation by "
+        f"{_mean_of(protocol)}; the best is taken. One at the edge may not be the best there is."
     )
-    columns = ["run", *(f"{rate:g}" for rate in rates)]
+    columns = ["run", *(f"{rate:g}" for rate in rates), "chosen"]
     return section("tuning", "Learning rates", lead, tables=[Table("Trials", columns, rows)])
+
+
+def _chosen(rate: float | None, rates: Sequence[float]) -> str:
+    if rate is None:
+        return show.NOT_MEASURED
+    return f"{rate:g}" + (", at the edge" if rate in (min(rates), max(rates)) else "")
+
+
+def _mean_of(protocol: Protocol) -> str:
+    names = [metric_label(metric) for metric in protocol.tuning.metrics or [protocol.primary]]
+    return names[0] if len(names) == 1 else f"the mean of {' and '.join(names)}"
 
 
 def _cost(protocol: Protocol, found: Found) -> Section:

@@ -32,7 +32,6 @@ from archlab.train.setup import Setup
 FILE = "results.json"
 _DIGITS = 5
 _FLOPS_EVERY = 10  # steps: enough batches to know the mean length of texts by
-_SMALLEST_GALLERY = 2  # of the retrieval by likelihood, which would take longer than the cell
 
 Results = tuple[dict[str, Any], Measured]
 """The content of `results.json` but for its scores, and what these are of."""
@@ -52,6 +51,7 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> Results:
             "seconds": round(run.metrics["seconds"], 2),
             "flops": _flops(run, setup),
         },
+        **{name: run.metrics[name] for name in ("scale",) if name in run.metrics},
         **curve_of(run.metrics, run.config.optimizer.batch_size),
     }
     if not cell.test_items:
@@ -152,7 +152,7 @@ def head(cell: Cell) -> dict[str, Any]:
 
 def _tried(cell: Cell, run: Run, setup: Setup) -> Measured:
     """A run on every test split, its controls, and the majority answer, which needs no run."""
-    asked = CompareConfig(run=run.config, test_items=cell.test_items, pmi_gallery=_SMALLEST_GALLERY)
+    asked = CompareConfig(run=run.config, test_items=cell.test_items)
     splits, trial = setup.dataset.splits, try_run(run, setup, asked, cell.test_captions)
     found = {name: (splits.get(name, splits[TEST]).image_digest, one) for name, one in trial.items()}
     for name in [name for name in trial if name in splits] if setup.answers else []:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from archlab.compare.grid import encoders
-from archlab.compare.grid.cells import Cell, Row, main_rows, place, tuning_rows, unique_cells
+from archlab.compare.grid.cells import Cell, Row, main_rows, tuning_rows, unique_cells
 from archlab.compare.grid.inputs import make_inputs
-from archlab.compare.grid.protocol import Protocol, load_protocol
+from archlab.compare.grid.protocol import load_protocol
 from archlab.compare.grid.report import write_grid_report
 from archlab.compare.grid.results import diverged_cell, load_cell, measure_asked, measure_cell, write_cell
-from archlab.compare.grid.summary import on_validation
+from archlab.compare.grid.summary import best_rates
 from archlab.compare.workers import leave, side_by_side
 from archlab.config import PretrainConfig, RunConfig, to_yaml
 from archlab.errors import DivergedError, UserError
@@ -69,12 +71,13 @@ def run_grid(path: Path, places: Places, out: Path, *, workers: int, screen: boo
     trials, failures = tuning_rows(protocol, inputs), list[Failure]()
     if run and trials:
         failures += run_cells(unique_cells(trials), places, workers, f"tuning {path.stem}")
-    tuned = choose_rates(protocol, trials, places)
+    tried = found_cells(trials, places)
+    tuned = best_rates(tried, protocol)
     rows = main_rows(protocol, inputs, tuned) if not trials or tuned else []
     wanted = [row for row in rows if not screen or row.seed == protocol.seeds[0]]
     if run and wanted:
         failures += run_cells(unique_cells(wanted), places, workers, f"grid {path.stem}")
-    report = write_grid_report(path.stem, protocol, found_cells(trials, places), found_cells(rows, places), out)
+    report = write_grid_report(path.stem, protocol, tried, found_cells(rows, places), out)
     if failures:
         raise UserError(
             f"{len(failures)} cell{'s' * (len(failures) > 1)} failed, all others are kept and reported; cell "
@@ -108,6 +111,9 @@ def work_on(cell: Cell, places: Places) -> Failure | None:
             leave()
         except UserError as error:
             return Failure(cell.key, str(error))
+        except Exception as error:  # a fault of one cell must not keep the others from being run
+            traceback.print_exc()
+            return Failure(cell.key, f"{type(error).__name__}: {error}; {folder / 'log.txt'} says where")
     return None
 
 
@@ -126,6 +132,8 @@ def finish(cell: Cell, places: Places) -> None:
     except DivergedError as error:
         results = diverged_cell(cell, str(error))
     write_cell(cell, places.cells, results)
+    # Whoever removes the cell wants it measured again: what was measured along the way must not be found.
+    shutil.rmtree(places.work / cell.key / "run" / "test", ignore_errors=True)
 
 
 def trained(cell: Cell, places: Places) -> tuple[Run, Setup]:
@@ -138,23 +146,6 @@ def trained(cell: Cell, places: Places) -> tuple[Run, Setup]:
     setup = _setup(config)
     with _alone(places.work / cell.key):
         return train_run(config, setup, places.work / cell.key / "run", cell.key), setup
-
-
-def choose_rates(protocol: Protocol, trials: Sequence[Row], places: Places) -> dict[tuple[str, str], float]:
-    """(arm, levels) -> the learning rate that is best on validation, the lower one of equals; empty until all are run.
-
-    Raises:
-        UserError: validation does not have the primary metric.
-    """
-    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in trials:
-        results = load_cell(row.cell, places.cells)
-        if results is None:
-            return {}
-        rate = row.levels["learning_rate"]
-        at = place({name: level for name, level in row.levels.items() if name != "learning_rate"})
-        scores.setdefault((row.arm, at), []).append((on_validation(results, protocol), -rate))
-    return {key: -max(tried)[1] for key, tried in scores.items()}
 
 
 def found_cells(rows: Sequence[Row], places: Places) -> list[tuple[Row, dict[str, Any] | None]]:

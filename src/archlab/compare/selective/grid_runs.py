@@ -9,7 +9,8 @@ from pathlib import Path
 from archlab.compare.grid.cells import Row, main_rows, tuning_rows, unique_cells
 from archlab.compare.grid.inputs import make_inputs
 from archlab.compare.grid.protocol import Protocol, load_protocol
-from archlab.compare.grid.run import Places, choose_rates, run_cells, trained
+from archlab.compare.grid.run import Places, found_cells, run_cells, trained
+from archlab.compare.grid.summary import best_rates
 from archlab.compare.selective.protocol import GridRuns
 from archlab.errors import UserError
 
@@ -30,7 +31,7 @@ def grid_runs(path: Path, asked: GridRuns, places: Places, workers: int) -> list
     inputs = make_inputs()
     trials = tuning_rows(protocol, inputs)
     _run(trials, places, workers, f"tuning {source.stem}")
-    rows = main_rows(protocol, inputs, choose_rates(protocol, trials, places))
+    rows = main_rows(protocol, inputs, best_rates(found_cells(trials, places), protocol))
     _run(rows, places, workers, f"grid {source.stem}")
     for row in rows:
         trained(row.cell, places)  # where results are committed, weights may not be here
