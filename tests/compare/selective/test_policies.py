@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from archlab.compare.selective.policies import (
     LABELS,
@@ -47,8 +48,8 @@ class Seen:
         self.looked |= set(frames)
         return self.rows[list(frames)]
 
-    def features(self, frames: Any) -> np.ndarray:
-        return self.raw[list(frames)]
+    def features(self, frames: Any) -> torch.Tensor:
+        return torch.from_numpy(self.raw[list(frames)]).unflatten(1, (-1, 4))
 
 
 @pytest.mark.parametrize("name", [name for name in UNTUNED if name not in ORACLES])
@@ -86,7 +87,8 @@ def test_ward_and_the_trigger_find_the_true_boundaries() -> None:
 
 def test_what_watches_raw_features_sees_only_them() -> None:
     seen: Any = Seen()
-    assert 20 in [decode.since for decode in UNTUNED["ward-features"](seen, 0.5)]
+    for name in ("ward-features", "ward-mean-features"):
+        assert 20 in [decode.since for decode in UNTUNED[name](seen, 0.5)]
     trigger = trigger_policy("features", {1.0: TriggerConfig(threshold=0.5)})
     assert [decode.frame for decode in trigger(seen, 1.0)] == [0, 20]
 
@@ -153,7 +155,7 @@ def test_every_policy_has_a_name_for_readers() -> None:
     assert set(LABELS) == {*UNTUNED, *TRIGGERS}
 
 
-@pytest.mark.parametrize("view", ["embeddings", "features"])
+@pytest.mark.parametrize("view", ["embeddings", "features", "mean-features"])
 def test_thresholds_are_tuned_to_the_asked_number_of_decodes(view: Any) -> None:
     recordings: Any = [Seen(noise=0.3, seed=seed) for seed in range(4)]
     for one in recordings:

@@ -60,7 +60,9 @@ def test_a_recording_sees_what_the_opened_run_sees(watcher: Watcher, stream: Str
     request = answerer.request(images, [stream.query] * 3)
     found = Recording(stream, watcher, batch=2)
     np.testing.assert_allclose(found.embeddings(frames), watcher.readout.image_vectors(request), atol=1e-5)
-    np.testing.assert_allclose(found.features(frames), request.features.flatten(1).numpy(), atol=1e-4)
+    np.testing.assert_allclose(
+        found.features(frames).flatten(1).numpy(), request.features.flatten(1).numpy(), atol=1e-4
+    )
     assert found.speak([(3, 3), (20, 20)]) == watcher.readout.decode(found.embeddings([3, 20]))
     mean = found.embeddings(range(5, 9)).mean(0, keepdims=True)
     assert found.speak([(5, 8)]) == watcher.readout.decode(mean)
@@ -78,6 +80,7 @@ def test_what_nobody_looks_at_is_not_computed_and_nothing_is_computed_twice(
     assert sum(encoded) == len(stream.segments)
     UNTUNED["ward"](recording, 1.0)
     UNTUNED["ward-features"](recording, 1.0)
+    UNTUNED["ward-mean-features"](recording, 1.0)
     assert sum(encoded) == stream.frames
 
 

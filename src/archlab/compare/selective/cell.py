@@ -20,7 +20,6 @@ from archlab.compare.selective.policies import (
     TRIGGERS,
     UNTUNED,
     Decide,
-    View,
     budgets_of,
     trigger_policy,
 )
@@ -116,7 +115,7 @@ def _tuned(
 ) -> dict[str, dict[float, Tuned]]:
     """Trigger -> decodes per event -> its setting. Waiting changes when a segment is spoken, not how many are."""
     recordings = [Recording(stream, watcher) for stream in streams("validation", protocol.validation_streams)]
-    views: tuple[View, ...] = ("embeddings", "features")
+    views = dict.fromkeys(view for view, _ in TRIGGERS.values())
     budgets = budgets_of("trigger", protocol.budgets)
     found = {view: tune(recordings, view, budgets, protocol.trigger) for view in views}
     return {

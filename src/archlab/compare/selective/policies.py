@@ -16,7 +16,8 @@ import numpy as np
 from archlab.compare.selective.recording import Recording, Span
 from archlab.compare.selective.trigger import OnlineTrigger, TriggerConfig
 
-View = Literal["embeddings", "features"]
+View = Literal["embeddings", "features", "mean-features"]
+"""Predicted embeddings; or features of the frozen encoder, of all visual tokens side by side, or their mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def allowed(recording: Recording, budget: float) -> int:
 
 
 def trigger_policy(view: View, tuned: Mapping[float, TriggerConfig]) -> Decide:
-    """The online trigger on predicted embeddings, or on the raw features of the frozen encoder.
+    """The online trigger on what it sees of a stream.
 
     Args:
         tuned: decodes per event -> the trigger that was tuned to them.
@@ -65,7 +66,10 @@ def trigger_policy(view: View, tuned: Mapping[float, TriggerConfig]) -> Decide:
 def watch(recording: Recording, view: View) -> np.ndarray:
     """What is seen of every frame, one row each."""
     every = range(recording.stream.frames)
-    return recording.embeddings(every) if view == "embeddings" else recording.features(every)
+    if view == "embeddings":
+        return recording.embeddings(every)
+    features = recording.features(every)
+    return features.flatten(1).numpy() if view == "features" else features.mean(1).numpy()
 
 
 def triggered(seen: np.ndarray, config: TriggerConfig) -> list[Decode]:
@@ -148,6 +152,7 @@ UNTUNED: dict[str, Decide] = {
     "ward": _ward("embeddings", pooled=True),
     "ward-exact": _ward("embeddings", pooled=False),
     "ward-features": _ward("features", pooled=True),
+    "ward-mean-features": _ward("mean-features", pooled=True),
     "periodic": _periodic,
     "oracle": _oracle(pooled=True),
     "oracle-exact": _oracle(pooled=False),
@@ -159,10 +164,11 @@ TRIGGERS: dict[str, tuple[View, bool]] = {
     "trigger": ("embeddings", False),
     "trigger-settled": ("embeddings", True),
     "trigger-features": ("features", False),
+    "trigger-mean-features": ("mean-features", False),
 }
 """Name -> what a trigger watches, and whether it waits until a segment has settled."""
 
-POOLED = ("uniform-pooled", "random", "ward", "ward-features", "oracle", "trigger-settled")
+POOLED = ("uniform-pooled", "random", "ward", "ward-features", "ward-mean-features", "oracle", "trigger-settled")
 """Those that speak of the mean of a segment's frames; all others of a single frame or, as a trigger that does not wait,
 of as few as showed a change. A mean says more than a frame, wherever a stream is cut: what pools is compared with what
 pools."""
@@ -197,12 +203,14 @@ LABELS = {
     "ward": "Ward",
     "ward-exact": "Ward, middle frame",
     "ward-features": "Ward on raw features",
+    "ward-mean-features": "Ward on the mean of raw features",
     "oracle": "true boundaries",
     "oracle-exact": "true boundaries, middle frame",
     "periodic": "every k-th frame",
     "trigger": "online trigger",
     "trigger-settled": "online trigger that waits",
     "trigger-features": "online trigger on raw features",
+    "trigger-mean-features": "online trigger on the mean of raw features",
     "oracle-live": "true boundaries, live",
 }
 """Policy -> its name for a reader, offline policies first."""

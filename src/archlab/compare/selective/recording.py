@@ -84,17 +84,16 @@ class Recording:
         self._embeddings: dict[int, np.ndarray] = {}
         self._texts: dict[Span, str] = {}
 
-    def features(self, frames: Sequence[int]) -> np.ndarray:
-        """All visual tokens of each frame in a row, float32 (n, N * D)."""
+    def features(self, frames: Sequence[int]) -> Tensor:
+        """Visual tokens, float32 (n, N, D)."""
         self._encode(frames)
-        return torch.stack([self._features[frame] for frame in frames]).flatten(1).numpy()
+        return torch.stack([self._features[frame] for frame in frames])
 
     def embeddings(self, frames: Sequence[int]) -> np.ndarray:
         """Normalised embeddings (n, E)."""
         missing = [frame for frame in frames if frame not in self._embeddings]
         for chunk in _chunks(missing, self.batch):
-            self._encode(chunk)
-            features = torch.stack([self._features[frame] for frame in chunk])
+            features = self.features(chunk)
             with self._timed("predictor"):
                 found = self.watcher.embeddings(features, self.stream.query)
             self._embeddings.update(zip(chunk, found, strict=True))
