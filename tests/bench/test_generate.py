@@ -88,6 +88,37 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_products_alone_are_every_product_of_a_generation(
+    precision: generate.Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many, in the same order, of the same numbers: those of the prompts, and one token's for each that follows."""
+    shape = TINY["small"]
+    ours, theirs = made(shape)
+    contenders = generate.prepare(shape, ours, theirs, (precision,), 3, compiled=False)[precision]
+    products: list[tuple[int, ...]] = []
+    plain = torch.nn.functional.linear
+    small = torch.ao.nn.quantized.dynamic.Linear.forward
+
+    def linear(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        products.append(tuple(x.shape))
+        return plain(x, *rest)
+
+    def quantised(layer: Any, x: torch.Tensor) -> torch.Tensor:
+        products.append(tuple(x.shape))
+        return small(layer, x)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(torch.ao.nn.quantized.dynamic.Linear, "forward", quantised)
+    tokens = generate.prompts(shape, 3)
+    contenders["archlab"](tokens, shape.new)
+    whole = products.copy()
+    products.clear()
+    contenders["products"](tokens, shape.new)
+    assert len(whole) > shape.new
+    assert products == whole
+
+
 def _seconds() -> Any:
     """A clock that moves on by a second at every look."""
     return itertools.count().__next__
@@ -104,8 +135,9 @@ def test_the_benchmark_prints_a_table_and_writes_what_it_measured(
         for batch, measured in results["shapes"][name]["batches"].items():
             assert set(measured) == {"float32", "bfloat16", "int8"}
             for codes in measured.values():
-                assert set(codes) == {"archlab", "transformers"}
-                assert codes["archlab"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+                assert set(codes) == {"archlab", "products", "transformers"}
+                for share in ("ratio", "share_of_products"):
+                    assert codes["archlab"][share] == {"value": 1.0, "low": 1.0, "high": 1.0}
                 for values in codes.values():
                     assert values["milliseconds"] == 1000
                     assert values["tokens_per_second"] == int(batch) * shape.new

@@ -25,7 +25,8 @@ SMALL, LARGE = "10M", "124M"
 GOALS = {SMALL: 1.5, LARGE: 1.0}
 """Tokens per second over those of `transformers`, by size."""
 OF_LIMIT = 0.9
-"""Share of what reading every weight, key and value once per token allows, of one sequence at the larger size."""
+"""Of one sequence at the larger size: the share of its own products with matrices, and of what reading every weight,
+key and value once per token at the speed of one long product allows."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def generate_rows(results: Mapping[str, Any]) -> Iterator[Row]:
                     compiled = "" if code == OURS else f", {code}"
                     what = f"generation, {size}, {batch} at once, {precision}{compiled}"
                     yield _row(f"{what}: tokens/s over transformers'", GOALS[size], measured["ratio"], at_most=False)
+                    if size == LARGE and "share_of_products" in measured and batch == "1":
+                        products = measured["share_of_products"]
+                        yield _row(f"{what}: share of its matrix-vector products", OF_LIMIT, products, at_most=False)
                     if size == LARGE and "share_of_limit" in measured:
                         share = measured["share_of_limit"]
                         yield Row(f"{what}: share of the memory's limit", OF_LIMIT, False, share, share, share)
