@@ -156,10 +156,13 @@ def test_where_the_class_is_all_that_is_asked_there_is_classification_alone(coll
     asked.split = replace(split, examples=classes, candidates={"class": answers})
     result = Measurement()
     measure_vqa(result, Oracle(asked, "constant"), asked, items.vqa)
-    assert {name for name in result.values if not name.startswith("vqa_second")} == {"classification/accuracy"}
+    classification = {"classification/accuracy", "classification/top5"}
+    assert {name for name in result.values if not name.startswith("vqa_second")} == classification
     assert len(result.values["classification/accuracy"]) == len(items.vqa)
-    assert result.chance == {"classification/accuracy": 1 / len({split.canonical_meaning[one] for one in answers})}
-    assert result.means()["classification/accuracy"] == pytest.approx(result.chance["classification/accuracy"])
+    classes_named = len({split.canonical_meaning[one] for one in answers})
+    chance = {"classification/accuracy": 1 / classes_named, "classification/top5": 5 / classes_named}
+    assert result.chance == pytest.approx(chance)
+    assert {name: result.means()[name] for name in classification} == pytest.approx(chance)
     right = Measurement()
     measure_right(right, np.ones(len(items.vqa)), [classes[row] for row in items.vqa])
     assert right.means() == {"classification/accuracy": 1.0}

@@ -220,14 +220,20 @@ def test_a_cell_made_under_another_default_is_refused(tmp_path: Path) -> None:
         load_cell(cell, tmp_path)
 
 
-def test_digests_are_those_of_the_data_and_the_encoder(tiny_config: RunConfig, tiny_setup: Setup) -> None:
+def test_digests_are_those_of_the_data_the_tokenizer_and_the_encoder(tiny_config: RunConfig, tiny_setup: Setup) -> None:
     for _ in range(2):  # read from the cache the second time
         digests = make_inputs().digests(tiny_config)
-        assert list(digests) == tiny_setup.digests()
+        *of_data, of_tokenizer, of_encoder = digests
+        assert [*of_data, of_encoder] == tiny_setup.digests()
     scenes = replace(tiny_config.data.scenes, paraphrases=8)
     other = make_inputs().digests(replace(tiny_config, data=replace(tiny_config.data, scenes=scenes)))
-    assert other[-1] == digests[-1] == FrozenEncoder.load(tiny_config.encoder.weights).digest
-    assert set(other[:-1]).isdisjoint(digests[:-1])
+    assert other[-1] == of_encoder == FrozenEncoder.load(tiny_config.encoder.weights).digest
+    assert other[-2] == of_tokenizer  # the dial does not change the vocabulary
+    assert set(other[:-2]).isdisjoint(of_data)
+    small = replace(tiny_config, tokenizer=replace(tiny_config.tokenizer, vocab_size=270))
+    *same, smaller, _ = make_inputs().digests(small)
+    assert same == of_data
+    assert smaller != of_tokenizer
 
 
 def test_a_pretrained_part_that_changes_under_its_name_makes_other_cells(

@@ -21,7 +21,7 @@ from archlab.compare.flops import Sizes
 from archlab.compare.grid import encoders
 from archlab.compare.grid.cells import Inputs
 from archlab.compare.grid.protocol import Config
-from archlab.config import PretrainConfig, RunConfig, to_dict
+from archlab.config import LanguageConfig, PretrainConfig, RunConfig, to_dict
 from archlab.data.features import cache_folder
 from archlab.data.sources import load_dataset
 from archlab.interop.checkpoint import locate
@@ -81,20 +81,21 @@ def remembered(function: Callable[[RunConfig], Any]) -> Callable[[RunConfig], An
 
 
 def _data_digest(config: RunConfig, image_size: int) -> list[str]:
-    """Digests of all splits, and of the tokenizer.
+    """Digests of all splits, and of the tokenizer, but for that of a checkpoint that a run begins with.
 
     Scenes are made by code alone: theirs are kept as long as that code stays the same.
     """
 
     def compute() -> list[str]:
         dataset = load_dataset(config.data, image_size)
-        tokenizer = open_tokenizer(config, dataset).tokenizer.to_str()
+        own = replace(config, language=LanguageConfig())
+        tokenizer = open_tokenizer(own, dataset).tokenizer.to_str()
         return [*dataset.digest().values(), hashlib.sha256(tokenizer.encode()).hexdigest()]
 
     if config.data.source != "scenes":
         return compute()
     code = [path.read_bytes() for path in sorted(Path(data.__path__[0]).rglob("*.py"))]
-    settings = [to_dict(config.data), to_dict(config.tokenizer), config.language.weights]
+    settings = [to_dict(config.data), to_dict(config.tokenizer)]
     versions = [np.__version__, PIL.__version__, tokenizers.__version__]
     made_of = json.dumps([*settings, image_size, *versions]).encode()
     name = hashlib.sha256(b"\0".join([made_of, *code])).hexdigest()[:32]
