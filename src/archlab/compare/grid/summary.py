@@ -7,8 +7,8 @@ has no test items (monitors, learning curves) has Student's interval over seeds,
 
 A difference is decided with three seeds or more, where the 95 % interval excludes zero and all seeds agree in sign, and
 the winner is clearly above its own blind controls; "within" a margin of zero, by the 90 % interval and all seeds.
-Student's interval would need six points between arms to see a difference with three seeds and 1,600 items (a test shows
-it); the price is that a bootstrap of three is too narrow where seeds vary more than images do.
+Student's interval of three seeds is much wider (a test shows it), and would leave most differences open; the price
+is that a bootstrap of three is too narrow where seeds vary more than images do.
 """
 
 from __future__ import annotations
