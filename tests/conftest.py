@@ -118,11 +118,11 @@ def tiny_config(tiny_encoder: Path) -> RunConfig:
     """Six steps of a tiny arm on tiny scenes, saved every two steps and scored at steps 2 and 6."""
     return RunConfig(
         data=DataConfig(scenes=ScenesData(train_images=60, validation_images=12, test_images=12)),
-        tokenizer=TokenizerConfig(vocab_size=400),
+        tokenizer=TokenizerConfig(vocab_size=600),
         encoder=EncoderConfig(weights=str(tiny_encoder), views=1),
         trunk=replace(TINY, depth=2),
         vljepa=EmbeddingArmConfig(embedding=16, target=TINY, decoder=TINY, decoder_prefix=2),
-        optimizer=OptimizerConfig(steps=6, batch_size=8),
+        optimizer=OptimizerConfig(steps=6, batch_size=8, learning_rate=1e-2),
         evaluation=EvaluationConfig(checkpoints=2, first_checkpoint=2, items=16, resume_every=2),
     )
 

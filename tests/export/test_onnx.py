@@ -168,7 +168,7 @@ def test_int8_is_smaller_and_says_nearly_the_same(exported: Folders, talkative_r
     images = tiny_setup.dataset["test"].images[:5]
     ours, theirs = (one.readout.image_vectors(one.request(images, QUERIES)) for one in (graphs, run))
     cosines = (ours * theirs).sum(1)
-    assert (cosines > 0.97).all()
+    assert (cosines > 0.98).all()
     assert (cosines < 1 - 1e-7).any()  # they are other numbers
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from archlab.config import RunConfig
 from archlab.data.example import Split
+from archlab.data.scenes.language import in_all_forms
 from archlab.data.tokenizer import TextTokenizer
 from archlab.errors import UserError
 from archlab.train.setup import Setup
@@ -53,6 +54,23 @@ def test_answers_are_the_first_classes(tiny_setup: Setup) -> None:
     examples = tiny_setup.dataset["train"].examples
     assert set(tiny_setup.answers) == {one.meaning for one in examples if one.task == "vqa"}
     assert [tiny_setup.meanings[meaning] for meaning in tiny_setup.answers] == list(range(len(tiny_setup.answers)))
+
+
+def test_the_tokenizer_knows_queries_and_targets_of_training(tiny_setup: Setup) -> None:
+    """It needs fewer tokens for either than one that was trained on the other alone."""
+    examples, size = tiny_setup.dataset["train"].examples, tiny_setup.config.tokenizer.vocab_size
+    texts = {
+        name: [text for example in examples for text in in_all_forms(getattr(example, name))]
+        for name in ("queries", "targets")
+    }
+
+    def tokens(tokenizer: TextTokenizer, name: str) -> int:
+        return int(tokenizer.encode(texts[name], 999)[1].sum())
+
+    for name, other in (("queries", "targets"), ("targets", "queries")):
+        stranger = TextTokenizer.train(texts[other], size)
+        assert tokens(tiny_setup.tokenizer, name) < 0.9 * tokens(stranger, name)
+    assert tiny_setup.tokenizer.vocab_size == size
 
 
 def test_a_pretrained_tokenizer_is_read_instead(tiny_config: RunConfig, tmp_path: Path) -> None:

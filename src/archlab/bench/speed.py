@@ -75,11 +75,9 @@ def generate_rows(results: Mapping[str, Any]) -> Iterator[Row]:
                     compiled = "" if code == OURS else f", {code}"
                     what = f"generation, {size}, {batch} at once, {precision}{compiled}"
                     yield _row(f"{what}: tokens/s over transformers'", GOALS[size], measured["ratio"], at_most=False)
-                    if size == LARGE and "share_of_products" in measured and batch == "1":
-                        products = measured["share_of_products"]
-                        yield _row(f"{what}: share of its matrix-vector products", OF_LIMIT, products, at_most=False)
                     if size == LARGE and "share_of_limit" in measured:
-                        share = measured["share_of_limit"]
+                        products, share = measured["share_of_products"], measured["share_of_limit"]
+                        yield _row(f"{what}: share of its matrix-vector products", OF_LIMIT, products, at_most=False)
                         yield Row(f"{what}: share of the memory's limit", OF_LIMIT, False, share, share, share)
 
 

@@ -265,6 +265,7 @@ def checked_vectors(raw: np.ndarray | Sequence[np.ndarray], spec: CollectionSpec
         return vectors
     if not (lengths > 1e-30).all():
         raise UserError("vector of length zero: has no direction, so it has no cosine; leave it out")
+    lengths[np.abs(lengths - 1) < 1e-6] = 1  # at unit length already: written again, a vector stays the same to the bit
     return (vectors / lengths).astype(np.float32)
 
 

@@ -28,7 +28,7 @@ def clip(tiny_setup: Setup, tmp_path: Path) -> Path:
 
 def watched(run: Path, clip: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[list[str], str]:
     """The segments, and the last line."""
-    watch(run, clip, options.pop("query", None), **{"rate": 2.0, "threshold": 1e-2, "every": None} | options)
+    watch(run, clip, options.pop("query", None), **{"rate": 2.0, "threshold": 1e-4, "every": None} | options)
     *segments, last = capsys.readouterr().out.splitlines()
     return segments, last
 
@@ -70,7 +70,7 @@ def test_a_paced_trigger_speaks_more_often_where_it_shall(
     def decodes(**options: Any) -> int:
         return int(re.findall(r"(\d+) decodes", watched(talkative_run("vljepa"), clip, capsys, **options)[1])[0])
 
-    assert decodes(threshold=1e6) < decodes(threshold=1e-2, every=1.0)
+    assert decodes(threshold=1e6) < decodes(threshold=1e-3, every=1.0)
 
 
 def test_fewer_frames_are_looked_at_at_a_lower_rate(

@@ -30,6 +30,7 @@ from archlab.compare.grid.summary import (
     difference,
     judge,
     of_runs,
+    of_trial,
     on_validation,
     over_seeds,
     score_at,
@@ -476,7 +477,7 @@ def _tuning(protocol: Protocol, trials: Found) -> Section:
     scores: dict[str, dict[float, str]] = {}
     chosen: dict[str, str] = {}
     for row, results in trials:
-        levels = {name: level for name, level in row.levels.items() if name != "learning_rate"}
+        levels, rate = of_trial(row.levels)
         whose = _whose(row.arm, levels)
         chosen[whose] = _chosen(best.get((row.arm, place(levels))), rates)
         text = show.NOT_MEASURED
@@ -484,7 +485,7 @@ def _tuning(protocol: Protocol, trials: Found) -> Section:
             text = "diverged"
         elif results:
             text = show.scalar(on_validation(results, protocol), unit_of(protocol.primary))
-        scores.setdefault(whose, {})[row.levels["learning_rate"]] = text
+        scores.setdefault(whose, {})[rate] = text
     rows = [
         [whose, *(tried.get(rate, show.NOT_MEASURED) for rate in rates), chosen[whose]]
         for whose, tried in scores.items()

@@ -51,7 +51,7 @@ def measure_cell(cell: Cell, run: Run, setup: Setup) -> Results:
             "seconds": round(run.metrics["seconds"], 2),
             "flops": _flops(run, setup),
         },
-        **{name: run.metrics[name] for name in ("scale",) if name in run.metrics},
+        **({"scale": run.metrics["scale"]} if "scale" in run.metrics else {}),
         **curve_of(run.metrics, run.config.optimizer.batch_size),
     }
     if not cell.test_items:

@@ -269,10 +269,15 @@ def best_rates(trials: Found, protocol: Protocol) -> dict[tuple[str, str], float
     for row, results in trials:
         if results is None:
             return {}
-        rate = row.levels["learning_rate"]
-        at = place({name: level for name, level in row.levels.items() if name != "learning_rate"})
-        scores.setdefault((row.arm, at), []).append((on_validation(results, protocol), -rate))
+        levels, rate = of_trial(row.levels)
+        scores.setdefault((row.arm, place(levels)), []).append((on_validation(results, protocol), -rate))
     return {key: -max(tried)[1] for key, tried in scores.items()}
+
+
+def of_trial(levels: Levels) -> tuple[Levels, float]:
+    """The levels of a trial without its learning rate, and that."""
+    rest = dict(levels)
+    return rest, rest.pop("learning_rate")
 
 
 def _parts(protocol: Protocol, one: Expectation, levels: Levels) -> list[Part]:
