@@ -50,9 +50,12 @@ def make_cell() -> MakeCell:
         def place(policy: str, budget: float) -> dict[str, Any]:
             rate = rate_of(policy, budget)
             both = {"paired": ANNOTATIONS, "dense": FRAMES}
-            return {"decodes": [rate * count for count in ANNOTATIONS], "waited": [10, 20, 30]} | {
-                reading: sums(score(policy, budget), sizes) for reading, sizes in both.items()
-            }
+            counts = {"waited": [10, 20, 30], "cuts": [8, 10, 12], "found": [7, 11, 3], "delays": [14, 0, 7]}
+            return (
+                {"decodes": [rate * count for count in ANNOTATIONS]}
+                | counts
+                | {reading: sums(score(policy, budget), sizes) for reading, sizes in both.items()}
+            )
 
         timing = {"encoder": 2.0, "predictor": 1.0, "decoder": 3.0, "decide": 0.5, "decodes": 20, "events": 20}
         return {

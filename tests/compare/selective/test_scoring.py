@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from archlab.compare.selective.policies import Decode
-from archlab.compare.selective.scoring import CIDER, Judge, paired, shown
+from archlab.compare.selective.scoring import CIDER, TOLERANCE, Judge, events_found, paired, shown
 from archlab.data.streams.stream import Segment, Stream
 from archlab.evaluate.captioning import cider_d
 
@@ -59,6 +59,25 @@ def test_scenes_are_judged_by_their_facts_and_others_by_whether_texts_agree() ->
     other = Judge([stream(segments(0, 4, texts=("Forest",)))])
     assert said(other, "forest")["caption/exact"] == [1.0]
     assert said(other, "a forest")["caption/exact"] == [0.0]
+
+
+def test_an_event_is_found_by_one_cut_within_the_tolerance() -> None:
+    parts = segments(0, 10, 20, 30, 40)
+    near, far = 10 + TOLERANCE, 20 + TOLERANCE + 1
+    assert events_found(parts, [at(0), at(near), at(far), at(30)]) == [TOLERANCE, 0]
+    assert events_found(parts, [at(9), at(10), at(11)]) == [-1]  # two cuts of three find nothing
+    assert events_found(segments(0, 10, 12, 30), [at(11)]) == [1]  # and a cut is not two events
+    assert events_found(parts, [at(1)]) == []  # the beginning is no event
+    assert events_found(parts, [Decode(16, (11, 16))]) == [6]  # said later than it was cut
+    assert events_found(parts, [at(14, 10)]) == [0]  # the middle of a segment that was cut at the event
+
+
+def test_where_cuts_lie_is_counted_stream_by_stream() -> None:
+    judge = Judge([stream(segments(0, 10, 20)), stream(segments(0, 10, 20))])
+    judge.add(("me", 1.0), 0, [Decode(0, (0, 8)), Decode(13, (9, 13))], ["a", "b"])
+    judge.add(("me", 1.0), 1, [Decode(3, (3, 4)), Decode(6, (6, 6))], ["a", "b"])
+    sums = judge.sums()["me", 1.0]
+    assert (sums["cuts"], sums["found"], sums["delays"]) == ([1, 2], [1, 0], [3, 0])
 
 
 def test_what_is_said_is_counted_stream_by_stream() -> None:

@@ -57,6 +57,26 @@ def test_the_share_is_of_what_the_oracle_gains_over_uniform_at_the_same_number(m
     np.testing.assert_allclose(found.drawn, 0.75)  # the ripple is common to all: pairing removes it
 
 
+def test_cuts_are_held_against_events(make_cell: Any) -> None:
+    found = seeds(make_cell, {}, {})
+    precision, recall, f1 = found.boundaries("ward", "1")
+    assert precision.value == pytest.approx(21 / 30)
+    assert recall.value == pytest.approx(21 / 27)  # the first segment of a stream is no event
+    assert f1.value == pytest.approx(2 * 21 / (30 + 27))
+    assert found.delay("trigger", "1") == 1.0
+    assert f1.drawn.std() > 0
+
+
+def test_no_event_found_has_no_delay(make_cell: Any) -> None:
+    cell = make_cell({})
+    cell["policies"]["trigger"]["1"] |= {"found": [0, 0, 0], "cuts": [0, 0, 0], "delays": [0, 0, 0]}
+    found = condition([cell])
+    assert found.delay("trigger", "1") is None
+    precision, recall, f1 = found.boundaries("trigger", "1")
+    assert np.isnan(precision.value)
+    assert recall.value == f1.value == 0.0
+
+
 def test_intervals_come_from_seeds_and_streams_resampled_together(make_cell: Any) -> None:
     one, other = ({"uniform": 0.4, "oracle-exact": 0.6, "trigger": value} for value in (0.5, 0.6))
     estimate = seeds(make_cell, one, other).share("trigger", "paired", FACTS, "uniform").estimate([0, 1])

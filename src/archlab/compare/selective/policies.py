@@ -39,6 +39,11 @@ class Decode:
         return sum(self.span) // 2
 
     @property
+    def begins(self) -> int:
+        """Where the segment that it speaks of begins, for the policy: a live one tells later where it cut."""
+        return min(self.since, self.span[0])
+
+    @property
     def waited(self) -> int:
         """Frames between the first that it speaks of and the first that shows it."""
         return self.since - self.span[0]

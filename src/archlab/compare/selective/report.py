@@ -15,7 +15,7 @@ from archlab.compare.report.blocks import Section, Table, capital, rate, section
 from archlab.compare.scores import metric_label
 from archlab.compare.selective.policies import LABELS, LIVE, peers
 from archlab.compare.selective.protocol import BASE
-from archlab.compare.selective.scoring import CIDER, READINGS
+from archlab.compare.selective.scoring import CIDER, READINGS, TOLERANCE
 from archlab.compare.selective.timing import MODEL_PARTS
 from archlab.evaluate.measure import unit_of
 
@@ -67,6 +67,7 @@ def make_report(results: Results) -> Report:
         _decision(results),
         _curves(results),
         _at_one(results),
+        _boundaries(results),
         _sweep(results),
         _time(results),
         _controls(results),
@@ -143,6 +144,22 @@ def _at_one(results: Results) -> Section:
         tables.append(Table(f"{capital(reading)}, one decode per event", columns, rows, note))
     lead = "All policies at the oracle's number of decodes, interpolated where a tuned threshold hits it only nearly."
     return section("at-one", "At the oracle's number of decodes", lead, tables=tables)
+
+
+def _boundaries(results: Results) -> Section:
+    base, rows = results["conditions"][BASE], []
+    for policy in sorted(LABELS, key=LIVE.__contains__):
+        found = base["policies"][policy]
+        late = found["delay"] if policy in LIVE else None
+        shares = [show.score(one) if one["value"] is not None else "–" for one in found["boundaries"].values()]
+        rows.append([LABELS[policy], *shares, "–" if late is None else f"{rate(late)} frames"])
+    columns = ["policy", "precision", "recall", "F1", "from an event to its text"]
+    note = (
+        f"A cut within {TOLERANCE} frames of an event has found it, each cut one event. At one decode per event; tuned "
+        "triggers decode nearly as often. The delay is that of the events found, and of live policies."
+    )
+    lead = "Whether a text is right is one question, whether it comes where something happened another: this one."
+    return section("boundaries", "Where they cut", lead, tables=[Table("Cuts against events", columns, rows, note)])
 
 
 def _sweep(results: Results) -> Section:

@@ -27,6 +27,9 @@ CIDER = "caption/cider_d"
 Place = tuple[str, float]
 """Who speaks, and at how many decodes per event."""
 
+TOLERANCE = 2
+"""Frames by which a cut may miss an event and still have found it."""
+
 _DIGITS = 5
 
 
@@ -63,6 +66,22 @@ def shown(segments: Sequence[Segment], decodes: Sequence[Decode]) -> list[tuple[
     return found
 
 
+def events_found(segments: Sequence[Segment], decodes: Sequence[Decode]) -> list[int]:
+    """For each event that a cut lies within `TOLERANCE` frames of, each cut for one, the frames until its text shows.
+
+    The beginning of a stream is no event, and a segment that begins there no cut.
+    """
+    cuts = [decode for decode in decodes if decode.begins > 0]
+    delays, row = [], 0
+    for event in (segment.start for segment in segments[1:]):
+        while row < len(cuts) and cuts[row].begins < event - TOLERANCE:
+            row += 1
+        if row < len(cuts) and cuts[row].begins <= event + TOLERANCE:
+            delays.append(cuts[row].since - event)
+            row += 1
+    return delays
+
+
 class Judge:
     """Collects what was said of a set of streams, and scores all of it at once, every text and segment once.
 
@@ -87,17 +106,25 @@ class Judge:
             number: of the stream; streams come in order.
             texts: one per decode.
         """
-        counts = self._counts.setdefault(place, {"decodes": [], "waited": []})
-        counts["decodes"].append(len(decodes))
-        counts["waited"].append(sum(decode.waited for decode in decodes))
-        held = self._shown.setdefault(place, {reading: [] for reading in READINGS})
         segments = self.streams[number].segments
+        delays = events_found(segments, decodes)
+        counts = {
+            "decodes": len(decodes),
+            "waited": sum(decode.waited for decode in decodes),
+            "cuts": sum(decode.begins > 0 for decode in decodes),
+            "found": len(delays),
+            "delays": sum(delays),
+        }
+        for name, count in counts.items():
+            self._counts.setdefault(place, {}).setdefault(name, []).append(count)
+        held = self._shown.setdefault(place, {reading: [] for reading in READINGS})
         held["paired"] += [Shown(number, row, texts[one], 1) for row, one in enumerate(paired(segments, decodes))]
         held["dense"] += [Shown(number, row, texts[one], frames) for row, one, frames in shown(segments, decodes)]
 
     def sums(self) -> dict[Place, dict[str, Any]]:
-        """For every place "decodes" and "waited", one number for each stream, and for each reading and metric the sum
-        of scores over the annotations or frames of each stream."""
+        """For every place one number for each stream of "decodes", of frames "waited" for them, of "cuts", of events
+        "found" and of the frames of "delays" until these show; and for each reading and metric the sum of scores over
+        the annotations or frames of each stream."""
         scores = self._scores()
         results: dict[Place, dict[str, Any]] = {}
         for place, held in self._shown.items():

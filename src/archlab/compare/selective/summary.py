@@ -93,6 +93,23 @@ class Condition:
         places = [cell["policies"][policy][budget] for cell in self.cells]
         return float(sum(sum(one["waited"]) for one in places) / sum(sum(one["decodes"]) for one in places))
 
+    def boundaries(self, policy: str, budget: str) -> tuple[Sampled, Sampled, Sampled]:
+        """Precision, recall and F1 of a policy's cuts: one within `TOLERANCE` frames of an event has found it."""
+        places = [cell["policies"][policy][budget] for cell in self.cells]
+        found, cuts = (self._mean([one[name] for one in places], "paired") for name in ("found", "cuts"))
+        events = self._mean([self.sizes["paired"] - 1] * len(places), "paired")
+        return (
+            found.map(_of, cuts),
+            found.map(_of, events),
+            found.map(lambda hits, tried, there: _of(2 * hits, tried + there), cuts, events),
+        )
+
+    def delay(self, policy: str, budget: str) -> float | None:
+        """Mean number of frames from an event that was found until its text shows; None if none was."""
+        places = [cell["policies"][policy][budget] for cell in self.cells]
+        found = sum(sum(one["found"]) for one in places)
+        return float(sum(sum(one["delays"]) for one in places) / found) if found else None
+
     def score(self, policy: str, budget: str, reading: str, metric: str) -> Sampled:
         """A score at a number of decodes."""
         return self._mean([cell["policies"][policy][budget][reading][metric] for cell in self.cells], reading)
@@ -134,7 +151,7 @@ class Condition:
         points = self.curve(over, reading, metric)
         return self.at_one(policy, reading, metric).map(_first_reach, *_flat(points))
 
-    def _mean(self, sums: Sequence[Sequence[float]], reading: str) -> Sampled:
+    def _mean(self, sums: Sequence[Sequence[float] | np.ndarray], reading: str) -> Sampled:
         values, sizes = np.array(sums, dtype=np.float64), self.sizes[reading]  # (S, C), (C,)
         per_seed = values.sum(1) / sizes.sum()
         drawn = replicates(values, sizes, samples=self.samples, seed=0)
@@ -232,6 +249,11 @@ def _of_condition(condition: Condition) -> dict[str, Any]:
         policies[policy] = {
             "curve": points,
             "waited": round(condition.waited(policy, "1"), 2),
+            "boundaries": {
+                name: _shown(one.estimate(seeds), "share")
+                for name, one in zip(("precision", "recall", "f1"), condition.boundaries(policy, "1"), strict=True)
+            },
+            "delay": condition.delay(policy, "1"),
             "at_one": each(partial(condition.at_one, policy)),
             "over": over,
             "gain": {
@@ -294,6 +316,10 @@ def _first_reach(target: float, *numbers: float) -> float:
             part = (target - scores[row - 1]) / (scores[row] - scores[row - 1])
             return float(rates[row - 1] + part * (rates[row] - rates[row - 1]))
     return float("inf")
+
+
+def _of(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _share(own: float, none: float, oracle: float) -> float:
