@@ -26,11 +26,15 @@ def listed(path: Path, **machines: Any) -> Path:
     return path
 
 
-def measured(path: Path, rate: float = 100.0, *, gpu: str | None = None, **changes: Any) -> Path:
+def measured(
+    path: Path, rate: float = 100.0, *, gpu: str | None = None, backend: str = "torch", **changes: Any
+) -> Path:
     """Results of `bench serve`."""
     step = {"throughput_per_s": rate, "requests": 800, "errors": 0}
     scenarios = {"search": {"vljepa": step}, "classify": {"vljepa": step, "token": {**step, "throughput_per_s": 50.0}}}
-    path.write_text(json.dumps({"machine": {"gpu": gpu, "cores": 2}, "scenarios": scenarios, **changes}))
+    models = {arm: {"backend": backend} for arm in ("vljepa", "token")}
+    content = {"machine": {"gpu": gpu, "cores": 2}, "models": models, "scenarios": scenarios, **changes}
+    path.write_text(json.dumps(content))
     return path
 
 
@@ -85,6 +89,14 @@ def test_a_gpu_that_was_measured_is_compared_request_by_request(tmp_path: Path) 
     assert by_key["classify", "token", "cpu"]["gpu"]["break_even"] is None  # 50 a second on the GPU too
     assert by_key["search", "vljepa", "gpu"]["per_1000"] == pytest.approx(1000 / 2000 / 3600 * 3.6)
     assert "never: it costs more per request" in markdown(report)
+
+
+def test_a_session_computes_on_the_processor_of_a_machine_with_a_gpu(tmp_path: Path) -> None:
+    devices = {
+        backend: {one.device for one in read_measurements(measured(tmp_path / "r.json", gpu="a GPU", backend=backend))}
+        for backend in ("torch", "onnx", "onnx-int8")
+    }
+    assert devices == {"torch": {"gpu"}, "onnx": {"cpu"}, "onnx-int8": {"cpu"}}
 
 
 def test_a_comparison_gives_the_models_alone_at_their_best_batch_size(tmp_path: Path) -> None:

@@ -54,17 +54,23 @@ def read_measurements(path: Path) -> list[Measurement]:
         raise UserError(f"results {path}: is no JSON; give a results.json of 'bench serve' or of 'compare'") from None
     try:
         machine = results["machine"]
-        about: tuple[Device, int, str] = "gpu" if machine["gpu"] else "cpu", machine["cores"], str(path)
+        device: Device = "gpu" if machine["gpu"] else "cpu"
+        about = machine["cores"], str(path)
         if "scenarios" in results:
+            on: dict[str, Device] = {  # a session computes on the processor, whatever else the machine has
+                arm: device if one["backend"] == "torch" else "cpu" for arm, one in results["models"].items()
+            }
             found = [
-                Measurement(what, arm, step["throughput_per_s"], "service", *about)
+                Measurement(what, arm, step["throughput_per_s"], "service", on[arm], *about)
                 for what, arms in results["scenarios"].items()
                 for arm, step in arms.items()
                 if not step["errors"] and step["requests"]
             ]
         else:
             found = [
-                Measurement(mode, arm, max(row["throughput_per_s"] for row in batches.values()), "model", *about)
+                Measurement(
+                    mode, arm, max(row["throughput_per_s"] for row in batches.values()), "model", device, *about
+                )
                 for arm in ARMS
                 for mode, batches in _modes(results, arm).items()
             ]

@@ -22,7 +22,7 @@ from typing import Any
 from archlab.bench.serve import ours
 from archlab.bench.serve.capacity import find_capacity
 from archlab.bench.serve.collection import NAME, build_collection
-from archlab.bench.serve.contest import OURS, check_same_hits, side_by_side, try_variants
+from archlab.bench.serve.contest import OURS, check_same_hits, running, side_by_side, try_variants
 from archlab.bench.serve.driving import Load, drive
 from archlab.bench.serve.images import image_floor
 from archlab.bench.serve.ours import Model
@@ -115,7 +115,11 @@ def bench_serve(
             servers[peer] = stack.enter_context(start(way))
             servers[peer].pause()
         results["same_hits"] = check_same_hits(servers)
+        with running(service):
+            before = ours.read_state(service)
         results["side_by_side"] = side_by_side(servers, partial(_measure, load=load), plan.rounds)
+        with running(service):
+            results["cache"]["side_by_side"] = {"share": ours.cached_share(before, ours.read_state(service))}
     print_results(results)
     if out is not None:
         write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
@@ -127,7 +131,8 @@ def bench_serve(
 def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, load: Load) -> dict[str, Any]:
     """Capacity and scenarios of the running service; between them, what its metrics and log say of the searches.
 
-    "cache" has searches whose texts all differ, and searches for few texts, with the share that came from the cache.
+    "cache" has the shares of texts that came from it: where all differ, in the search for the capacity ("without"), and
+    where few come again ("with").
     """
 
     def step(users: int) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from archlab.serve.service import named_folders, shipped
 
 PATH = f"/v1/collections/{NAME}/search"
 PROBE = search_body("a red circle")
+CACHED_TEXTS = 128
+"""Embeddings that the service keeps: few of the texts that all differ, so that users who begin anew, in another
+process, find none of those before them; and more than are searched for again and again."""
+
 _NO_LIMIT = 10**9  # items a second of the key: what the service bears is the question
 
 
@@ -79,11 +83,13 @@ def start(models: Mapping[str, Model], backend: Choice, index: Path, work: Path)
     key = create_key(work / "keys.json", "load", requests_per_second=_NO_LIMIT, burst=_NO_LIMIT)
     runs = [f"{model.name}={model.folder.resolve()}" for model in models.values()]
     options = ["--port", "{port}", "--keys", str(work / "keys.json"), "--index", str(copy), "--backend", backend]
-    return Server(["archlab", "serve", *runs, *options], path=PATH, body=PROBE, log=work / "service.log", key=key)
+    settings = {"ARCHLAB_CACHED_TEXTS": str(CACHED_TEXTS)}
+    arguments = ["archlab", "serve", *runs, *options]
+    return Server(arguments, path=PATH, body=PROBE, log=work / "service.log", key=key, settings=settings)
 
 
 def read_state(server: Server) -> dict[str, int]:
-    """What the service's own metrics and log say of the load: all was on, and nothing came from the cache of texts."""
+    """What the service's own metrics and log say of the load: whether all was on, and what came from the cache."""
     page = httpx.get(f"{server.url}/metrics", timeout=30).text
     totals: dict[str, float] = {}
     for family in text_string_to_metric_families(page):

@@ -25,7 +25,7 @@ from archlab.bench.serve import workload
 from archlab.bench.serve.record import Record
 
 _POPULAR = 64  # texts, which the cache keeps
-_TEXTS = 20_000  # more than the service's cache of texts keeps: in turns, each is forgotten before it comes again
+_TEXTS = 20_000  # in turns, so that a cache that keeps fewer has forgotten each before it comes again
 _PICTURES = 16
 _SEED = 1
 _COLLECTION = os.environ.get("LOAD_COLLECTION", "captions")
