@@ -47,6 +47,14 @@ def imported() -> set[str]:
     return set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE)) - sys.stdlib_module_names - {"archlab"}
 
 
+@pytest.mark.parametrize(("part", "limit"), [("models", 400), ("layers", 300)])
+def test_what_a_learner_reads_stays_short(part: str, limit: int) -> None:
+    files = (ROOT / "src" / "archlab" / part).glob("*.py")
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert len(lengths) > 5
+    assert {name: length for name, length in lengths.items() if length > limit} == {}
+
+
 # Import names that differ from the names on the package index.
 DISTRIBUTIONS = {"PIL": "pillow", "opentelemetry": "opentelemetry-api", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 DISTRIBUTIONS |= {"qdrant_client": "qdrant-client", "qdrant_edge": "qdrant-edge-py"}

@@ -45,7 +45,7 @@ def results(tmp_path: Path) -> Path:
     for name, content in (("attention", attention), ("generate", {"shapes": sizes}), ("train", train)):
         path = tmp_path / f"bench-{name}" / "results.json"
         path.parent.mkdir()
-        path.write_text(json.dumps(content | {"git": "0123456789abcdef", "threads": 2}))
+        path.write_text(json.dumps(content | {"git": f"{'0123456789abcdef':0<40}-dirty", "threads": 2}))
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def test_every_ratio_stands_beside_its_goal(results: Path) -> None:
         ["at most 1", "1.20 [1.10, 1.30]", "missed"],
     ]
     assert text.startswith("3 of 6 reached")
-    assert "`bench-train/results.json`: commit `0123456789`, 2 threads" in text
+    assert "`bench-train/results.json`: commit `0123456789-dirty`, 2 threads" in text
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,12 @@ def test_a_model_that_does_not_generate_is_told_which_do(tmp_path, fails):
     assert "model_type 'bert' does not continue text here" in fails("--model", tmp_path, "hello")
 
 
+def test_a_bidirectional_decoder_is_told_the_same(tmp_path, fails, byte_level):
+    folder = saved(tmp_path, "gemma", Text(tokenizer=byte_level), bidirectional=True)
+    error = fails("--model", folder, "hello")
+    assert f"a bidirectional model, which does not continue text here; the families that do: {DECODERS[0]}" in error
+
+
 def test_what_is_missing_or_damaged_is_one_line(tmp_path, fails, byte_level, checkpoint):
     assert "no such folder" in fails("--model", "no/such/folder", "hello")
     bare = saved(tmp_path / "bare", "gpt2", None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from archlab.bench.attention import OURS as FUSED
 from archlab.bench.train import OURS
+from archlab.compare import formatting as show
 from archlab.documents import StrPath, block_command, escape, table, write_block
 
 BLOCK = "speed"
@@ -101,7 +102,9 @@ def speed_markdown(folder: Path) -> str:
         for path in sorted((folder / name).glob("*.json")):
             results = json.loads(path.read_text(encoding="utf-8"))
             rows += read(results)
-            origins.append(f"`{name}/{path.name}`: commit `{results['git'][:10]}`, {results['threads']} threads")
+            origins.append(
+                f"`{name}/{path.name}`: commit `{show.commit(results['git'])}`, {results['threads']} threads"
+            )
     reached = sum(row.verdict == "reached" for row in rows)
     return "\n\n".join(
         [

@@ -94,6 +94,8 @@ def _open_checkpoint(source: str, folder: Path, dtype: torch.dtype, kinds: Seque
         if text.start is None:
             raise UserError(f"checkpoint {source}: names no decoder_start_token_id; add it to generation_config.json")
     model = load_pretrained(folder, dtype=dtype)
+    if getattr(model.config, "bidirectional", False):
+        raise _does_not_continue(source, "a bidirectional model, which", kinds)
     try:
         check_fits(text, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     except UserError as error:
@@ -103,13 +105,14 @@ def _open_checkpoint(source: str, folder: Path, dtype: torch.dtype, kinds: Seque
 
 def _check_generates(source: str, folder: Path, kinds: Sequence[Kind]) -> None:
     """Refuse a checkpoint whose family does not write text, or not in one of these ways."""
-    generates = {name: family for name, family in FAMILIES.items() if family.kind in kinds}
     model_type = model_type_of(folder)
-    if not any(model_type in family.model_types for family in generates.values()):
-        raise UserError(
-            f"checkpoint {source}: model_type {model_type!r} does not continue text here; "
-            f"the families that do: {', '.join(generates)}"
-        )
+    if not any(model_type in family.model_types for family in FAMILIES.values() if family.kind in kinds):
+        raise _does_not_continue(source, f"model_type {model_type!r}", kinds)
+
+
+def _does_not_continue(source: str, what: str, kinds: Sequence[Kind]) -> UserError:
+    generates = ", ".join(name for name, family in FAMILIES.items() if family.kind in kinds)
+    return UserError(f"checkpoint {source}: {what} does not continue text here; the families that do: {generates}")
 
 
 def _open_run(source: str, folder: Path, recipe: str, kinds: Sequence[Kind]) -> Opened:

@@ -49,7 +49,8 @@ def models_markdown(results: _Results, families: Mapping[str, Family] = FAMILIES
             table(header, rows),
             "Errors are those of tiny random models in float32, ours minus `transformers`, the largest of all variants "
             "and both implementations of attention; comparisons and planted bugs are counted in each. The number of "
-            "parameters of every published size is tested. "
+            "parameters of every published size is tested; those of the first Transformer, printed as 65 and 213 M in "
+            "its paper, against `torch.nn.Transformer`, with 37,000 tokens in one table. "
             f"From `archlab parity --out FILE`: transformers {escape(versions['transformers'])}, torch "
             f"{escape(versions['torch'])}, commit `{code(show.commit(results['git']))}`.",
         ]

@@ -23,7 +23,7 @@ def finished(folder: Path, model: str, accuracy: float, source: str = "imdb") ->
         "seed": 0,
         "steps": 10,
         "seconds": 90.0,
-        "commit": "0123456789abcdef",
+        "commit": f"{'0123456789abcdef':0<40}-dirty",
         "table": [floor, {"model": model, "parameters": 1000, "test accuracy": accuracy}],
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -43,7 +43,7 @@ def test_the_page_has_every_model_once_and_a_shared_floor_once(tmp_path: Path) -
     assert main([str(tmp_path / "results"), *map(str, runs)]) == 0
     text = (tmp_path / "results" / "README.md").read_text()
     assert text.count("| majority |") == 1
-    assert "| A | 1,000 | 0.7 | a | 10 | 0 | 1.5 | `012345678` |" in text
+    assert "| A | 1,000 | 0.7 | a | 10 | 0 | 1.5 | `0123456789-dirty` |" in text
     assert "| B | 1,000 | 0.7 | b |" in text
     assert text.count("## Sentiment, imdb") == 1
     assert text.count("Accuracy on imdb.") == 1

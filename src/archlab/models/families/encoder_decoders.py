@@ -5,8 +5,8 @@ from __future__ import annotations
 from archlab.models.families.family import Family, Size, Variant
 
 _VASWANI = (
-    "arXiv 1706.03762, section 5.1 and table 3, which rounds to 65 and 213 million with about 37000 tokens; "
-    "the exact count is that of torch.nn.Transformer and one table"
+    "arXiv 1706.03762, section 5.1 and table 3, which print 65 and 213 million; about 37000 tokens in one table, and "
+    "the blocks of torch.nn.Transformer, give neither"
 )
 _OPUS = "huggingface.co/Helsinki-NLP, counts of the released weights less positions and the bias of the logits"
 _T511 = {"activation": "gated-gelu", "tied": False}

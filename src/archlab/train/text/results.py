@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from archlab.compare import formatting as show
 from archlab.documents import write_document
 from archlab.errors import UserError
 from archlab.train.text.goals import read_goals, verdicts
@@ -91,7 +92,7 @@ def _rows(runs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "steps": metrics["steps"] if own else None,
                 "seed": str(metrics["seed"]) if own else None,
                 "minutes": round(metrics["seconds"] / 60, 1) if own else None,
-                "commit": f"`{metrics['commit'][:9]}`" if own else None,
+                "commit": f"`{show.commit(metrics['commit'])}`" if own else None,
             }
             rows.append(row | provenance)
     return [row for i, row in enumerate(rows) if row not in rows[:i]]
