@@ -118,7 +118,7 @@ def tiny_config(tiny_encoder: Path) -> RunConfig:
     """Six steps of a tiny arm on tiny scenes, saved every two steps and scored at steps 2 and 6."""
     return RunConfig(
         data=DataConfig(scenes=ScenesData(train_images=60, validation_images=12, test_images=12)),
-        tokenizer=TokenizerConfig(vocab_size=600),
+        tokenizer=TokenizerConfig(vocab_size=400),
         encoder=EncoderConfig(weights=str(tiny_encoder), views=1),
         trunk=replace(TINY, depth=2),
         vljepa=EmbeddingArmConfig(embedding=16, target=TINY, decoder=TINY, decoder_prefix=2),

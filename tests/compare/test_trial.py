@@ -26,7 +26,7 @@ OF_VLJEPA = {"decoder_ceiling", "nearest_caption"}
 
 @pytest.fixture(scope="module")
 def config(tiny_config: RunConfig) -> CompareConfig:
-    return CompareConfig(run=tiny_config, test_items=20, pmi_gallery=5)
+    return CompareConfig(run=tiny_config, test_items=40, pmi_gallery=5)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_as_many_items_are_scored_as_asked_for(
     for split in SPLITS:
         trial = tried["vljepa"][1][split]
         items = Items.first(tiny_setup.dataset[split], config.test_items)
-        assert len(items.vqa) == 20
+        assert len(items.vqa) == 40
         assert trial.answers.keys() == {*items.vqa, *items.captions}
 
 
