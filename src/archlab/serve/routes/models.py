@@ -17,6 +17,7 @@ from archlab.serve.opening import Choice
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.schemas import Answer, Body
 from archlab.serve.service import Service
+from archlab.serve.settings import WEIGHTS
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 Reader = Annotated[Caller, Depends(allowed("read"))]
@@ -49,7 +50,9 @@ class LoadRequest(Body):
     """A checkpoint to load."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    folder: str = Field(min_length=1, max_length=1000, description="Below a folder of `ARCHLAB_MODEL_ROOTS`.")
+    folder: str = Field(
+        min_length=1, max_length=1000, description="Shipped, or below a folder of `ARCHLAB_MODEL_ROOTS`."
+    )
     backend: Choice = "auto"
 
 
@@ -134,10 +137,10 @@ def _info(service: Service, model: Model) -> dict[str, Any]:
 
 
 def _inside(folder: Path, roots: tuple[Path, ...]) -> Path:
-    """A folder below one of the roots; what else there is on the disk is not told."""
-    for root in roots:
+    """A folder of shipped weights, or one below a root; what else there is on the disk is not told."""
+    for root in (WEIGHTS, *roots):
         with suppress(OSError, RuntimeError, ValueError):  # no path at all: too long, a loop of links, a zero byte
             path = (root / folder).resolve()
             if path.is_relative_to(root.resolve()) and path.is_dir():
                 return path
-    raise invalid("folder", "must be a folder below one of ARCHLAB_MODEL_ROOTS")
+    raise invalid("folder", "must be a shipped checkpoint, or a folder below one of ARCHLAB_MODEL_ROOTS")
