@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -92,6 +92,11 @@ def operation(
             content[FORM] = _form(body)
         options["openapi_extra"]["requestBody"] = {"required": True, "content": content}
     return options
+
+
+def named(example: str) -> Any:
+    """A name in a path, with one that works once the examples before it have run."""
+    return Path(openapi_examples={example: {"value": example}})
 
 
 def describe(app: FastAPI, *, has_keys: bool, longest_deadline: float) -> Callable[[], dict[str, Any]]:

@@ -23,7 +23,7 @@ from archlab.serve.calls import Call, Caller, accepts, allowed, reply, service_o
 from archlab.serve.context import context_of
 from archlab.serve.examples import red_circle
 from archlab.serve.model import Model
-from archlab.serve.openapi import operation
+from archlab.serve.openapi import named, operation
 from archlab.serve.points import KINDS, CreateRequest, DeleteRequest, Meant, SearchRequest, UpsertRequest
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.schemas import DESCRIBE, Answer
@@ -32,6 +32,7 @@ from archlab.serve.service import Service
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Writer = Annotated[Caller, Depends(allowed("write"))]
+Name = Annotated[str, named("pictures")]
 Result = TypeVar("Result")
 
 
@@ -134,14 +135,14 @@ async def create_collection(
 
 
 @router.get("/{name}", **operation(CollectionInfo, also=_MISSING))
-async def get_collection(name: str, request: Request, _: Reader) -> Response:
+async def get_collection(name: Name, request: Request, _: Reader) -> Response:
     """Describe a collection."""
     collection, points = await _on_index(request, lambda index: ((one := index.open(name)), one.count()))
     return reply(_info(service_of(request), collection, points))
 
 
 @router.delete("/{name}", **operation(None, also=_MISSING, status=204))
-async def drop_collection(name: str, request: Request, _: Writer) -> Response:
+async def drop_collection(name: Annotated[str, named("mine")], request: Request, _: Writer) -> Response:
     """Remove a collection with all its points."""
     await _on_index(request, lambda index: index.drop(name))
     service_of(request).collections.sizes.pop(name, None)
@@ -150,7 +151,7 @@ async def drop_collection(name: str, request: Request, _: Writer) -> Response:
 
 @router.put("/{name}/points", **operation(Upserted, body=UpsertRequest, examples=_UPSERT, also=(problems.CONFLICT,)))
 async def upsert_points(
-    name: str, call: Annotated[Call[UpsertRequest], Depends(accepts(UpsertRequest, scope="write"))]
+    name: Name, call: Annotated[Call[UpsertRequest], Depends(accepts(UpsertRequest, scope="write"))]
 ) -> Response:
     """Insert points, or replace those of the same id. Once this is answered, they outlive the process.
 
@@ -175,7 +176,7 @@ async def upsert_points(
 
 @router.post("/{name}/points/delete", **operation(Deleted, body=DeleteRequest, examples=_DELETE))
 async def delete_points(
-    name: str, call: Annotated[Call[DeleteRequest], Depends(accepts(DeleteRequest, scope="write"))]
+    name: Name, call: Annotated[Call[DeleteRequest], Depends(accepts(DeleteRequest, scope="write"))]
 ) -> Response:
     """Remove points by their ids, or all that meet a condition. Unknown ids are no error."""
     ids, where = call.body.ids, _filter(call.body.where)
@@ -194,7 +195,7 @@ async def delete_points(
     **operation(SearchResponse, body=SearchRequest, examples=_SEARCH, forms=True, also=(problems.CONFLICT,)),
 )
 async def search(
-    name: str, call: Annotated[Call[SearchRequest], Depends(accepts(SearchRequest, forms=True))]
+    name: Name, call: Annotated[Call[SearchRequest], Depends(accepts(SearchRequest, forms=True))]
 ) -> Response:
     """Find the points that a text means, that are like an image, or that are nearest to a vector."""
     where = _filter(call.body.where)
@@ -218,9 +219,9 @@ async def _vectors(
     """
     spec = collection.spec
     if call.body.model is not None:
-        named = call.service.named(call.body.model)
+        chosen = call.service.named(call.body.model)
         with _naming("model"):
-            same_model(collection, named.digest, named.name)
+            same_model(collection, chosen.digest, chosen.name)
     given = {kind: [at for at, item in enumerate(items) if getattr(item, kind) is not None] for kind in KINDS}
     for at in given["vector"]:
         if (width := len(items[at].vector)) != spec.width:
