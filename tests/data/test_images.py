@@ -116,6 +116,12 @@ def test_sixteen_bit_grey_keeps_its_upper_byte() -> None:
     assert square[0].tolist() == [[v] * 3 for v in (0, 0, 1, 128, 255)]
 
 
+def test_the_transparent_value_of_sixteen_bit_grey_lies_over_white_and_its_neighbours_do_not() -> None:
+    grey = np.array([[0, 299, 300, 301, 65535]], dtype=np.uint16).repeat(5, axis=0)
+    square = decode(encode(Image.fromarray(grey), transparency=300), 5, max_pixels=LIMIT)
+    assert square[0].tolist() == [[v] * 3 for v in (0, 1, 255, 1, 255)]
+
+
 def test_one_bit_and_grey_images_become_rgb() -> None:
     assert (decode(encode(Image.new("1", (8, 8), 1)), 8, max_pixels=LIMIT) == 255).all()
     assert (decode(encode(Image.new("L", (8, 8), 77)), 8, max_pixels=LIMIT) == 77).all()

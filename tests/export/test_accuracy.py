@@ -26,6 +26,7 @@ def test_the_accuracy_of_float32_is_that_of_the_run_in_pytorch(
     folder, run = own_export("vljepa"), talkative_run("vljepa")
     accuracy = record_accuracy(folder, run)
     assert Manifest.load(folder).accuracy == accuracy
+    assert "| vqa/accuracy | " in (folder / "card.md").read_text()
     result, collator = Measurement(), tiny_setup.collator("validation")
     items = Items.first(collator.split, len(collator.split.examples))
     measure_vqa(result, Answerer.open(run).readout, collator, items.vqa)

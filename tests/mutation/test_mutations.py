@@ -1382,8 +1382,8 @@ SEARCH = [
     Fault(
         "whoever may search may change collections",
         "serve/routes/collections.py",
-        'accepts(UpsertRequest, scope="write")',
-        "accepts(UpsertRequest)",
+        'accepts(UpsertRequest, scope="write", forms=UpsertForm)',
+        "accepts(UpsertRequest, forms=UpsertForm)",
         "serve/test_collections.py::test_changes_need_the_scope_write_and_searches_do_not",
     ),
     Fault(

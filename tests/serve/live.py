@@ -135,6 +135,19 @@ def noise(side: int = 64) -> bytes:
     return png(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
+def documented(live: Live) -> list[tuple[str, str, Any]]:
+    """Method, path and body of every example of the OpenAPI document, in its order; nothing is filled in but by it."""
+    found = []
+    for path, methods in live.app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            parts = {one["name"]: one for one in operation.get("parameters", ()) if one["in"] == "path"}
+            names = {name: next(iter(one["examples"].values()))["value"] for name, one in parts.items()}
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            bodies = [example["value"] for example in content["examples"].values()] if content else [None]
+            found += [(method, path.format(**names), body) for body in bodies]
+    return found
+
+
 def problem(response: httpx.Response, slug: str) -> dict[str, Any]:
     """The problem document of an answer, which must be one of that kind."""
     assert response.headers["content-type"] == "application/problem+json", response.text

@@ -143,6 +143,61 @@ def test_texts_images_and_vectors_may_be_upserted_together_and_replace_what_was_
     assert search(pictures, {"image": base64_of(picture("white")), "k": 1})["hits"][0]["id"] == "red.png"
 
 
+def sent(client: httpx.Client, *files: tuple[str, bytes], **fields: str) -> httpx.Response:
+    """Files upserted as a form."""
+    return client.put("/v1/collections/pictures/points", files=[("image", file) for file in files], data=fields)
+
+
+def test_files_of_a_form_are_upserted_under_their_names(pictures: httpx.Client) -> None:
+    metadata = {"colour": "bright", "tags": ["new"]}
+    files = ("white.png", picture("white")), ("red.png", picture("yellow", kind="JPEG"))
+    assert sent(pictures, *files, metadata=json.dumps(metadata), model="scenes-vljepa").json() == {"upserted": 2}
+    assert pictures.get("/v1/collections/pictures").json()["points"] == 5  # red.png was there
+    for name, data in files:
+        (hit,) = search(pictures, {"image": base64_of(data), "k": 1})["hits"]
+        assert (hit["id"], hit["metadata"]) == (name, metadata)
+        assert hit["score"] == pytest.approx(1, abs=1e-4)
+    assert sent(pictures, ("plain.png", picture("grey"))).json() == {"upserted": 1}
+    hits = search(pictures, {"image": base64_of(picture("grey"))})["hits"]
+    assert {"id": "plain.png", "metadata": {}} in [{name: hit[name] for name in ("id", "metadata")} for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "field", "rule"),
+    [
+        ([], {"metadata": "{}", "model": "scenes-vljepa"}, "image", "is missing"),
+        ([("a.png", picture()), ("b.png", b"none")], {}, "image[1]", "none of"),
+        ([("a.png", picture()), ("a.png", picture("blue"))], {}, "image", "'a.png' is there twice"),
+        ([("a" * 513, picture())], {}, "image[0]", "a file name of 1 to 512 characters"),
+        ([(None, base64_of(picture()).encode())], {}, "image[0]", "must be a file"),
+        ([("a.png", picture())], {"metadata": "{"}, "metadata", "must be JSON"),
+        ([("a.png", picture())], {"metadata": '{"_a": 1}'}, "metadata", "kept for 'archlab index'"),
+        ([("a.png", picture())], {"metadata": "[]"}, "metadata", "dictionary"),
+        ([("a.png", picture())], {"points": "[]"}, "points", "is unknown; the fields are image, metadata, model"),
+        ([("a.png", picture())], {"model": "scenes-token"}, "model", "holds vectors of scenes-vljepa"),
+    ],
+)
+def test_a_form_of_images_that_breaks_a_rule_stores_nothing_and_is_told_its_field(
+    pictures: httpx.Client, files: list[Any], fields: dict[str, str], field: str, rule: str
+) -> None:
+    parts = [*(("image", file) for file in files), *((name, (None, value)) for name, value in fields.items())]
+    answer = pictures.put("/v1/collections/pictures/points", files=parts)
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert rule in error["rule"]
+    assert pictures.get("/v1/collections/pictures").json()["points"] == 4
+
+
+def test_the_document_shows_both_ways_to_upsert(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    content = paths["/v1/collections/{name}/points"]["put"]["requestBody"]["content"]
+    form = content["multipart/form-data"]
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/UpsertRequest"}
+    assert form["schema"]["properties"].keys() == {"image", "metadata", "model"}
+    assert form["schema"]["properties"]["image"]["items"] == {"type": "string", "format": "binary"}
+    assert "image/png" in form["encoding"]["image"]["contentType"]
+
+
 def test_points_are_deleted_by_id_and_by_condition(pictures: httpx.Client) -> None:
     def delete(**body: Any) -> Any:
         return pictures.post("/v1/collections/pictures/points/delete", json=body).json()
@@ -200,6 +255,9 @@ def test_vectors_of_your_own_need_no_model_and_take_no_texts(client: httpx.Clien
     assert refused["errors"][0]["field"] == "vector"
     refused = problem(client.put("/v1/collections/own/points", json={"points": [{"id": "c", "text": "x"}]}), "invalid")
     assert refused["errors"][0]["pointer"] == "#/points/0/vector"
+    refused = problem(client.put("/v1/collections/own/points", files={"image": ("a.png", picture())}), "invalid")
+    assert refused["errors"][0]["pointer"] == "#/image/0"
+    assert "must be a vector" in refused["errors"][0]["rule"]
 
 
 def test_vectors_of_another_model_are_refused(pictures: httpx.Client, place: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.serve.live import Live, base64_of, picture, problem, serving, wait_for
 
 from archlab.serve import models
+from archlab.serve.settings import WEIGHTS
 
 ASK = {"image": base64_of(picture()), "question": "what is this"}
 
@@ -115,7 +116,24 @@ def test_the_number_of_models_is_bounded(own: Live, runs: dict[str, Path]) -> No
 def test_only_folders_below_the_roots_are_opened(own: Live, folder: str) -> None:
     with own.client() as client:
         answer = load(client, "x", folder)
-        assert problem(answer, "invalid")["errors"][0]["rule"] == "must be a folder below one of ARCHLAB_MODEL_ROOTS"
+        rule = "must be a shipped checkpoint, or a folder below one of ARCHLAB_MODEL_ROOTS"
+        assert problem(answer, "invalid")["errors"][0]["rule"] == rule
+
+
+def test_a_shipped_checkpoint_is_loaded_by_its_name_whatever_the_roots(
+    entries: tuple[str, ...], tmp_path: Path
+) -> None:
+    """So what was unloaded comes back, also in the container, whose only root is its volume of runs."""
+    (tmp_path / "scenes-vljepa").mkdir()  # holds no run
+    shipped = f"scenes-vljepa={WEIGHTS / 'scenes-vljepa'}"
+    with (
+        serving(models=(entries[0], shipped), backend="torch", model_roots=(tmp_path,)) as live,
+        live.client() as client,
+    ):
+        before = client.get("/v1/models/scenes-vljepa").json()
+        assert client.delete("/v1/models/scenes-vljepa").status_code == 204
+        back = load(client, "scenes-vljepa", "scenes-vljepa")
+        assert (back.status_code, back.json()) == (201, before)
 
 
 def test_a_folder_that_holds_no_run_says_what_is_missing(own: Live, runs: dict[str, Path]) -> None:

@@ -15,14 +15,16 @@ import pytest
 from archlab.children import Children
 from archlab.config import RunConfig
 from archlab.errors import UserError
+from archlab.export.accuracy import record
 from archlab.export.manifest import Accuracy, Manifest, Score
 from archlab.serve import opening
-from archlab.serve.opening import open_engine
+from archlab.serve.opening import Choice, open_engine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.checkpoint import save_checkpoint
 from archlab.train.setup import Setup
 from archlab.vl.arms import build_arm
 
+BACKENDS: tuple[Choice, ...] = ("torch", "onnx", "onnx-int8")
 QUERIES = ["what colour is it?", "is there a red ring above the star?"]
 
 
@@ -75,10 +77,8 @@ def test_int8_is_chosen_where_it_costs_nothing_and_served_where_it_is_asked_for(
     exported_run: Path, tmp_path: Path, pictures: list[np.ndarray], lost: float, backend: str
 ) -> None:
     run = shutil.copytree(exported_run, tmp_path / "run")
-    manifest = Manifest.load(run / "onnx")
     score = Score(items=1000, fp32=0.9, int8=0.9 - lost)
-    measured = Accuracy(split="validation", scores={"vqa/accuracy": score})
-    replace(manifest, accuracy=measured).save(run / "onnx")
+    record(run / "onnx", run, Accuracy(split="validation", scores={"vqa/accuracy": score}))
     assert open_engine(run).about.backend == backend
     assert open_engine(run, "onnx").about.backend == "onnx"
     int8: Any = open_engine(run, "onnx-int8")
@@ -86,6 +86,37 @@ def test_int8_is_chosen_where_it_costs_nothing_and_served_where_it_is_asked_for(
     plain: Any = open_engine(run, "onnx")
     vectors = [engine.embed_images(pictures[:2], QUERIES) for engine in (int8, plain)]
     assert not np.allclose(*vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [(0.004, "the service prefers it"), (0.02, "the service takes it only when asked to")]
+)
+def test_the_card_says_what_int8_costs_and_whether_it_is_served(
+    exported_run: Path, tmp_path: Path, lost: float, said: str
+) -> None:
+    run = shutil.copytree(exported_run, tmp_path / "run")
+    assert "costs was not measured" in open_engine(run, "onnx-int8").about.card
+    for fp32 in (0.8, 0.9):  # the second takes the place of the first
+        score = Score(items=1000, fp32=fp32, int8=fp32 - lost)
+        record(run / "onnx", run, Accuracy(split="validation", scores={"vqa/accuracy": score}))
+    cards = {backend: open_engine(run, backend).about.card for backend in BACKENDS}
+    own = (run / "card.md").read_text()
+    assert cards["torch"] == own
+    assert cards["onnx"] == (run / "onnx" / "card.md").read_text()
+    assert cards["onnx"].startswith(own.rstrip())
+    assert "**Served as:**" not in cards["onnx"]
+    title, served, rest = cards["onnx-int8"].split("\n\n", 2)
+    assert served == "**Served as:** dynamic int8 of the weights described here; what that costs stands at the end."
+    assert f"{title}\n\n{rest}" == cards["onnx"]
+    for card in (cards["onnx"], cards["onnx-int8"]):
+        assert f"on the validation split: {said}." in card
+        assert card.count("| vqa/accuracy |") == own.count("| vqa/accuracy |") + 1
+        assert f"| vqa/accuracy | 1000 | 0.9000 | {0.9 - lost:.4f} | +{100 * lost:.2f} |" in card
+    manifest = run / "onnx" / "manifest.json"
+    Manifest.load(run / "onnx").check(run / "onnx", {"card.md": None})
+    before = manifest.stat().st_mtime_ns
+    record(run / "onnx", run, Accuracy(split="validation", scores={"vqa/accuracy": score}))
+    assert manifest.stat().st_mtime_ns == before  # it was recorded already
 
 
 def test_int8_that_was_not_exported_is_refused(exported_run: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.sync.client import connect
 
 from archlab.serve import protocol
+from archlab.serve.middleware.headers import HEADERS
 
 HEAD = b"GET /version HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -51,11 +52,14 @@ def everything(connection: socket.socket) -> bytes:
 def document(answer: bytes, slug: str) -> dict[str, Any]:
     """The problem document of a raw answer, which must be its last."""
     head, _, body = answer.rpartition(b"\r\n\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+    lines = (line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+    headers = {name.lower(): value for name, value in lines}
     found: dict[str, Any] = json.loads(body)
     status = int(head.rpartition(b"HTTP/1.1 ")[2][:3])
     response = httpx.Response(status, headers=headers, content=body)
     assert headers["connection"] == "close"
+    assert headers["cache-control"] == "no-store"
+    assert HEADERS.items() <= headers.items()
     assert problem(response, slug) == found
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.serve.live import Live, base64_of, picture, png, serving
+from tests.serve.live import Live, base64_of, documented, picture, png, problem, serving
 
 from archlab.config import RunConfig, load
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
@@ -19,7 +19,9 @@ ARMS = ["scenes-token", "scenes-vljepa"]
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with serving(backend="torch", index=str(tmp_path_factory.mktemp("index"))) as live:
+    """As the container has it: the only other checkpoints that may be loaded lie in a volume, which is empty."""
+    roots = (tmp_path_factory.mktemp("runs"),)
+    with serving(backend="torch", index=str(tmp_path_factory.mktemp("index")), model_roots=roots) as live:
         yield live
 
 
@@ -30,6 +32,19 @@ def test_both_arms_are_served_each_with_its_card(shipped: Live) -> None:
             card = client.get(f"/v1/models/{name}/card").text
             assert card == (WEIGHTS / name / "card.md").read_text(encoding="utf-8")
             assert variant_line(load(WEIGHTS / name / "config.yaml", RunConfig)) in card
+
+
+def test_the_examples_of_the_documentation_run_but_those_that_need_a_model_of_text_and_say_so(shipped: Live) -> None:
+    missing = {"/v1/translate": "translate", "/v1/sentiment": "sentiment"}
+    paths = shipped.app.openapi()["paths"]
+    with shipped.client() as client:
+        for method, path, body in documented(shipped):
+            answer = client.request(method, path, json=body)
+            if path in missing:
+                assert missing[path] in problem(answer, "not-found")["detail"]
+                assert "None comes with the package" in paths[path]["post"]["description"]
+            else:
+                assert answer.is_success, (method, path, body, answer.text)
 
 
 @pytest.mark.parametrize("model", ARMS)

@@ -18,6 +18,7 @@ from tests.serve.live import Live, base64_of, noise, picture, problem, serving, 
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from archlab.serve import models
 from archlab.serve.auth import create_key
 from archlab.serve.problems import Problem
 
@@ -260,15 +261,29 @@ def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
         assert post(live, body).status_code == 200
 
 
-def test_while_models_load_health_answers_and_requests_are_told_to_wait(entries: tuple[str, ...]) -> None:
+def test_while_models_load_health_answers_and_requests_are_told_to_wait(
+    entries: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, open_engine = threading.Event(), models.open_engine
+
+    def held(*given: Any) -> Any:
+        assert go_on.wait(60)
+        return open_engine(*given)
+
+    monkeypatch.setattr(models, "open_engine", held)
+    default = {name: value for name, value in ASK.items() if name != "model"}
     with serving(models=entries, backend="torch", ready=False) as live, live.client() as client:
-        seen = set()
-        while (ready := client.get("/readyz")).status_code != 200:
-            seen.add(ready.json()["reason"])
+        try:
+            wait_for(lambda: live.service.models.loading)
+            ready = client.get("/readyz")
+            assert ready.status_code == 503
+            assert ready.json()["reason"] == "the models are being loaded: 0 of 2 are, now scenes-token"
             assert client.get("/healthz").status_code == 200
-            answer = post(live)
-            if answer.status_code == 503:
-                problem(answer, "not-ready")
-                assert answer.headers["retry-after"] == "5"
-        assert all(reason.startswith("the models are being loaded: ") for reason in seen)
-        assert any(", now scenes-" in reason for reason in seen)
+            for body in (default, ASK):
+                answer = post(live, body)
+                assert "ask again" in problem(answer, "not-ready")["detail"]
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        finally:
+            go_on.set()
+        live.wait_until_ready()
+        assert post(live, default).status_code == 200

@@ -115,12 +115,10 @@ def record_int8(rows: Sequence[Row]) -> None:
         both = [runtimes.get((folder, runtime)) for runtime in ("onnx", "onnx-int8")]
         if both[0] is None or both[1] is None:
             continue
-        from archlab.export.accuracy import SPLIT, accuracy_of
+        from archlab.export.accuracy import SPLIT, accuracy_of, record
 
-        manifest = Manifest.load(folder / "onnx")
         accuracy = accuracy_of(load_scores(both[0], SPLIT), load_scores(both[1], SPLIT))
-        if manifest.accuracy != accuracy:
-            replace(manifest, accuracy=accuracy).save(folder / "onnx")
+        record(folder / "onnx", folder, accuracy)
 
 
 def footprint(row: Row) -> dict[str, Any]:

@@ -237,9 +237,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its upper byte: a fixed scale, so that equal values stay equal in all images."""
+    """16-bit grey by its upper byte: a fixed scale, so that equal values stay equal in all images.
+
+    Its transparent value is one of all 16 bits, so that it becomes an alpha channel before they are gone.
+    """
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range, save them with 8 or 16 bits")
     if image.mode.startswith("I"):
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
+        grey = np.asarray(image)
+        eight = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            eight.putalpha(Image.fromarray((grey != image.info["transparency"]).astype(np.uint8) * 255))
+        return eight
     return image

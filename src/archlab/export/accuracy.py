@@ -9,9 +9,11 @@ from archlab.config import RunConfig
 from archlab.errors import UserError
 from archlab.evaluate.measure import Measurement
 from archlab.evaluate.whole_split import measure_answerer
-from archlab.export.manifest import Accuracy, Manifest, Score
-from archlab.export.opening import Precision, open_export
+from archlab.export.card import with_accuracy
+from archlab.export.manifest import Accuracy, Manifest, Score, digest_of
+from archlab.export.opening import CARD, Precision, open_export
 from archlab.train.checkpoint import load_checkpoint
+from archlab.train.folder import write_text
 from archlab.train.setup import Setup
 
 SPLIT = "validation"
@@ -19,7 +21,7 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def record_accuracy(folder: Path, run: Path) -> Accuracy:
-    """Measure the task accuracy of an export in float32 and in int8, images to answers, and write it into the manifest.
+    """Measure the task accuracy of an export in float32 and in int8, images to answers, and record it.
 
     Measured are the accuracies on questions, right facts of captions, and VL-JEPA's R@1, as far as the data have them.
 
@@ -39,12 +41,28 @@ def record_accuracy(folder: Path, run: Path) -> Accuracy:
     accuracy = accuracy_of(fp32, int8)
     if not accuracy.scores:
         raise UserError(f"run {run}: its {SPLIT} split has no questions or captions to measure int8 on")
-    replace(manifest, accuracy=accuracy).save(folder)
+    record(folder, run, accuracy)
     return accuracy
 
 
+def record(folder: Path, run: Path, accuracy: Accuracy) -> None:
+    """Write what int8 costs into an export: into its manifest for the service, into its card for people.
+
+    Args:
+        folder: of the export.
+        run: that was exported; its card is the beginning of the export's.
+        accuracy: of both precisions.
+    """
+    manifest, card = Manifest.load(folder), folder / CARD
+    text = with_accuracy((run / CARD).read_text(encoding="utf-8"), accuracy)
+    if manifest.accuracy == accuracy and card.read_text(encoding="utf-8") == text:  # nothing is made again
+        return
+    write_text(card, text)
+    replace(manifest, accuracy=accuracy, files=manifest.files | {CARD: digest_of(card)}).save(folder)
+
+
 def accuracy_of(fp32: Measurement, int8: Measurement) -> Accuracy:
-    """What the manifest keeps of both precisions, measured on the same items of the validation split."""
+    """What an export keeps of both precisions, measured on the same items of the validation split."""
     kept = ("vqa/accuracy", "classification/accuracy", "caption/slots")
     scores = {
         name: Score(items=len(values), fp32=float(values.mean()), int8=float(int8.values[name].mean()))

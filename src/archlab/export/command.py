@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from archlab.export.manifest import POINT, Accuracy
+from archlab.export.card import HEADER, rows, verdict
+from archlab.export.manifest import Accuracy
 from archlab.export.onnx import export_onnx
 
 
@@ -41,8 +42,7 @@ def export_run(run: Path, out: Path, *, int8: bool, evaluate: bool) -> None:
 
 
 def _accuracy_table(accuracy: Accuracy) -> Table:
-    verdict = "the service prefers it" if accuracy.kept else "the service takes it only when asked to"
-    table = Table("metric", "items", "float32", "int8", "points lost", title=f"int8, {accuracy.split}: {verdict}")
-    for metric, score in accuracy.scores.items():
-        table.add_row(metric, str(score.items), f"{score.fp32:.4f}", f"{score.int8:.4f}", f"{score.lost / POINT:+.2f}")
+    table = Table(*HEADER, title=f"int8, {accuracy.split}: {verdict(accuracy)}")
+    for row in rows(accuracy):
+        table.add_row(*row)
     return table

@@ -20,6 +20,16 @@ _MOST_FILES, _MOST_FIELDS = 256, 1024
 JSON, FORM = "application/json", "multipart/form-data"
 
 
+class File(bytes):
+    """A file of a form.
+
+    Attributes:
+        name: that it was sent under; may be empty.
+    """
+
+    name: str
+
+
 def announced_size(headers: Headers, most: int) -> int:
     """Bytes that a body will have; one that does not say counts as the largest.
 
@@ -33,26 +43,28 @@ def announced_size(headers: Headers, most: int) -> int:
     return size
 
 
-async def read(request: Request, kind: type[Parsed], *, most: int, seconds: float, forms: bool) -> Parsed:
+async def read(request: Request, kind: type[Parsed], *, most: int, seconds: float, form: type[Parsed] | None) -> Parsed:
     """The body of a request as a model.
 
     Args:
         request: whose body was not read yet.
-        kind: of model.
+        kind: of model, in JSON.
         most: bytes.
         seconds: for the body to arrive.
-        forms: whether `multipart/form-data` is read too.
+        form: of model, in `multipart/form-data`; None: that is not read.
 
     Raises:
         Problem: the body is too large, too slow, of another media type, damaged, or breaks a rule.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    allowed = [JSON, FORM] if forms else [JSON]
+    allowed = [JSON, FORM] if form else [JSON]
     if media not in allowed:
         rule = f"must be {' or '.join(allowed)}, not {media or '(none)'}"
         problem = invalid("Content-Type", rule, problems.UNSUPPORTED_MEDIA_TYPE)
         problem.headers["Accept-Post"] = ", ".join(allowed)
         raise problem
+    if form is not None and media == FORM:
+        kind = form
     try:
         async with asyncio.timeout(seconds):
             if media == FORM:
@@ -84,7 +96,7 @@ class _InMemory(MultiPartParser):
 
 
 async def _form(request: Request, kind: type[BaseModel], most: int) -> dict[str, Any]:
-    """The fields of a form; a field that is a list may be given several times, and files are bytes."""
+    """The fields of a form; a field that is a list may be given several times, and files are `File`s."""
     parser = _InMemory(
         request.headers,
         _limited(request, most),
@@ -95,10 +107,16 @@ async def _form(request: Request, kind: type[BaseModel], most: int) -> dict[str,
     form = await parser.parse()
     values: dict[str, Any] = {}
     for name in form:
-        parts = [await part.read() if isinstance(part, UploadFile) else part for part in form.getlist(name)]
+        parts = [await _file(part) if isinstance(part, UploadFile) else part for part in form.getlist(name)]
         values[name] = parts if len(parts) > 1 or _is_list(kind, name) else parts[0]
     await form.close()
     return values
+
+
+async def _file(part: UploadFile) -> File:
+    file = File(await part.read())
+    file.name = part.filename or ""
+    return file
 
 
 def _is_list(kind: type[BaseModel], name: str) -> bool:

@@ -183,18 +183,19 @@ def _shown(connection: HTTPConnection) -> str:
     return offers[0].removeprefix(_KEY_PROTOCOL) if offers else ""
 
 
-def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool = False) -> Callable[..., Any]:
+def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool | type[BaseModel] = False) -> Callable[..., Any]:
     """A dependency: the call that a request makes.
 
     Args:
         kind: of the body.
         scope: that the caller must have.
-        forms: whether the body may be a form as well as JSON.
+        forms: whether the body may be a form as well as JSON; or what a form is, where its fields are others.
 
     Raises:
         Problem: when called; see `known`, `Room.taken` and `bodies.read`.
     """
     asks = known(scope)
+    form: type[Any] | None = kind if forms is True else forms or None
 
     # Neither depends on the other for FastAPI, nor yields to it: its ways to do that cost a sixth of a search.
     async def call(request: Request) -> Call[Parsed]:
@@ -202,7 +203,7 @@ def accepts(kind: type[Parsed], *, scope: Scope = "read", forms: bool = False) -
         most, seconds = service.settings.max_body, service.settings.body_seconds
         size = bodies.announced_size(request.headers, most)
         context.held.enter_context(service.room.taken(caller.id, size))
-        body = await bodies.read(request, kind, most=most, seconds=seconds, forms=forms)
+        body = await bodies.read(request, kind, most=most, seconds=seconds, form=form)
         return Call(service, caller, body, context)
 
     return call

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -54,7 +54,7 @@ def operation(
     *,
     body: type[BaseModel] | None = None,
     examples: dict[str, Any] | None = None,
-    forms: bool = False,
+    forms: bool | type[BaseModel] = False,
     also: tuple[Kind, ...] = (),
     status: int = 200,
     media_type: str | None = None,
@@ -65,7 +65,7 @@ def operation(
         answer: model of the response; None: it has no body, or a text.
         body: model of the request's body, which the route reads with `calls.accepts`.
         examples: bodies that work, by what they show.
-        forms: whether the body may be a form.
+        forms: whether the body may be a form; or what a form is, where its fields are others.
         also: problems besides those that every such route may answer.
         status: of success.
         media_type: of a text.
@@ -89,9 +89,14 @@ def operation(
             }
         }
         if forms:
-            content[FORM] = _form(body)
+            content[FORM] = _form(body if forms is True else forms)
         options["openapi_extra"]["requestBody"] = {"required": True, "content": content}
     return options
+
+
+def named(example: str) -> Any:
+    """A name in a path, with one that works once the examples before it have run."""
+    return Path(openapi_examples={example: {"value": example}})
 
 
 def describe(app: FastAPI, *, has_keys: bool, longest_deadline: float) -> Callable[[], dict[str, Any]]:
@@ -145,7 +150,7 @@ def _response(kinds: list[Kind]) -> dict[str, Any]:
 
 
 def _form(body: type[BaseModel]) -> dict[str, Any]:
-    """The same fields as parts of a form, images as files."""
+    """Fields as parts of a form, images as files."""
     schema = body.model_json_schema(ref_template=_REF)
     schema.pop("$defs", None)
     encoding = {}
@@ -162,5 +167,8 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
             field.pop("default", None)
         if field.get("format") == "image":
             schema["properties"][name] = {"type": "string", "format": "binary", "description": "A file."}
+            encoding[name] = {"contentType": _IMAGES}
+        elif field.get("items", {}).get("format") == "image":
+            field["items"] = {"type": "string", "format": "binary"}
             encoding[name] = {"contentType": _IMAGES}
     return {"schema": schema, "encoding": encoding}

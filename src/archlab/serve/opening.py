@@ -17,6 +17,7 @@ from archlab.children import Children
 from archlab.config import RunConfig
 from archlab.data.features import cache_folder
 from archlab.errors import UserError
+from archlab.export.card import served_as_int8
 from archlab.export.manifest import NAME, Manifest
 from archlab.serve.engine import About, Backend, Engine
 from archlab.serve.errors import NotReady
@@ -89,10 +90,10 @@ def _in_torch(checkpoint: Checkpoint[RunConfig], device: str) -> VisionEngine:
 def _exported(export: Path, backend: Backend, checkpoint: Checkpoint[RunConfig] | None) -> VisionEngine:
     from archlab.export.opening import CARD, open_export
 
-    manifest = Manifest.load(export)
+    manifest, card = Manifest.load(export), (export / CARD).read_text(encoding="utf-8")
     about = About(
         arm=manifest.arm,
-        card=(export / CARD).read_text(encoding="utf-8"),
+        card=served_as_int8(card) if backend == "onnx-int8" else card,
         digest=manifest.run_digest,
         backend=backend,
         image_size=manifest.image_size,

@@ -3,12 +3,13 @@
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from archlab.index.filters import MOST_CONDITIONS
 from archlab.index.metadata import LARGEST_NUMBER, LONGEST_NAME
 from archlab.index.protocol import LONGEST_ID, LONGEST_VECTOR, NAME, WIDEST
-from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Body, ImageData, ModelName, Text
+from archlab.serve.bodies import File
+from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Body, ImageData, ModelName, Text, different
 
 KINDS = ("text", "image", "vector")
 MOST_HITS = 1000
@@ -51,13 +52,13 @@ def _filter(levels: int) -> dict[str, Any]:
 
 
 def _from_text(value: Any) -> Any:
-    """In a form everything is text: there a filter is JSON."""
+    """In a form everything is text: there an object is JSON."""
     if not isinstance(value, str):
         return value
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError:
-        raise ValueError("must be a filter as JSON") from None
+        raise ValueError("must be JSON") from None
 
 
 def _left_out(schema: dict[str, Any]) -> None:
@@ -98,6 +99,22 @@ Origin = Annotated[
         max_length=64, description="Loaded model that your vectors come from; refused if it is not the collection's."
     ),
 ]
+
+
+def _named(value: Any) -> File:
+    if not isinstance(value, File):
+        raise ValueError("must be a file")
+    if not 1 <= len(value.name) <= LONGEST_ID:
+        raise ValueError(f"must have a file name of 1 to {LONGEST_ID} characters, which becomes the id")
+    return value
+
+
+def _differently_named(files: list[File]) -> list[File]:
+    different([file.name for file in files])
+    return files
+
+
+NamedFile = Annotated[File, PlainValidator(_named), WithJsonSchema({"type": "string", "format": "image"})]
 
 
 class CreateRequest(Body):
@@ -143,6 +160,35 @@ class UpsertRequest(Body):
     points: list[Point] = Field(min_length=1, max_length=MOST_ITEMS)
     model: Origin = None
 
+    @staticmethod
+    def field(at: int, name: str) -> str:
+        """What a field of the item at a place is called in problems."""
+        return f"points[{at}].{name}"
+
+
+class UpsertForm(Body):
+    """Images to insert, or to put in the place of those of the same id, as files of a form."""
+
+    image: Annotated[
+        list[NamedFile],
+        Field(min_length=1, max_length=MOST_ITEMS, description="Files; their names, which must differ, are the ids."),
+        AfterValidator(_differently_named),
+    ]
+    metadata: Annotated[Metadata, BeforeValidator(_from_text)] = Field(
+        default_factory=dict, description="Of every image, as JSON."
+    )
+    model: Origin = None
+
+    @property
+    def points(self) -> list[Point]:
+        """The same as points."""
+        return [Point(id=file.name, image=file, metadata=self.metadata) for file in self.image]
+
+    @staticmethod
+    def field(at: int, name: str) -> str:
+        """See `UpsertRequest.field`; a form has nothing but images, and metadata for all of them."""
+        return name if name == "metadata" else f"image[{at}]"
+
 
 class DeleteRequest(Body):
     """Which points to remove: these, or all that meet a condition."""
@@ -163,3 +209,8 @@ class SearchRequest(Meant):
     k: int = Field(default=10, ge=1, le=MOST_HITS, description="Hits at most.")
     where: Where = ABSENT
     model: Origin = None
+
+    @staticmethod
+    def field(_: int, name: str) -> str:
+        """See `UpsertRequest.field`; here is one item."""
+        return name

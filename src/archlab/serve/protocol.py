@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from archlab.serve import problems
+from archlab.serve.middleware.headers import ENCODED, NO_STORE
 from archlab.serve.middleware.observe import REQUEST_ID
 from archlab.serve.problems import Problem
 from archlab.serve.settings import Settings
@@ -116,7 +117,7 @@ def _answer(problem: Problem, headers: list[tuple[bytes, bytes]]) -> bytes:
     request_id = secrets.token_hex(8)
     response = problem.response(request_id)
     ours = (REQUEST_ID.lower().encode(), request_id.encode()), (b"connection", b"close")
-    lines = [b"%b: %b\r\n" % header for header in (*headers, *response.raw_headers, *ours)]
+    lines = [b"%b: %b\r\n" % header for header in (*headers, *response.raw_headers, *ENCODED, NO_STORE, *ours)]
     return b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)])
 
 

@@ -15,7 +15,7 @@ from archlab.documents import StrPath, code, escape, table, write_block
 from archlab.serve import routes
 from archlab.serve.app import create_app
 from archlab.serve.problems import KINDS
-from archlab.serve.settings import WEIGHTS, Settings
+from archlab.serve.settings import Settings
 from archlab.serve.streams import messages
 from archlab.serve.streams.session import BROKEN_RULE, CODES, FINISHED, LEAVING
 
@@ -100,7 +100,7 @@ def _first_line(message: type[BaseModel]) -> str:
 
 def _default(value: object) -> str:
     if isinstance(value, tuple):
-        value = ",".join("weights/" if part == WEIGHTS else str(part) for part in value)
+        value = ",".join(map(str, value))
     return f"`{code(value)}`" if value not in (None, "") else ""
 
 

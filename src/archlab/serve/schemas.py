@@ -55,7 +55,8 @@ ModelName = Annotated[
 ]
 
 
-def _different(texts: list[str]) -> list[str]:
+def different(texts: list[str]) -> list[str]:
+    """Refuse what is there twice."""
     if len(set(texts)) < len(texts):
         twice = next(text for place, text in enumerate(texts) if text in texts[:place])
         raise ValueError(f"must be different; {twice[:80]!r} is there twice")
@@ -66,7 +67,7 @@ Candidates = Annotated[
     list[Text],
     # Before the validator, which would hide its limits from the document.
     Field(min_length=2, max_length=MOST_ITEMS, description="Different texts.", json_schema_extra={"uniqueItems": True}),
-    AfterValidator(_different),
+    AfterValidator(different),
 ]
 
 

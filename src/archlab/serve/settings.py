@@ -32,8 +32,8 @@ class Settings(BaseSettings):
         default=(), description="Checkpoints to load, `FOLDER` or `NAME=FOLDER`; none loads every one in `weights/`."
     )
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(WEIGHTS, Path("runs")),
-        description="Folders below which `POST /v1/models` may load checkpoints.",
+        default=(Path("runs"),),
+        description="Folders below which `POST /v1/models` may load checkpoints, besides those in `weights/`.",
     )
     backend: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
         default="auto", description="What runs the models: `auto`, `torch`, `onnx` or `onnx-int8`."

@@ -17,7 +17,9 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-_NO_STORE = (b"cache-control", b"no-store")
+ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+"""The same, as they are sent."""
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class SecurityHeaders:
@@ -25,7 +27,6 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -35,9 +36,9 @@ class SecurityHeaders:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message["headers"], *self._headers]
+                headers = [*message["headers"], *ENCODED]
                 if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append(_NO_STORE)
+                    headers.append(NO_STORE)
                 message["headers"] = headers
             await send(message)
 

@@ -23,8 +23,8 @@ from archlab.serve.calls import Call, Caller, accepts, allowed, reply, service_o
 from archlab.serve.context import context_of
 from archlab.serve.examples import red_circle
 from archlab.serve.model import Model
-from archlab.serve.openapi import operation
-from archlab.serve.points import KINDS, CreateRequest, DeleteRequest, Meant, SearchRequest, UpsertRequest
+from archlab.serve.openapi import named, operation
+from archlab.serve.points import KINDS, CreateRequest, DeleteRequest, Meant, SearchRequest, UpsertForm, UpsertRequest
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.schemas import DESCRIBE, Answer
 from archlab.serve.service import Service
@@ -32,6 +32,7 @@ from archlab.serve.service import Service
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Writer = Annotated[Caller, Depends(allowed("write"))]
+Name = Annotated[str, named("pictures")]
 Result = TypeVar("Result")
 
 
@@ -134,40 +135,45 @@ async def create_collection(
 
 
 @router.get("/{name}", **operation(CollectionInfo, also=_MISSING))
-async def get_collection(name: str, request: Request, _: Reader) -> Response:
+async def get_collection(name: Name, request: Request, _: Reader) -> Response:
     """Describe a collection."""
     collection, points = await _on_index(request, lambda index: ((one := index.open(name)), one.count()))
     return reply(_info(service_of(request), collection, points))
 
 
 @router.delete("/{name}", **operation(None, also=_MISSING, status=204))
-async def drop_collection(name: str, request: Request, _: Writer) -> Response:
+async def drop_collection(name: Annotated[str, named("mine")], request: Request, _: Writer) -> Response:
     """Remove a collection with all its points."""
     await _on_index(request, lambda index: index.drop(name))
     service_of(request).collections.sizes.pop(name, None)
     return Response(status_code=204)
 
 
-@router.put("/{name}/points", **operation(Upserted, body=UpsertRequest, examples=_UPSERT, also=(problems.CONFLICT,)))
+@router.put(
+    "/{name}/points",
+    **operation(Upserted, body=UpsertRequest, examples=_UPSERT, forms=UpsertForm, also=(problems.CONFLICT,)),
+)
 async def upsert_points(
-    name: str, call: Annotated[Call[UpsertRequest], Depends(accepts(UpsertRequest, scope="write"))]
+    name: Name,
+    call: Annotated[Call[UpsertRequest | UpsertForm], Depends(accepts(UpsertRequest, scope="write", forms=UpsertForm))],
 ) -> Response:
     """Insert points, or replace those of the same id. Once this is answered, they outlive the process.
 
-    Texts and images are embedded by the collection's model.
+    Texts and images are embedded by the collection's model. A form is for images alone: its files are called by their
+    names.
     """
-    points = call.body.points
+    body, points = call.body, call.body.points
     call.count(len(points))
-    metadata = [_metadata(point.metadata, f"points[{at}].metadata") for at, point in enumerate(points)]
+    metadata = [_metadata(point.metadata, body.field(at, "metadata")) for at, point in enumerate(points)]
     collection = await call.service.collections.open(name, call.context.deadline)
-    vectors, _ = await _vectors(call, collection, points, [f"points[{at}]." for at in range(len(points))])
+    vectors, _ = await _vectors(call, collection, points)
     batch = Points([point.id for point in points], vectors, metadata)
 
     def work(_: VectorIndex) -> int:
         collection.upsert(batch)
         return collection.count()
 
-    with _naming("points"), call.step("write index", collection=name):
+    with _naming("points" if isinstance(body, UpsertRequest) else "image"), call.step("write index", collection=name):
         call.service.collections.sizes[name] = await _run(call, work)
     call.service.collections.optimize(name)
     return reply({"upserted": len(points)})
@@ -175,7 +181,7 @@ async def upsert_points(
 
 @router.post("/{name}/points/delete", **operation(Deleted, body=DeleteRequest, examples=_DELETE))
 async def delete_points(
-    name: str, call: Annotated[Call[DeleteRequest], Depends(accepts(DeleteRequest, scope="write"))]
+    name: Name, call: Annotated[Call[DeleteRequest], Depends(accepts(DeleteRequest, scope="write"))]
 ) -> Response:
     """Remove points by their ids, or all that meet a condition. Unknown ids are no error."""
     ids, where = call.body.ids, _filter(call.body.where)
@@ -194,49 +200,43 @@ async def delete_points(
     **operation(SearchResponse, body=SearchRequest, examples=_SEARCH, forms=True, also=(problems.CONFLICT,)),
 )
 async def search(
-    name: str, call: Annotated[Call[SearchRequest], Depends(accepts(SearchRequest, forms=True))]
+    name: Name, call: Annotated[Call[SearchRequest], Depends(accepts(SearchRequest, forms=True))]
 ) -> Response:
     """Find the points that a text means, that are like an image, or that are nearest to a vector."""
     where = _filter(call.body.where)
     call.count(1)
     collections, deadline = call.service.collections, call.context.deadline
     collection = await collections.open(name, deadline)
-    vectors, model = await _vectors(call, collection, [call.body], [""])
+    vectors, model = await _vectors(call, collection, [call.body])
     with _naming("vector"), call.step("search index", collection=name):
         hits = await collections.search(collection, vectors[0], call.body.k, where, deadline)
     found = [{"id": hit.id, "score": hit.score, "metadata": _shown(hit.metadata)} for hit in hits]
     return reply({"hits": found, "model": model})
 
 
-async def _vectors(
-    call: Call[Any], collection: Collection, items: Sequence[Meant], prefixes: Sequence[str]
-) -> tuple[np.ndarray, str | None]:
-    """Vectors (B, E) of items with a text, an image or a vector each, and the name of the model that made any.
-
-    Args:
-        prefixes: of the fields of each item, for problems.
-    """
-    spec = collection.spec
+async def _vectors(call: Call[Any], collection: Collection, items: Sequence[Meant]) -> tuple[np.ndarray, str | None]:
+    """Vectors (B, E) of items with a text, an image or a vector each, and the name of the model that made any."""
+    spec, field = collection.spec, call.body.field
     if call.body.model is not None:
-        named = call.service.named(call.body.model)
+        chosen = call.service.named(call.body.model)
         with _naming("model"):
-            same_model(collection, named.digest, named.name)
+            same_model(collection, chosen.digest, chosen.name)
     given = {kind: [at for at, item in enumerate(items) if getattr(item, kind) is not None] for kind in KINDS}
     for at in given["vector"]:
         if (width := len(items[at].vector)) != spec.width:
-            raise invalid(
-                f"{prefixes[at]}vector", f"must have {spec.width} numbers as all of this collection, not {width}"
-            )
+            raise invalid(field(at, "vector"), f"must have {spec.width} numbers as all of this collection, not {width}")
     vectors = np.empty((len(items), spec.width), np.float32)
     vectors[given["vector"]] = np.array([items[at].vector for at in given["vector"]]).reshape(-1, spec.width)
     embedded = [*given["text"], *given["image"]]
     if not embedded:
         return vectors, None
     if not spec.model:
-        raise invalid(f"{prefixes[embedded[0]]}vector", "is missing; this collection has no model that embeds others")
+        raise invalid(
+            field(embedded[0], "vector"), "must be a vector, in JSON; this collection has no model that embeds"
+        )
     with _model_of(call, collection) as model:
         if given["image"]:
-            read = (call.image(items[at].image, model, f"{prefixes[at]}image") for at in given["image"])
+            read = (call.image(items[at].image, model, field(at, "image")) for at in given["image"])
             queries = [spec.query or DESCRIBE] * len(given["image"])
             with call.asking(model, "embed_images"):
                 vectors[given["image"]] = await model.embed_images(await gather(*read), queries, **call.patience)

@@ -12,15 +12,17 @@ from archlab.errors import UserError
 from archlab.serve import problems
 from archlab.serve.calls import Call, Caller, accepts, allowed, reply, service_of
 from archlab.serve.model import Model
-from archlab.serve.openapi import operation
+from archlab.serve.openapi import named, operation
 from archlab.serve.opening import Choice
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.schemas import Answer, Body
 from archlab.serve.service import Service
+from archlab.serve.settings import WEIGHTS
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Admin = Annotated[Caller, Depends(allowed("admin"))]
+Name = Annotated[str, named("scenes-vljepa")]
 
 
 class ModelInfo(Answer):
@@ -49,7 +51,9 @@ class LoadRequest(Body):
     """A checkpoint to load."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    folder: str = Field(min_length=1, max_length=1000, description="Below a folder of `ARCHLAB_MODEL_ROOTS`.")
+    folder: str = Field(
+        min_length=1, max_length=1000, description="Shipped, or below a folder of `ARCHLAB_MODEL_ROOTS`."
+    )
     backend: Choice = "auto"
 
 
@@ -67,14 +71,14 @@ async def list_models(request: Request, _: Reader) -> Response:
 
 
 @router.get("/{name}", **operation(ModelInfo, also=_MISSING))
-async def get_model(name: str, request: Request, _: Reader) -> Response:
+async def get_model(name: Name, request: Request, _: Reader) -> Response:
     """Describe a model."""
     service = service_of(request)
     return reply(_info(service, service.named(name)))
 
 
 @router.get("/{name}/card", response_class=Response, **operation(None, also=_MISSING, media_type="text/markdown"))
-async def get_card(name: str, request: Request, _: Reader) -> Response:
+async def get_card(name: Name, request: Request, _: Reader) -> Response:
     """The model's card, in Markdown: what it was trained on, and how well it does."""
     return Response(service_of(request).named(name).card, media_type="text/markdown; charset=utf-8")
 
@@ -101,7 +105,7 @@ async def load_model(call: Annotated[Call[LoadRequest], Depends(accepts(LoadRequ
 
 
 @router.delete("/{name}", **operation(None, also=_MISSING, status=204))
-async def unload_model(name: str, request: Request, _: Admin) -> Response:
+async def unload_model(name: Annotated[str, named("green")], request: Request, _: Admin) -> Response:
     """Unload a model, once the requests that it has are done."""
     service = service_of(request)
     service.named(name)
@@ -110,7 +114,7 @@ async def unload_model(name: str, request: Request, _: Admin) -> Response:
 
 
 @router.put("/{name}/default", **operation(ModelInfo, also=_MISSING))
-async def set_default(name: str, request: Request, _: Admin) -> Response:
+async def set_default(name: Name, request: Request, _: Admin) -> Response:
     """Make a model the one that answers for its arm where no model is named; requests under way keep theirs."""
     service = service_of(request)
     model = service.named(name)
@@ -134,10 +138,10 @@ def _info(service: Service, model: Model) -> dict[str, Any]:
 
 
 def _inside(folder: Path, roots: tuple[Path, ...]) -> Path:
-    """A folder below one of the roots; what else there is on the disk is not told."""
-    for root in roots:
+    """A folder of shipped weights, or one below a root; what else there is on the disk is not told."""
+    for root in (WEIGHTS, *roots):
         with suppress(OSError, RuntimeError, ValueError):  # no path at all: too long, a loop of links, a zero byte
             path = (root / folder).resolve()
             if path.is_relative_to(root.resolve()) and path.is_dir():
                 return path
-    raise invalid("folder", "must be a folder below one of ARCHLAB_MODEL_ROOTS")
+    raise invalid("folder", "must be a shipped checkpoint, or a folder below one of ARCHLAB_MODEL_ROOTS")

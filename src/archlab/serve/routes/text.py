@@ -40,7 +40,11 @@ _SENTIMENT = {"two reviews": {"texts": ["what a wonderful film", "two hours that
 
 @router.post("/translate", **operation(TranslateResponse, body=TextsRequest, examples=_TRANSLATE))
 async def translate(call: Annotated[Call[TextsRequest], Depends(accepts(TextsRequest))]) -> Response:
-    """Translate texts with a trained translator."""
+    """Translate texts with a trained translator, once one is loaded.
+
+    None comes with the package: `archlab train` makes one, `archlab serve` or `POST /v1/models` loads it. Until then
+    this is 404.
+    """
     call.count(len(call.body.texts))
     with call.using("translate") as model:
         return reply(
@@ -53,7 +57,11 @@ async def translate(call: Annotated[Call[TextsRequest], Depends(accepts(TextsReq
 
 @router.post("/sentiment", **operation(SentimentResponse, body=TextsRequest, examples=_SENTIMENT))
 async def sentiment(call: Annotated[Call[TextsRequest], Depends(accepts(TextsRequest))]) -> Response:
-    """Tell the sentiment of texts with a trained classifier."""
+    """Tell the sentiment of texts with a trained classifier, once one is loaded.
+
+    None comes with the package: `archlab train` makes one, `archlab serve` or `POST /v1/models` loads it. Until then
+    this is 404.
+    """
     call.count(len(call.body.texts))
     with call.using("sentiment") as model:
         found = await model.sentiment(call.body.texts, **call.patience)
