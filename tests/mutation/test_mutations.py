@@ -305,8 +305,8 @@ GRID = [
     Fault(
         "captions are scored by the wordings of a run's own dial",
         "compare/grid/references.py",
-        "wordings=wordings(max(PARAPHRASES))",
-        "wordings=forms.wordings",
+        "replace(example, targets=in_all_forms(example.targets))",
+        "example",
         "compare/grid/test_references.py::test_a_caption_scores_the_same_at_every_setting_of_the_dial",
     ),
     Fault(
@@ -333,8 +333,8 @@ GRID = [
     Fault(
         "the loss of the text decoder is held against ln B",
         "compare/assemble.py",
-        'watched["loss"], size)',
-        'run.metrics["curve"][-1]["loss"], size)',
+        'watched["loss"], size, kept)',
+        'run.metrics["curve"][-1]["loss"], size, kept)',
         "compare/test_collapse_section.py::test_what_is_held_against_ln_b_is_infonce_alone",
     ),
 ]
@@ -1434,7 +1434,7 @@ LOAD = [
     Fault(
         "more requests at a worse latency are a victory",
         "bench/serve/goals.py",
-        'and slow["high"] <= _EQUAL',
+        'and (least == _EQUAL or slow["high"] <= _EQUAL)',
         "",
         "bench/serve/test_report.py::test_twice_the_throughput_at_a_worse_p95_is_no_victory",
     ),
@@ -1530,6 +1530,13 @@ def copied_package() -> Iterator[Path]:
         yield shutil.copytree(PACKAGE, Path(folder).resolve() / "archlab")
 
 
+def test_every_fault_finds_its_place() -> None:
+    """Those of the slow ones too: a text that was changed meanwhile would be noticed late."""
+    package = Path(archlab.__file__).parent
+    places = {fault.what: (package / fault.file).read_text("utf-8").count(fault.old) for fault in ESSENTIAL + FURTHER}
+    assert {what: count for what, count in places.items() if count != 1} == {}
+
+
 @pytest.mark.parametrize(
     "faults", [pytest.param(ESSENTIAL, id="essential"), pytest.param(FURTHER, id="further", marks=pytest.mark.slow)]
 )
@@ -1549,7 +1556,6 @@ def test_the_named_tests_pass_on_an_unspoiled_copy(faults: list[Fault]) -> None:
 def test_a_planted_fault_is_noticed(fault: Fault) -> None:
     with copied_package() as package:
         source = (package / fault.file).read_text(encoding="utf-8")
-        assert source.count(fault.old) == 1, f"{fault.file}: the text to spoil must occur exactly once"
         (package / fault.file).write_text(source.replace(fault.old, fault.new), encoding="utf-8")
         status, output = run(package, fault.test)
     assert status == 1, output  # 2 and more: pytest itself failed, or found no such test
