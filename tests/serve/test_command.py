@@ -28,7 +28,6 @@ from archlab.serve.command import configured
 from archlab.serve.service import Service, named_folders
 from archlab.serve.settings import WEIGHTS, Settings
 
-
 GUIDE = (Path(__file__).parents[2] / "06-production" / "README.md").read_text(encoding="utf-8")
 PARAGRAPH = GUIDE.partition("- `uvicorn archlab.serve.app:app`")[2].partition("\n- ")[0]
 TOLD = dict(re.findall(r"`--([a-z-]+) ?([\w.:]*)`", PARAGRAPH))
