@@ -2,6 +2,10 @@
 -- is "captions"; of those about pictures IMAGE, a file.
 local asking = {}
 
+-- Each run and each of its threads asks other texts: what was asked before, the service remembers. Threads differ by where
+-- this table lies, runs by the time, and LOAD_SEED tells apart those that begin in the same second.
+math.randomseed(os.time() + tonumber(tostring(asking):match("0x(%x+)"), 16) + 2 ^ 20 * (os.getenv("LOAD_SEED") or 0))
+
 local collection = os.getenv("LOAD_COLLECTION") or "captions"
 local sizes, colours = {"small", "large"}, {"red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"}
 local shapes = {"circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart"}

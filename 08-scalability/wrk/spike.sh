@@ -5,14 +5,14 @@ set -eu
 users=${LOAD_USERS:-256} seconds=${LOAD_SECONDS:-60}
 calm=$((users / 4))
 
-ask() { # CONNECTIONS SECONDS
-  wrk --threads 1 --connections "$1" --duration "$2s" --script search.lua "$url" | tail -n 1
+ask() { # SEED CONNECTIONS SECONDS
+  LOAD_SEED=$1 wrk --threads 1 --connections "$2" --duration "$3s" --script search.lua "$url" | tail -n 1
 }
 
 url=$1
-ask "$calm" "$seconds" &
-for _ in first second; do
+ask 0 "$calm" "$seconds" &
+for spike in 1 2; do
   sleep $((seconds * 3 / 10))
-  ask $((users - calm)) $(((seconds + 9) / 10))
+  ask "$spike" $((users - calm)) $(((seconds + 9) / 10))
 done
 wait

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import zipfile
 from fnmatch import fnmatch
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.deployment.queries import MONITORING, ROOT
 
 from archlab.cli import _parse, main
@@ -74,6 +78,55 @@ def test_compose_files_keep_the_schema(file: Path) -> None:
 
 def test_workflows_keep_the_schema() -> None:
     run(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+
+
+IMAGE: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "image.yml").read_text(encoding="utf-8"))[
+    "jobs"
+]
+
+
+def test_the_workflow_starts_the_set_up_as_it_comes_and_with_a_qdrant_server() -> None:
+    steps = [step for step in IMAGE["compose"]["steps"] if "docker compose" in step.get("run", "") and "name" in step]
+    first, *_, last = steps
+    assert "env" not in first
+    assert "env" not in IMAGE["compose"]
+    assert "\ndocker compose up --detach\n" in f"\n{first['run']}"
+    assert last["env"] == {"ARCHLAB_INDEX": "http://qdrant:6333"}
+    assert "--profile qdrant up" in last["run"]
+    assert all("07-deployment/smoke.py" in step["run"] for step in steps)
+    assert all("--search" in step["run"] for step in (first, last))
+
+
+def test_every_image_has_a_bound_that_leaves_it_small() -> None:
+    megabytes = {one["target"]: one["megabytes"] for one in IMAGE["image"]["strategy"]["matrix"]["include"]}
+    assert megabytes.keys() == TARGETS.keys()
+    if torch.version.cuda is None:  # then what is installed here is what the image on a processor holds
+        weight = 150 + sum(megabytes_of(name) for name in needed("archlab", {"serve", "otel"}))
+        assert 0.7 * megabytes["cpu"] < weight < megabytes["cpu"]
+
+
+def needed(name: str, extras: set[str]) -> dict[str, set[str]]:
+    """Installed packages that a package needs with these extras, itself included, each with its own extras."""
+    found: dict[str, set[str]] = {}
+    left = [(name, extras)]
+    while left:
+        name, extras = left.pop()
+        key = canonicalize_name(name)
+        if key not in found or not extras <= found[key]:
+            found[key] = found.get(key, set()) | extras
+            requirements = map(Requirement, distribution(name).requires or ())
+            left += [(one.name, one.extras) for one in requirements if applies(one, extras)]
+    return found
+
+
+def applies(requirement: Requirement, extras: set[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
+def megabytes_of(name: str) -> float:
+    paths = (file.locate() for file in distribution(name).files or ())
+    return sum(os.path.getsize(path) for path in paths if os.path.exists(path)) / 1e6
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -50,3 +50,8 @@ def test_who_does_not_answer_is_told_with_the_reason() -> None:
     status, reason = SMOKE["ask"]("http://127.0.0.1:9")
     assert status == 0
     assert "refused" in reason
+
+
+def test_a_collection_that_cannot_be_made_is_one_line(proxy: str) -> None:
+    with pytest.raises(SystemExit, match=r"^a collection: not within 0 seconds; last answer: \(501, "):
+        SMOKE["search"](proxy, "KEY", 0)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
+from tests.serve.live import base64_of, picture, problem, wait_for
 
 from archlab.cli import main
 from archlab.errors import UserError
@@ -20,6 +27,11 @@ from archlab.serve.auth import KeyFile
 from archlab.serve.command import configured
 from archlab.serve.service import Service, named_folders
 from archlab.serve.settings import WEIGHTS, Settings
+
+GUIDE = (Path(__file__).parents[2] / "06-production" / "README.md").read_text(encoding="utf-8")
+PARAGRAPH = GUIDE.partition("- `uvicorn archlab.serve.app:app`")[2].partition("\n- ")[0]
+TOLD = dict(re.findall(r"`--([a-z-]+) ?([\w.:]*)`", PARAGRAPH))
+"""Options of uvicorn's command, and their values."""
 
 
 def error(capsys: pytest.CaptureFixture[str]) -> str:
@@ -149,15 +161,62 @@ def test_collections_on_a_server_are_spread_as_the_settings_say(monkeypatch: pyt
 
 
 def test_the_guide_tells_uvicorns_command_what_ours_decides() -> None:
-    guide = (Path(__file__).parents[2] / "06-production" / "README.md").read_text(encoding="utf-8")
-    told = dict(re.findall(r"`--([a-z-]+) ?([\w.:]*)`", guide))
     app = module.create_app(Settings.model_construct())
     config = configured(app, Settings.model_construct())
-    assert told["ws-max-size"] == str(config.ws_max_size)
-    assert told["ws-per-message-deflate"] == str(config.ws_per_message_deflate).lower()
-    assert told["timeout-graceful-shutdown"] == str(config.timeout_graceful_shutdown)
+    assert TOLD["ws-max-size"] == str(config.ws_max_size)
+    assert TOLD["ws-per-message-deflate"] == str(config.ws_per_message_deflate).lower()
+    assert TOLD["timeout-graceful-shutdown"] == str(config.timeout_graceful_shutdown)
     assert not config.server_header
-    assert "no-server-header" in told
-    assert told["http"] == f"{protocol.__name__}:Bounded"
+    assert "no-server-header" in TOLD
+    assert TOLD["http"] == f"{protocol.__name__}:Bounded"
     flags = {flag for option in uvicorn.main.params for flag in (*option.opts, *option.secondary_opts)}
     assert {f"--{name}" for name in ("ws-max-size", "timeout-graceful-shutdown", "http", "no-server-header")} <= flags
+
+
+@pytest.fixture
+def by_uvicorn(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """uvicorn's command as the guide says, over the shipped models, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = [part for name, value in TOLD.items() for part in (f"--{name}", value) if part]
+    # What is exported is tried elsewhere; it takes a minute.
+    settings = {"ARCHLAB_BACKEND": "torch", "ARCHLAB_DRAIN_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "archlab.serve.app:app", "--port", port, *options],
+            env=os.environ | settings,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+        def ready() -> bool:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            wait_for(ready)
+            yield process, client
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_uvicorns_command_serves_the_shipped_models(
+    by_uvicorn: tuple[subprocess.Popen[bytes], httpx.Client], tmp_path: Path
+) -> None:
+    process, client = by_uvicorn
+    documentation = client.get("/docs")
+    assert documentation.status_code == 200
+    assert "swagger" in documentation.text
+    assert "server" not in documentation.headers
+    answer = client.post("/v1/answer", json={"image": base64_of(picture()), "question": "what colour is it"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["answer"]
+    problem(client.get("/version", headers={"x-long": "a" * 2**15}), "head-too-large")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM  # it raises the signal once more when it is done, as the guide says
+    assert "Application shutdown complete" in (tmp_path / "log").read_text()

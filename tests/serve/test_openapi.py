@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core import NOT_SET
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from tests.serve.live import Live, picture, serving
 
@@ -30,6 +32,7 @@ OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for 
 LATE = [not_a_server_error, positive_data_acceptance, negative_data_rejection]
 PATIENT = 5_000  # milliseconds that are enough for every answer
 KNOWN_LATER = ("/v1/embeddings", "/v1/attention", "/v1/models", "/v1/collections")
+COLLECTION, MODEL = "pictures", "spare"  # which are there: a name that is drawn never is, and all ends with 404
 
 schemathesis.openapi.format("image", st.sampled_from([base64.b64encode(image).decode() for image in IMAGES]))
 for media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"):
@@ -56,16 +59,49 @@ def api(guarded: tuple[Live, str]) -> Any:
     return api
 
 
+@pytest.fixture(scope="module")
+def present(guarded: tuple[Live, str], runs: dict[str, Path]) -> Callable[[str], str]:
+    """`present(path)`: the name of the collection or model that a path is about; made anew where it was removed."""
+    live, key = guarded
+    points = [
+        {"id": colour, "text": f"a {colour} circle", "metadata": {"colour": colour}} for colour in ("red", "blue")
+    ]
+
+    def made(path: str) -> str:
+        if path.startswith("/v1/models"):
+            if MODEL not in (model.name for model in live.service.models.list()):
+                live.run(live.service.models.load(MODEL, runs["scenes-token"], backend="torch"))
+            return MODEL
+        with live.client(headers={"Authorization": f"Bearer {key}"}) as client:
+            if client.get(f"/v1/collections/{COLLECTION}").json().get("points", 0) < len(points):
+                assert client.post("/v1/collections", json={"name": COLLECTION}).status_code in (201, 409)
+                stored = client.put(f"/v1/collections/{COLLECTION}/points", json={"points": points})
+                assert stored.status_code == 200, stored.text
+        return COLLECTION
+
+    return made
+
+
 @pytest.mark.parametrize(("path", "method"), OPERATIONS, ids=lambda part: part)
-def test_nothing_contradicts_the_document(path: str, method: str, api: Any, guarded: tuple[Live, str]) -> None:
-    excluded = [positive_data_acceptance] if path.startswith(KNOWN_LATER) else []
+def test_nothing_contradicts_the_document(
+    path: str, method: str, api: Any, guarded: tuple[Live, str], present: Callable[[str], str]
+) -> None:
     headers = {"Authorization": f"Bearer {guarded[1]}"}
+    statuses = set[int]()  # of what was asked about what is there
     for mode in GenerationMode:
 
         @settings(max_examples=20, suppress_health_check=list(HealthCheck))
-        @given(case=api[path][method].as_strategy(generation_mode=mode))
-        def check(case: Any) -> None:
+        @given(case=api[path][method].as_strategy(generation_mode=mode), there=st.booleans())
+        def check(case: Any, there: bool) -> None:
+            there = there and "{name}" in path and not case.meta.components[ParameterLocation.PATH].mode.is_negative
+            if there:
+                case.path_parameters["name"] = present(path)
+            # About what is there, all is allowed that has no body with rules of its own.
+            later = path.startswith(KNOWN_LATER) and not (there and case.body is NOT_SET)
+            excluded = [positive_data_acceptance] if later else []
             response = case.call(headers=headers)
+            if there:
+                statuses.add(response.status_code)
             late = response.status_code == 504
             if late:  # the document allows a deadline of a millisecond, and says what comes of it
                 assert "milliseconds" in response.json()["detail"]
@@ -76,3 +112,4 @@ def test_nothing_contradicts_the_document(path: str, method: str, api: Any, guar
             check()
         except Unsatisfiable:
             assert mode.is_negative  # nothing can be wrong with a request that has no parameters
+    assert "{name}" not in path or statuses & {200, 204}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from archlab.children import Children
 from archlab.config import RunConfig
@@ -22,6 +23,7 @@ from archlab.serve.opening import Choice, open_engine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.checkpoint import save_checkpoint
 from archlab.train.setup import Setup
+from archlab.vl.answering import Answerer
 from archlab.vl.arms import build_arm
 
 BACKENDS: tuple[Choice, ...] = ("torch", "onnx", "onnx-int8")
@@ -48,6 +50,13 @@ def test_a_run_is_served_by_onnx_runtime_on_a_cpu_and_answers_as_in_torch(
     assert replace(ours.about, backend="torch") == theirs.about
     assert ours.operations.keys() == theirs.operations.keys()
     pair = pictures[:2], QUERIES
+    answers_alike(ours, theirs, pair)
+    np.testing.assert_allclose(ours.attention(*pair)[1].maps, theirs.attention(*pair)[1].maps)
+    ours.probe()
+
+
+def answers_alike(ours: VisionEngine, theirs: VisionEngine, pair: tuple[list[np.ndarray], list[str]]) -> None:
+    np.testing.assert_allclose(ours.embed_texts(pair[1]), theirs.embed_texts(pair[1]), atol=1e-5)
     np.testing.assert_allclose(ours.embed_images(*pair), theirs.embed_images(*pair), atol=1e-5)
     chosen = [engine.choose(*pair, [["a", "b c"], ["red"]]) for engine in (ours, theirs)]
     for one, other in zip(*chosen, strict=True):
@@ -56,7 +65,53 @@ def test_a_run_is_served_by_onnx_runtime_on_a_cpu_and_answers_as_in_torch(
         assert (spoken.text, spoken.steps) == (expected.text, expected.steps)
         assert spoken.confidence == pytest.approx(expected.confidence, rel=1e-3)
     assert ["".join(stream) for stream in ours.begin(*pair)] == ["".join(stream) for stream in theirs.begin(*pair)]
-    np.testing.assert_allclose(ours.attention(*pair)[1].maps, theirs.attention(*pair)[1].maps)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_where_there_is_a_gpu_a_run_is_computed_there_in_torch_though_it_was_exported(
+    exported_run: Path, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    def opened(run: Path, device: str = "cpu") -> Answerer:
+        asked.append((run, device))
+        return plain(run)
+
+    plain = Answerer.open
+    monkeypatch.setattr(Answerer, "open", opened)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert open_engine(exported_run, backend).about.backend == "torch"
+    assert asked == [(exported_run, "cuda")]
+    assert open_engine(exported_run, "onnx").about.backend == "onnx"  # which is asked for by name
+    assert open_engine(exported_run / "onnx").about.backend == "onnx"  # where there is nothing else
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("arm", ["token", "vljepa"])
+def test_on_a_gpu_an_arm_answers_as_on_a_processor(
+    arm: str,
+    device: str,
+    talkative_run: Callable[[str], Path],
+    pictures: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a GPU, what it says is tried at least of the processor; there, PyTorch must be asked for."""
+    ours: Any = open_engine(talkative_run(arm), "auto" if device == "cuda" else "torch")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        theirs: Any = open_engine(talkative_run(arm), "torch")
+    devices = [next(one._answerer.readout.arm.parameters()).device.type for one in (ours, theirs)]
+    assert (ours.about.backend, devices) == ("torch", [device, "cpu"])
+    pair = pictures[:2], QUERIES
+    answers_alike(ours, theirs, pair)
+    if arm == "vljepa":
+        vectors = list(theirs.embed_images(*pair))
+        assert [one.text for one in ours.speak_vectors(vectors)] == [one.text for one in theirs.speak_vectors(vectors)]
+    for one, other in zip(ours.attention(*pair), theirs.attention(*pair), strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.maps, other.maps, atol=1e-4)
+    assert all(ours.flops(*pair, [None, ["red", "blue"]]))
     ours.probe()
 
 

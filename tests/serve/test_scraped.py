@@ -233,7 +233,9 @@ def test_the_smoke_test_passes_where_all_is_well(
     service: Live, prometheus: Prometheus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     smoke = runpy.run_path(str(MONITORING.parent / "smoke.py"))["main"]
-    smoke([service.url, "", "--prometheus", prometheus.url, "--seconds", "60"])
+    smoke([service.url, "", "--search", "--prometheus", prometheus.url, "--seconds", "60"])
     told = capsys.readouterr().out
-    for word in ("alive: yes", "ready: yes", "answers: ", "scraped: yes"):
+    for word in ("alive: yes", "ready: yes", "answers: ", "searches: yes", "scraped: yes"):
         assert word in told
+    with service.client() as client:
+        assert "smoke-test" not in [one["name"] for one in client.get("/v1/collections").json()["data"]]

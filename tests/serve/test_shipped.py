@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.serve.live import Live, base64_of, documented, picture, png, problem, serving
 
-from archlab.config import RunConfig, load
+from archlab.config import PretrainConfig, RunConfig, load
 from archlab.data.scenes.dataset import SceneDataConfig, build_scenes
 from archlab.serve.settings import WEIGHTS
 from archlab.train.card import variant_line
@@ -31,7 +31,16 @@ def test_both_arms_are_served_each_with_its_card(shipped: Live) -> None:
         for name in ARMS:
             card = client.get(f"/v1/models/{name}/card").text
             assert card == (WEIGHTS / name / "card.md").read_text(encoding="utf-8")
-            assert variant_line(load(WEIGHTS / name / "config.yaml", RunConfig)) in card
+
+
+@pytest.mark.parametrize("card", sorted(WEIGHTS.glob("*/card.md")), ids=lambda card: card.parent.name)
+def test_the_card_of_a_shipped_checkpoint_says_which_variant_it_is(card: Path) -> None:
+    config = load(card.parent / "config.yaml", RunConfig if card.parent.name in ARMS else PretrainConfig)
+    assert variant_line(config) in card.read_text(encoding="utf-8")
+
+
+def test_every_shipped_checkpoint_has_a_card() -> None:
+    assert {path.parent for path in WEIGHTS.glob("*/card.md")} == {path for path in WEIGHTS.iterdir() if path.is_dir()}
 
 
 def test_the_examples_of_the_documentation_run_but_those_that_need_a_model_of_text_and_say_so(shipped: Live) -> None:

@@ -188,6 +188,7 @@ def test_pretraining_changes_the_encoder_and_says_what_it_gained(
     card = (tiny_encoder / "card.md").read_text()
     assert "(1 blocks, width 16)" in card
     assert "16 visual tokens of 64 features" in card
+    assert "**Variant:** float32, as it was trained." in card
     for name, before in metrics["probes"]["random initialisation"].items():
         assert f"| {name} | {before:.3f} | {metrics['probes']['pretrained'][name]:.3f} |" in card
 

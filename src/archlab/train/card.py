@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from archlab.config import RunConfig
+from archlab.config import CompressionConfig, PretrainConfig, RunConfig
 
 VARIANT = "**Variant:**"
 """What the sentence begins with; a card without it is older than the sentence."""
@@ -17,14 +17,14 @@ def alarm_line(metrics: Mapping[str, Any]) -> str:
     return f"**Alarm:** {alarm}." if alarm else ""
 
 
-def variant_line(config: RunConfig) -> str:
-    """The sentence."""
+def variant_line(config: RunConfig | PretrainConfig) -> str:
+    """The sentence, of a run or of a pretrained encoder, of which there are no variants."""
     return f"{VARIANT} {describe(config)}."
 
 
-def describe(config: RunConfig) -> str:
+def describe(config: RunConfig | PretrainConfig) -> str:
     """The method and what it left, in a few words."""
-    made = config.compression
+    made = config.compression if isinstance(config, RunConfig) else CompressionConfig()
     if made.method == "bfloat16":
         return "weights in bfloat16"
     if made.method == "magnitude":

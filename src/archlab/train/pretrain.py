@@ -18,7 +18,7 @@ from archlab.data.device import find_device, to_device
 from archlab.evaluate.collapse import encoder_verdict
 from archlab.evaluate.encoder_probes import probe_encoder
 from archlab.evaluate.monitor import Monitor, split_curve, watch_encoder
-from archlab.train.card import alarm_line
+from archlab.train.card import alarm_line, variant_line
 from archlab.train.checkpoint import fingerprint, save_checkpoint
 from archlab.train.folder import check_folder, claim
 from archlab.train.loop import Optimizer, Resume, fit
@@ -120,6 +120,8 @@ def _card(config: PretrainConfig, metrics: dict[str, Any]) -> str:
             f"{config.image_size} x {config.image_size} RGB images and gives {side * side} visual tokens of {width} "
             "features: the whitened states of each square of "
             f"{config.merge} x {config.merge} patches side by side.",
+            "",
+            variant_line(config),
             "",
             "## Recipe",
             "",

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,48 @@ def test_a_spike_of_wrk_tells_of_both_spikes_and_of_what_was_asked_all_the_time(
     first, second, calm = map(json.loads, done.stdout.splitlines())
     assert first["errors"] == second["errors"] == calm["errors"] == 0
     assert min(first["requests"], second["requests"], calm["requests"]) > 0
+
+
+@needs_wrk
+def test_every_run_of_wrk_and_every_thread_of_it_asks_other_texts() -> None:
+    """What was asked before comes from the service's cache, and a repeated measurement would be of that."""
+    asked: list[list[bytes]] = []  # of each connection
+
+    class Recorder(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.own: list[bytes] = []
+            asked.append(self.own)
+
+        def do_POST(self) -> None:
+            self.own.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [str(WRK), "--threads", "2", "--connections", "2", "--duration", "1s", "--script", "search.lua"]
+        for _ in range(2):
+            url = f"http://127.0.0.1:{server.server_port}"
+            subprocess.run([*command, url], cwd=FOLDER / "wrk", capture_output=True, check=True)
+        server.shutdown()
+    first = [tuple(own[:5]) for own in asked if len(own) >= 5]
+    assert len(first) == len(set(first)) == 4
+
+
+def test_the_parts_of_a_spike_ask_other_texts_though_they_begin_in_the_same_second(tmp_path: Path) -> None:
+    (tmp_path / "wrk").write_text('#!/bin/sh\necho "$LOAD_SEED"\n')
+    (tmp_path / "wrk").chmod(0o755)
+    settings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOAD_SECONDS": "1"}
+    command = ["sh", "spike.sh", "http://127.0.0.1:9"]
+    done = subprocess.run(command, env=os.environ | settings, cwd=FOLDER / "wrk", capture_output=True, text=True)
+    assert sorted(done.stdout.split()) == ["0", "1", "2"]
 
 
 @needs_wrk
