@@ -9,8 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator
 
+from archlab.ticks import plain_log
 from archlab.train.folder import atomic_write
 
 
@@ -54,9 +55,7 @@ def _memory(axes: Axes, section: Mapping[str, Any]) -> None:
 
 def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    plain_log(axes.yaxis)
     axes.grid(axis="y", linewidth=0.5, alpha=0.4)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from archlab.compare import formatting as show
 from archlab.compress.document import FIGURE
@@ -108,9 +108,8 @@ def _times(path: Path, rows: Sequence[Row], setups: dict[str, Setup], config: Co
 
 
 def _print(results: dict[str, Any]) -> None:
-    shown = Table(
-        "variant", "validation, questions", "test, questions", "choose", "size", "compressed", title="variants"
-    )
+    columns = (Column("variant", no_wrap=True), "validation", "test", "choose", "size", "compressed")
+    shown = Table(*columns, title="Questions right, time of one, size")
     for row in results["rows"]:
         shown.add_row(
             row["name"],

@@ -138,7 +138,8 @@ def _provenance(results: Mapping[str, Any]) -> str:
         f"Scores are those of the test split, with 95 % intervals over its images; times are medians of requests with "
         f"{batch} image{'s' * (batch != 1)}, from the image to the answer, in {rounds} rounds in which every row took "
         f"its turn, on {thread} thread{'s' * (thread != 1)}, with paired ratios to the run itself in torch and in ONNX "
-        f"Runtime. Sizes are the arm's, without the encoder; memory is that of a whole process. Generated from "
+        f"Runtime; a caption takes the time of the text that the variant writes. Sizes are the arm's, without the "
+        f"encoder; memory is that of a whole process. Generated from "
         f"`{code(results['command'])}`, {escape(computer['cpu'])}, torch {escape(computer['torch'])}, "
         f"{escape(str(results['created'])[:10])}, commit `{code(show.commit(results['git']))}`; parents: {parents}."
     )

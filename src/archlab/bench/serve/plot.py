@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from archlab.ticks import plain_log
 from archlab.train.folder import atomic_write
 
 
@@ -25,6 +26,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         load.annotate(str(step["users"]), (rate, step["p95_ms"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
     load.axhline(results["plan"]["goal_ms"], color="grey", linestyle=":", label="limit of the p95")
     load.set(title="Text search, by users", xlabel="requests/s", ylabel="ms", yscale="log")
+    plain_log(load.yaxis, (1, 2, 3, 5))
     load.legend(frameon=False)
     names = list(results["side_by_side"])
     for place, name in enumerate(names):
