@@ -58,7 +58,8 @@ class Job:
 @pytest.fixture(scope="module")
 def uneven(tiny_config: RunConfig) -> RunConfig:
     """Seven samples a step: no two processes have equally many."""
-    # A step moves weights by about the learning rate, whatever a rounded gradient's size: the tolerance is that of 1e-3.
+    # A step moves weights by about the learning rate, whatever the size of a rounded gradient.
+    # The tolerance is made for 1e-3.
     return replace(tiny_config, optimizer=replace(tiny_config.optimizer, batch_size=7, learning_rate=1e-3))
 
 

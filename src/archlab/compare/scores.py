@@ -39,6 +39,7 @@ HEADLINE = (VQA, CLASSIFICATION, CIDER, SLOTS, TO_TEXT, TO_IMAGE)
 _LABELS = {
     VQA: "questions about the image",
     CLASSIFICATION: "open-vocabulary classification",
+    "classification/top5": "open-vocabulary classification, top 5",
     CIDER: "captions, CIDEr-D",
     SLOTS: "captions, facts right",
     "caption/exact": "captions, all facts right",
