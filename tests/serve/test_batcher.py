@@ -467,3 +467,46 @@ def test_a_flood_leaves_nothing_behind(compute: Gated) -> None:
         await batcher.close()
 
     run(main)
+
+
+def test_the_calls_of_a_batch_are_answered_one_in_each_turn_of_the_event_loop(compute: Gated) -> None:
+    """All in one turn, the callers would wait for the service, and then the service for its callers."""
+
+    async def main() -> None:
+        batcher, turn, answered = Batcher(compute), 0, dict[int, int]()
+
+        async def count_turns() -> None:
+            nonlocal turn
+            while len(answered) < 8:
+                turn += 1
+                await asyncio.sleep(0)
+
+        async def ask(number: int) -> None:
+            assert await batcher.submit([("g", number), ("g", number)]) == [2 * number] * 2
+            answered[number] = turn
+
+        first = await occupied(batcher, compute)
+        calls = [asyncio.create_task(ask(number)) for number in range(8)]
+        await settle()
+        compute.gate.set()
+        await asyncio.gather(first, count_turns(), *calls)
+        assert [len(items) for _, items in compute.batches] == [1, 16]
+        begun = answered[0]
+        assert answered == {number: begun + number for number in range(8)}
+        await batcher.close()
+
+    run(main)
+
+
+def test_closing_answers_everyone_first(compute: Gated) -> None:
+    async def main() -> None:
+        batcher = Batcher(compute)
+        first = await occupied(batcher, compute)
+        others = [asyncio.create_task(batcher.submit([("g", i)])) for i in range(9)]
+        await settle()
+        compute.gate.set()
+        await batcher.close()
+        await settle()
+        assert [task.result() for task in (first, *others)] == [[0], *([2 * i] for i in range(9))]
+
+    run(main)

@@ -31,6 +31,11 @@ from archlab.serve.routes import ROUTERS
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
 
+_SWITCH_SECONDS = 2e-4
+"""After which a thread must give Python's lock to one that waits for it. The thread of a model needs it for moments
+between computations. With Python's 5 ms it waits for tens of them: the event loop lets go of the lock again and again,
+and has it back before the other is awake."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application; its models are loaded when it starts.
@@ -47,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format, settings.log_level)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         Drain(service, settings.drain_seconds).install()
         if service.keys is None:
             structlog.get_logger().warning("no API keys: only this machine is served")

@@ -148,6 +148,7 @@ class Batcher:
         self._callers: OrderedDict[str, _Lines] = OrderedDict()  # in the order of their turns
         self._numbers = count()
         self._worker: asyncio.Task[None] | None = None
+        self._handing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def submit(
@@ -225,6 +226,7 @@ class Batcher:
         self._closed = True
         if self._worker is not None:
             await asyncio.wait([self._worker])
+        await asyncio.gather(*self._handing)
         self._executor.shutdown()
 
     async def _drain(self) -> None:
@@ -273,8 +275,25 @@ class Batcher:
         stats.pace = pace if stats.pace is None else _MEMORY * stats.pace + (1 - _MEMORY) * pace
         waits = [started - entry.arrived for entry in entries for _ in range(entry.weight)]
         self._observer.on_batch(entries[0].group, waits, seconds)
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            self._settle(entry, outcome)
+        computed = list(zip(entries, outcomes, strict=True))
+        for entry, outcome in computed:
+            if isinstance(outcome, Exception):  # at once: what is left of the call is no part of the next batch
+                self._settle(entry, outcome)
+        results = [(entry, outcome) for entry, outcome in computed if not isinstance(outcome, Exception)]
+        handing = loop.create_task(self._hand_out(results))
+        self._handing.add(handing)
+        handing.add_done_callback(self._handing.discard)
+
+    async def _hand_out(self, results: list[tuple[_Entry, Any]]) -> None:
+        """Answer one call in each turn of the event loop, which sends what it has at the end of a turn.
+
+        So the first callers have their answers, and ask for more, while those of the others are still being made; all
+        in one turn would leave them waiting for us, and then us for them.
+        """
+        for entry, result in results:
+            self._settle(entry, result)
+            if entry.call.future.done():
+                await asyncio.sleep(0)
 
     def _outcomes(self, entries: list[_Entry]) -> list[Any]:
         """In the thread: the result of each entry, or the exception instead."""
