@@ -14,7 +14,7 @@ from archlab.bench.serve.collection import NAME, build_collection
 from archlab.bench.serve.command import Plan, _start_peer, bench_serve
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.images import image_floor
-from archlab.bench.serve.peers.variants import LITSERVE, SESSION, TORCH, Variant
+from archlab.bench.serve.peers.variants import HTTP, LITSERVE, SESSION, TORCH, Variant
 from archlab.bench.serve.report import markdown
 from archlab.cli import main
 from archlab.cost.measurements import read_measurements
@@ -27,6 +27,7 @@ WAYS = [
     Variant(TORCH, "handler", "torch", {"style": "def", "threads": "1"}),
     Variant(SESSION, "handler", "torch", {"style": "async"}),
     Variant(LITSERVE, "litserve", "torch", {"workers": "1", "queue": "zmq", "batch-timeout": "0.001"}),
+    Variant(HTTP, "handler", "torch", {"style": "constant"}),
 ]
 TINY = Plan(points=50, users=2, image_users=1, most_users=8, rounds=1, seconds=1.0, warmup=0.5, goal_ms=60_000)
 
@@ -37,7 +38,7 @@ def test_the_whole_benchmark_runs_and_its_results_can_be_priced(
 ) -> None:
     runs = tuple(f"{arm}={talkative_run(arm)}" for arm in ("token", "vljepa"))
     results = bench_serve(runs, plan=TINY, backend="torch", ways=WAYS, out=tmp_path / "out")
-    assert set(results["side_by_side"]) == {OURS, TORCH, SESSION, LITSERVE}
+    assert set(results["side_by_side"]) == {OURS, TORCH, SESSION, LITSERVE, HTTP}
     assert {one["errors"] for one in results["side_by_side"].values()} == {0}
     assert results["same_hits"] == {TORCH: 1, SESSION: 1, LITSERVE: 1}
     best = results["capacity"]["best"]

@@ -8,7 +8,7 @@ import pytest
 from tests.bench.serve.synthetic import step
 
 from archlab.bench.serve.contest import OURS, check_same_hits, compared, side_by_side, try_variants
-from archlab.bench.serve.peers.variants import LITSERVE, PEERS, SESSION, TORCH, Variant, variants
+from archlab.bench.serve.peers.variants import HTTP, LITSERVE, PEERS, SESSION, TORCH, Variant, variants
 
 FAST, SLOW = (Variant(TORCH, "handler", "torch", {"threads": threads}) for threads in ("1", "2"))
 
@@ -89,6 +89,11 @@ def test_a_peer_that_finds_something_else_is_refused() -> None:
         check_same_hits(other)  # type: ignore[arg-type]
 
 
+def test_a_server_without_work_is_asked_for_no_hits() -> None:
+    servers = {OURS: Still(OURS, ("a",)), HTTP: Still(HTTP, status=500), TORCH: Still(TORCH, ("a",))}
+    assert check_same_hits(servers) == {TORCH: 1}  # type: ignore[arg-type]
+
+
 def test_a_peer_that_refuses_a_search_is_told_with_its_answer_and_held_still_again() -> None:
     broken = Still(TORCH, status=500)
     with pytest.raises(RuntimeError, match=r"FastAPI, torch: a search was answered 500 .*hits"):
@@ -99,6 +104,7 @@ def test_a_peer_that_refuses_a_search_is_told_with_its_answer_and_held_still_aga
 def test_every_peer_is_tried_in_several_ways_with_our_backend_or_in_torch() -> None:
     ways = variants("onnx-int8")
     assert {peer: sum(way.peer == peer for way in ways) for peer in PEERS} == {TORCH: 4, SESSION: 2, LITSERVE: 8}
+    assert [way.settings for way in ways if way.peer == HTTP] == [{"style": "constant"}]
     assert {way.backend for way in ways if way.peer != TORCH} == {"onnx-int8"}
     arguments = FAST.arguments("run", "index", "captions", "/search")
     assert arguments[0] == "archlab.bench.serve.peers.handler"

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from archlab.bench.serve.peers.variants import Variant
+from archlab.bench.serve.peers.variants import HTTP, Variant
 from archlab.bench.serve.servers import Server
 from archlab.bench.serve.workload import captions, search_body
 from archlab.bench.train import median_ratio
@@ -72,15 +72,15 @@ def try_variants(
 
 
 def check_same_hits(servers: Mapping[str, Server]) -> dict[str, float]:
-    """Share of its hits that each peer has in common with ours.
+    """Share of its hits that each peer has in common with ours; `HTTP` looks for none.
 
     Raises:
         RuntimeError: a peer refuses a search, or finds something else, so that it does other work.
     """
     bodies = [search_body(text) for text in captions(_PROBES, _SEED)]
-    found: dict[str, list[set[str]]] = {name: [] for name in servers}
-    for name, held in servers.items():
-        with running(held) as server:
+    found: dict[str, list[set[str]]] = {name: [] for name in servers if name != HTTP}
+    for name in found:
+        with running(servers[name]) as server:
             for body in bodies:
                 answer = server.ask(body)
                 if answer.status_code != 200:

@@ -8,6 +8,7 @@ from typing import Any
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.goals import goals, times
 from archlab.bench.serve.ours import CACHED_TEXTS
+from archlab.bench.serve.peers.variants import HTTP
 from archlab.compare import formatting as show
 from archlab.compare.scores import NAMES
 from archlab.documents import Tables, escape, print_tables, tables_markdown
@@ -91,7 +92,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts.append(
         "Of the floor: requests a second as a share of what a loop could do that decodes one picture and computes its "
         "answer, both timed alone, and does nothing else. Above 100 % they ran side by side on several cores. "
-        "A server is shown in the fastest of the ways in which it was tried."
+        f"A server is shown in the fastest of the ways in which it was tried. {HTTP!r} embeds and searches nothing: it "
+        "is what uvicorn and FastAPI bear on this machine, in one process, with the load generator beside them."
     )
     return "\n\n".join(parts) + "\n"
 

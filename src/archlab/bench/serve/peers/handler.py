@@ -4,7 +4,8 @@ r"""A plain FastAPI handler: one text, one call of the model, one search.
         --port N --style async
 
 `--style def` lets FastAPI call it in its threads, as it advises for work that blocks; `--style async` calls it on the
-event loop. One uvicorn worker with uvloop and httptools and without an access log, as ours.
+event loop; `--style constant` gives the same answer to every text, so that HTTP and JSON are all it does. One uvicorn
+worker with uvloop and httptools and without an access log, as ours.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def create_app(searcher: Searcher, path: str, style: str) -> FastAPI:
 
     Args:
         path: of the handler.
-        style: "def" or "async".
+        style: "def", "async" or "constant".
     """
     app = FastAPI()
 
@@ -41,14 +42,19 @@ def create_app(searcher: Searcher, path: str, style: str) -> FastAPI:
     async def search_on_loop(query: Query) -> dict[str, Any]:
         return search(query)
 
-    app.post(path)(search if style == "def" else search_on_loop)
+    answer = searcher.search(["a red circle"], 10)[0]
+
+    async def give_answer(_: Query) -> dict[str, Any]:
+        return answer
+
+    app.post(path)({"def": search, "async": search_on_loop, "constant": give_answer}[style])
     return app
 
 
 def main() -> None:
     """Serve until a signal ends it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--style", choices=["def", "async"], required=True)
+    parser.add_argument("--style", choices=["def", "async", "constant"], required=True)
     parser.add_argument("--threads", type=int, default=1)
     given, searching = parse_options(parser)
     app = create_app(Searcher(**searching, threads=given.threads), given.path, given.style)

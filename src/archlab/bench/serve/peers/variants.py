@@ -9,6 +9,8 @@ from archlab.serve.engine import Backend
 
 TORCH, SESSION, LITSERVE = "FastAPI, torch", "FastAPI, same session", "LitServe"
 PEERS = (TORCH, SESSION, LITSERVE)
+HTTP = "FastAPI, one answer for all"
+"""No peer, as it does no work: what the HTTP layer of this machine bears in one process."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Variant:
     """One way to run a peer.
 
     Attributes:
-        peer: of `PEERS`.
+        peer: of `PEERS`, or `HTTP`.
         module: of this package.
         backend: that computes.
         settings: options of its command line.
@@ -53,4 +55,5 @@ def variants(backend: Backend) -> list[Variant]:
         Variant(LITSERVE, "litserve", backend, {"workers": workers, "queue": queue, "batch-timeout": timeout})
         for workers, queue, timeout in product(("1", "2"), ("manager", "zmq"), ("0.001", "0.005"))
     ]
+    found.append(Variant(HTTP, "handler", backend, {"style": "constant"}))
     return found
