@@ -275,11 +275,12 @@ class Batcher:
         stats.pace = pace if stats.pace is None else _MEMORY * stats.pace + (1 - _MEMORY) * pace
         waits = [started - entry.arrived for entry in entries for _ in range(entry.weight)]
         self._observer.on_batch(entries[0].group, waits, seconds)
-        computed = list(zip(entries, outcomes, strict=True))
-        for entry, outcome in computed:
+        results = []
+        for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, Exception):  # at once: what is left of the call is no part of the next batch
                 self._settle(entry, outcome)
-        results = [(entry, outcome) for entry, outcome in computed if not isinstance(outcome, Exception)]
+            else:
+                results.append((entry, outcome))
         handing = loop.create_task(self._hand_out(results))
         self._handing.add(handing)
         handing.add_done_callback(self._handing.discard)
