@@ -104,8 +104,8 @@ def wait_for(condition: Any) -> None:
 
 @contextmanager
 def serving(ready: bool = True, **settings: Any) -> Iterator[Live]:
-    """A service with these settings."""
-    live = Live(Settings.read(**{"drain_seconds": 0, "index": ":memory:", **settings})).start()
+    """A service with these settings, in this process alone: tests hold its engines, and start it often."""
+    live = Live(Settings.read(**{"drain_seconds": 0, "index": ":memory:", "engines": "thread", **settings})).start()
     try:
         yield live.wait_until_ready() if ready else live
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.batcher import Observer, Silent
+from archlab.serve.engine_process import open_isolated
 from archlab.serve.errors import NotReady
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.opening import Choice, open_engine
@@ -27,12 +28,17 @@ class Models:
     Args:
         limits: of every model.
         observer: of the queue of the model with this name.
+        isolated: whether every model has a process of its own; see `engine_process`.
     """
 
     def __init__(
-        self, limits: ModelLimits | None = None, observer: Callable[[str], Observer] = lambda name: Silent()
+        self,
+        limits: ModelLimits | None = None,
+        observer: Callable[[str], Observer] = lambda name: Silent(),
+        *,
+        isolated: bool = False,
     ) -> None:
-        self._limits, self._observer = limits or ModelLimits(), observer
+        self._limits, self._observer, self._isolated = limits or ModelLimits(), observer, isolated
         self._models: dict[str, Model] = {}
         self._defaults: dict[str, str] = {}
         self._loading: set[str] = set()
@@ -86,7 +92,8 @@ class Models:
             raise UserError(f"model {name!r}: is being loaded already; wait, or take another name")
         self._loading.add(name)
         try:
-            engine = await asyncio.to_thread(open_engine, folder, backend, self._exports)
+            opened = open_isolated if self._isolated else open_engine
+            engine = await asyncio.to_thread(opened, folder, backend, self._exports)
             model = Model(name, engine, self._limits, self._observer(name))
             await model.probe()
             await asyncio.to_thread(_settle_memory)

@@ -50,27 +50,41 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
         UserError: the folder holds nothing that can be served, or not by this backend.
         NotReady: the children were ended before the export was done.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    export = find_export(folder, backend, children)
+    if export is not None:
+        run = None if export == folder else load_checkpoint(folder, RunConfig)
+        return _exported(export, _precision(export, backend), run)
+    task = _TASKS.get(recipe_of(folder))
+    return task(folder, _device()) if task else _in_torch(load_checkpoint(folder, RunConfig), _device())
+
+
+def find_export(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Path | None:
+    """The export that `open_engine` opens, made where there is none yet; None: it computes in torch.
+
+    Args, Raises: see `open_engine`.
+    """
     if (folder / NAME).is_file():
         if backend == "torch":
             raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
-        return _exported(folder, _precision(folder, backend), None)
-    task = _TASKS.get(recipe_of(folder))
-    if task is not None:
+        return folder
+    if recipe_of(folder) in _TASKS:
         if backend in ("onnx", "onnx-int8"):
             raise UserError(f"run {folder}: models of text are served in torch; take the backend auto or torch")
-        return task(folder, device)
+        return None
     checkpoint = load_checkpoint(folder, RunConfig)
-    if backend == "torch" or (backend == "auto" and (device == "cuda" or find_spec("onnxruntime") is None)):
-        return _in_torch(checkpoint, device)
+    if backend == "torch" or (backend == "auto" and (_device() == "cuda" or find_spec("onnxruntime") is None)):
+        return None
     try:
-        export = _export_of(checkpoint, children or Children())
+        return _export_of(checkpoint, children or Children())
     except UserError as error:
         if backend != "auto":
             raise
         _LOG.warning("%s; it is served in torch", error)
-        return _in_torch(checkpoint, device)
-    return _exported(export, _precision(export, backend), checkpoint)
+        return None
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _in_torch(checkpoint: Checkpoint[RunConfig], device: str) -> VisionEngine:

@@ -63,7 +63,7 @@ class Service:
             queue=settings.queue_items, batch=settings.batch_items, timeout=settings.max_deadline_seconds
         )
         limits = ModelLimits(batches=batches, cached_texts=settings.cached_texts)
-        self.models = Models(limits, self.metrics.observer)
+        self.models = Models(limits, self.metrics.observer, isolated=settings.isolated)
         spread = Spread(
             shards=settings.index_shards, replicas=settings.index_replicas, consistency=settings.index_consistency
         )

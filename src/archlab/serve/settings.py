@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -17,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import archlab
 from archlab.errors import UserError
+from archlab.machine import usable_cores
 
 WEIGHTS = Path(archlab.__file__).parent / "weights"
 _KIB, _MIB = 2**10, 2**20
@@ -37,6 +39,11 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
         default="auto", description="What runs the models: `auto`, `torch`, `onnx` or `onnx-int8`."
+    )
+    engines: Literal["auto", "process", "thread"] = Field(
+        default="auto",
+        description="Where a model computes: in a `process` of its own, which takes more memory and lets more requests "
+        "through, in a `thread`, or `auto`: in a process where there is no GPU and more than one core.",
     )
     max_models: PositiveInt = Field(default=8, description="Models loaded at once.")
 
@@ -155,6 +162,13 @@ class Settings(BaseSettings):
         if value and find_spec("opentelemetry.exporter") is None:
             raise ValueError("must be false without the packages that send spans; pip install 'archlab[otel]'")
         return value
+
+    @property
+    def isolated(self) -> bool:
+        """Whether every model computes in a process of its own."""
+        if self.engines == "auto":
+            return usable_cores() > 1 and not torch.cuda.is_available()
+        return self.engines == "process"
 
     @classmethod
     def read(cls, **given: object) -> "Settings":

@@ -1,0 +1,183 @@
+"""An engine in a process of its own: the event loop then shares Python's lock with nothing that computes.
+
+    this process                                      the other one
+    Model -> EngineProcess.operations[name]  --call-->  _serve -> Engine.operations[name]
+                                             <-results-
+
+Two threads of one process wake each other in vain again and again, the event loop and the one that feeds a model; a
+service with its engine in a process of its own answers more searches (`archlab bench serve`).
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from archlab.children import Children
+from archlab.errors import UserError
+from archlab.serve.engine import About, Engine, Operation
+from archlab.serve.opening import Choice, find_export, open_engine
+
+_GRACE = 10.0  # seconds to end in
+
+
+def open_isolated(folder: Path, backend: Choice = "auto", children: Children | None = None) -> EngineProcess:
+    """As `opening.open_engine`, in a process of its own; what has to be exported first is exported by this one."""
+    export = find_export(folder, backend, children)
+    return EngineProcess(folder, "torch" if export is None else backend)
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """An iterator over pieces of text that the other process keeps, under a number, until this is let go."""
+
+    number: int
+
+
+class EngineProcess:
+    """See `engine.Engine`; for one thread, as every engine.
+
+    Args:
+        folder, backend: see `opening.open_engine`.
+
+    Raises:
+        UserError: the folder holds nothing that can be served, or not by this backend.
+        RuntimeError: the process cannot be started.
+    """
+
+    about: About
+
+    def __init__(self, folder: Path, backend: Choice) -> None:
+        self._opened = folder.resolve(), backend
+        self._left: list[int] = []  # streams that nobody asks for any more
+        self._start()
+
+    def probe(self) -> None:
+        """See `Engine`; a process that has ended is replaced."""
+        if self._process.poll() is not None:
+            self._start()
+        self._ask("probe")
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._connection = Connection(ours.detach())
+        self._end = weakref.finalize(self, _end, self._connection, self._process)
+        self._left.clear()
+        self.about, names = self._ask("open", *self._opened)
+        self.operations: Mapping[Operation, Callable[..., Iterable[Any]]] = {
+            **{name: functools.partial(self._ask, name) for name in names},
+            **({"begin": self._begin, "advance": self._advance} if "begin" in names else {}),
+        }
+
+    def _begin(self, *columns: Any) -> list[Stream]:
+        streams = [Stream(number) for number in self._ask("begin", *columns)]
+        for stream in streams:
+            weakref.finalize(stream, self._left.append, stream.number).atexit = False
+        return streams
+
+    def _advance(self, streams: Sequence[Stream]) -> Any:
+        return self._ask("advance", [stream.number for stream in streams])
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        left = [self._left.pop() for _ in range(len(self._left))]
+        try:
+            self._connection.send((name, arguments, left))
+            outcome, result = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._end()
+            raise RuntimeError(f"the process of the engine ended with {self._process.returncode}") from error
+        if outcome == "refused":
+            raise UserError(result)
+        if outcome == "failed":
+            raise RuntimeError(f"in the process of the engine:\n{result}")
+        return result
+
+
+def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+    connection.close()  # which is what the process waits for
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Streams:
+    """Operations of an engine whose iterators stay here, under numbers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._numbers, self._running = engine, count(), dict[int, Iterator[str]]()
+
+    def begin(self, *columns: Any) -> list[int]:
+        numbers = []
+        for iterator in self._engine.operations["begin"](*columns):
+            numbers.append(next(self._numbers))
+            self._running[numbers[-1]] = iterator
+        return numbers
+
+    def advance(self, numbers: Sequence[int]) -> list[str | None]:
+        return list(self._engine.operations["advance"]([self._running[number] for number in numbers]))
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._running.pop(number, None)
+
+
+def _serve(connection: Connection) -> None:
+    """In the other process: open an engine, then answer one call after the other until the connection is closed."""
+    engine: Engine | None = None
+
+    def opened(folder: Path, backend: Choice) -> tuple[About, list[Operation]]:
+        nonlocal engine
+        engine = open_engine(folder, backend)
+        return engine.about, list(engine.operations)
+
+    _, arguments, _ = connection.recv()
+    connection.send(_outcome(opened, arguments))
+    if engine is None:
+        return
+    streams = _Streams(engine)
+    calls: dict[str, Callable[..., Any]] = {"probe": engine.probe}
+    calls |= {str(name): call for name, call in engine.operations.items()}
+    if "begin" in calls:
+        calls |= {"begin": streams.begin, "advance": streams.advance}
+    while True:
+        name, arguments, left = connection.recv()
+        streams.forget(left)
+        connection.send(_outcome(calls[name], arguments))
+
+
+def _outcome(call: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, Any]:
+    try:
+        result = call(*arguments)
+        return "done", None if result is None else list(result)
+    except UserError as error:
+        return "refused", str(error)
+    except Exception:
+        return "failed", traceback.format_exc()
+
+
+def main() -> None:
+    """Serve the connection whose file descriptor is the argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the process that asks
+    with suppress(EOFError, OSError):  # who asked has gone
+        _serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
