@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
+from archlab.serve.computing import EngineThread
+from archlab.serve.model import Model
 from archlab.serve.vision_engine import VisionEngine
 
 
@@ -23,6 +25,12 @@ async def settle() -> None:
     """Let everything happen that needs no thread."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def engine_of(model: Model) -> Any:
+    """The engine of a model that computes in a thread of this process."""
+    assert isinstance(model._computer, EngineThread)
+    return model._computer.engine
 
 
 class Gate:

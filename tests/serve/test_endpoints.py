@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.serve.holding import engine_of
 from tests.serve.live import Live, base64_of, documented, picture, problem
 
 from archlab.compare.cost import cost_per_1000_requests
@@ -153,7 +154,7 @@ def test_compare_asks_both_arms_the_same_and_says_what_each_took(live: Live, cli
     assert [arm["arm"] for arm in answer["arms"]] == ["token", "vljepa"]
     for arm in answer["arms"]:
         model = live.service.models.get(arm["model"])
-        assert arm["flops"] == model._engine.flops([pixels], [body["question"]], [None])[0] > 1e5
+        assert arm["flops"] == engine_of(model).flops([pixels], [body["question"]], [None])[0] > 1e5
         alone = client.post("/v1/answer", json={**body, "model": arm["model"]}).json()
         assert {name: arm[name] for name in alone} == alone
         # The fixture's machine costs 2.0 an hour.

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from tests.serve.holding import run
 from tests.serve.live import serving
 
 from archlab.errors import UserError
-from archlab.serve.engine import Engine
+from archlab.serve.computing import Computer, EngineThread
+from archlab.serve.engine import Operation
 from archlab.serve.engine_process import EngineProcess, Stream, open_isolated
 from archlab.serve.errors import EngineFailed
 from archlab.serve.model import Model, ModelLimits
@@ -30,27 +31,29 @@ CANDIDATES = [["red", "blue"], ["yes", "no", "two"], ["a circle"]]
 Opened = Callable[[str], VisionEngine]
 
 
-@pytest.fixture(scope="module")
-def isolated(talkative_run: Callable[[str], Path]) -> Iterator[Callable[[str], Any]]:
-    """`isolated(arm)`: one engine of each arm for all tests."""
-    opened: dict[str, EngineProcess] = {}
+@pytest.fixture
+def asked(talkative_run: Callable[[str], Path]) -> Callable[..., None]:
+    """`asked(arm, main)`: run a coroutine function of an `EngineProcess` of that arm."""
 
-    def engine(arm: str) -> EngineProcess:
-        if arm not in opened:
-            opened[arm] = open_isolated(talkative_run(arm), "torch")
-        return opened[arm]
+    def go(arm: str, main: Callable[[EngineProcess], Coroutine[Any, Any, None]]) -> None:
+        async def whole() -> None:
+            process = await asyncio.to_thread(open_isolated, talkative_run(arm), "torch")
+            try:
+                await main(process)
+            finally:
+                await process.close()
 
-    yield engine
-    for one in opened.values():
-        one._end()
+        run(whole)
+
+    return go
 
 
-def pieces(engine: Engine, images: list[np.ndarray]) -> list[str]:
+async def pieces(computer: Computer, images: list[np.ndarray]) -> list[str]:
     """What streams say, advanced side by side until each has ended."""
-    streams = list(engine.operations["begin"](images, QUERIES))
+    streams = await computer.ask("begin", [images, QUERIES])
     texts, running = [""] * len(streams), list(range(len(streams)))
     while running:
-        found = engine.operations["advance"]([streams[row] for row in running])
+        found = await computer.ask("advance", [[streams[row] for row in running]])
         said = dict(zip(running, found, strict=True))
         texts = [text + (said.get(row) or "") for row, text in enumerate(texts)]
         running = [row for row in running if said[row] is not None]
@@ -59,69 +62,77 @@ def pieces(engine: Engine, images: list[np.ndarray]) -> list[str]:
 
 @pytest.mark.parametrize("arm", ["token", "vljepa"])
 def test_it_answers_as_the_engine_does_in_this_process(
-    isolated: Callable[[str], Any], engine: Opened, pictures: list[np.ndarray], arm: str
+    asked: Callable[..., None], engine: Opened, pictures: list[np.ndarray], arm: str
 ) -> None:
-    theirs, ours, images = isolated(arm), engine(arm), pictures[:3]
-    assert theirs.about == ours.about
-    assert set(theirs.operations) == set(ours.operations)
-    for name, columns in {
-        "embed_texts": (QUERIES,),
-        "embed_images": (images, QUERIES),
-        "choose": (images, QUERIES, CANDIDATES),
-    }.items():
-        for mine, other in zip(ours.operations[name](*columns), theirs.operations[name](*columns), strict=True):
-            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
-    assert [one.text for one in theirs.operations["speak"](images, QUERIES)] == [
-        one.text for one in ours.speak(images, QUERIES)
-    ]
-    assert theirs.operations["flops"](images, QUERIES, CANDIDATES) == ours.flops(images, QUERIES, CANDIDATES)
-    (mine,), (other,) = ours.attention(images[:1], QUERIES[:1]), theirs.operations["attention"](images[:1], QUERIES[:1])
-    assert other.tokens == mine.tokens
-    np.testing.assert_allclose(other.maps, mine.maps, atol=1e-6)
-    assert pieces(theirs, images) == pieces(ours, images)
+    ours, images = EngineThread(engine(arm)), pictures[:3]
+
+    async def main(theirs: EngineProcess) -> None:
+        assert theirs.about == ours.about
+        assert set(theirs.operations) == set(ours.operations)
+        operations: dict[Operation, list[Any]] = {
+            "embed_texts": [QUERIES],
+            "embed_images": [images, QUERIES],
+            "choose": [images, QUERIES, CANDIDATES],
+            "flops": [images, QUERIES, CANDIDATES],
+        }
+        for name, columns in operations.items():
+            for mine, other in zip(await ours.ask(name, columns), await theirs.ask(name, columns), strict=True):
+                np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+        spoken = [await one.ask("speak", [images, QUERIES]) for one in (ours, theirs)]
+        assert [one.text for one in spoken[0]] == [one.text for one in spoken[1]]
+        (mine,), (other,) = [await one.ask("attention", [images[:1], QUERIES[:1]]) for one in (ours, theirs)]
+        assert other.tokens == mine.tokens
+        np.testing.assert_allclose(other.maps, mine.maps, atol=1e-6)
+        assert await pieces(theirs, images) == await pieces(ours, images)
+        await ours.close()
+
+    asked(arm, main)
 
 
 def test_streams_that_nobody_asks_for_any_more_are_let_go(
-    isolated: Callable[[str], Any], pictures: list[np.ndarray]
+    asked: Callable[..., None], pictures: list[np.ndarray]
 ) -> None:
-    engine = isolated("token")
-    first, second = engine.operations["begin"](pictures[:2], QUERIES[:2])
-    number = first.number
-    engine._left.clear()
-    del first
-    gc.collect()
-    assert engine._left == [number]
-    engine.probe()
-    assert engine._left == []
-    assert engine.operations["advance"]([second])  # which goes on
-    with pytest.raises(RuntimeError, match="KeyError"):
-        engine.operations["advance"]([Stream(number)])
+    async def main(process: EngineProcess) -> None:
+        first, second = await process.ask("begin", [pictures[:2], QUERIES[:2]])
+        number = first.number
+        del first
+        gc.collect()
+        assert process._left == [number]
+        await process.probe()
+        assert process._left == []
+        assert await process.ask("advance", [[second]])  # which goes on
+        with pytest.raises(RuntimeError, match="KeyError"):
+            await process.ask("advance", [[Stream(number)]])
+
+    asked("token", main)
 
 
-def test_what_the_caller_did_wrong_comes_back_as_that(talkative_run: Callable[[str], Path], tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_refused_and_a_fault_comes_with_its_traceback(
+    asked: Callable[..., None], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
         EngineProcess(tmp_path, "auto")
-    engine = EngineProcess(talkative_run("token"), "torch")
-    with pytest.raises(RuntimeError, match=r"(?s)in the process of the engine:.*Error"):
-        engine.operations["embed_texts"](3)
-    engine._end()
+
+    async def main(process: EngineProcess) -> None:
+        with pytest.raises(RuntimeError, match=r"(?s)in the process of the engine:.*Traceback.*Error"):
+            await process.ask("embed_texts", [3])
+        assert len(await process.ask("embed_texts", [["a red circle"]])) == 1
+
+    asked("token", main)
 
 
-def test_a_process_that_dies_is_a_failure_and_is_replaced(talkative_run: Callable[[str], Path]) -> None:
-    async def main() -> None:
-        engine = open_isolated(talkative_run("vljepa"), "torch")
-        model = Model("m", engine, ModelLimits(probe_every=0.01, cached_texts=0))
+def test_a_process_that_dies_is_a_failure_and_is_replaced(asked: Callable[..., None]) -> None:
+    async def main(process: EngineProcess) -> None:
+        model = Model("m", process, ModelLimits(probe_every=0.01, cached_texts=0))
         before = await model.embed_texts(["a red circle"])
-        os.kill(engine._process.pid, signal.SIGKILL)
+        os.kill(process._process.pid, signal.SIGKILL)
         with pytest.raises(EngineFailed, match="has failed"):
             await model.embed_texts(["a red circle"])
         while not model.ready:
             await asyncio.sleep(0.01)
         np.testing.assert_array_equal(await model.embed_texts(["a red circle"]), before)
-        await model.close()
-        engine._end()
 
-    run(main)
+    asked("vljepa", main)
 
 
 def test_the_process_ends_with_its_model_and_is_deaf_to_the_terminal(talkative_run: Callable[[str], Path]) -> None:

@@ -13,6 +13,7 @@ from tests.serve.holding import Gate, run, settle
 
 from archlab.errors import UserError
 from archlab.serve.batcher import BatchLimits
+from archlab.serve.computing import EngineThread
 from archlab.serve.errors import EngineFailed, Expired, NotReady
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.vision_engine import VisionEngine
@@ -27,7 +28,7 @@ HASTY = ModelLimits(probe_every=0.001, fatal=3)
 @ARMS
 def test_many_callers_get_what_they_would_get_alone(engine: Opened, pictures: list[np.ndarray], arm: str) -> None:
     async def main() -> None:
-        plain, model = engine(arm), Model(arm, engine(arm))
+        plain, model = engine(arm), Model(arm, EngineThread(engine(arm)))
         candidates = [["red", "blue"], ["yes", "no", "two"]] * 3 + [["a circle"]]
 
         async def one(row: int) -> None:
@@ -61,7 +62,7 @@ async def gathered(model: Model, image: np.ndarray, query: str) -> str:
 @ARMS
 def test_texts_are_embedded_once_and_then_remembered(engine: Opened, arm: str) -> None:
     async def main() -> None:
-        plain, model = engine(arm), Model(arm, engine(arm))
+        plain, model = engine(arm), Model(arm, EngineThread(engine(arm)))
         texts = ["a red circle", "two stars", "a red circle"]
         expected = plain.embed_texts(texts)
         np.testing.assert_allclose(await model.embed_texts(texts), expected, atol=1e-5)
@@ -77,7 +78,7 @@ def test_texts_are_embedded_once_and_then_remembered(engine: Opened, arm: str) -
 
 def test_candidates_of_vljepa_come_from_the_cache_too(engine: Opened, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
-        model = Model("m", engine("vljepa"))
+        model = Model("m", EngineThread(engine("vljepa")))
         first = await model.choose(pictures[:2], QUERIES[:2], [["red", "blue"], ["blue", "green"]])
         assert len(model.cache) == 3
         again = await model.choose(pictures[:2], QUERIES[:2], [["red", "blue"], ["blue", "green"]])
@@ -91,7 +92,7 @@ def test_candidates_of_vljepa_come_from_the_cache_too(engine: Opened, pictures: 
 
 def test_what_a_model_cannot_do_is_refused_by_name(engine: Opened, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
-        model = Model("m", engine("token"))
+        model = Model("m", EngineThread(engine("token")))
         assert model.can("choose")
         assert not model.can("translate")
         with pytest.raises(UserError, match="'m': the token model cannot translate; it can advance, attention"):
@@ -107,7 +108,7 @@ def test_what_a_model_cannot_do_is_refused_by_name(engine: Opened, pictures: lis
 
 def test_attention_and_speech_of_vectors_go_through_the_queue(engine: Opened, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
-        plain, model = engine("vljepa"), Model("m", engine("vljepa"))
+        plain, model = engine("vljepa"), Model("m", EngineThread(engine("vljepa")))
         maps = await model.attention(pictures[0], QUERIES[0])
         np.testing.assert_allclose(maps.maps, plain.attention(pictures[:1], QUERIES[:1])[0].maps, atol=1e-6)
         vectors = await model.embed_images(pictures[:2], QUERIES[:2])
@@ -125,7 +126,7 @@ def test_closing_a_stream_stops_the_decoding(engine: Opened, pictures: list[np.n
         arm: Any = served._answerer.readout.arm
         calls: list[int] = []
         arm.backbone.trunk.register_forward_hook(lambda *given: calls.append(1))
-        model = Model("m", served)
+        model = Model("m", EngineThread(served))
         stream = model.stream(pictures[0], QUERIES[0])
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
@@ -142,7 +143,7 @@ def test_a_stream_whose_caller_leaves_in_the_middle_of_a_step_stops_and_frees_th
     async def main() -> None:
         served = engine("token")
         gate = Gate(served, "advance")
-        model = Model("m", served)
+        model = Model("m", EngineThread(served))
         reading = asyncio.create_task(gathered(model, pictures[0], QUERIES[0]))
         await gate.occupied()
         reading.cancel()
@@ -159,7 +160,7 @@ def test_similar_lengths_are_computed_together_and_others_apart(engine: Opened) 
     async def main() -> None:
         served = engine("vljepa")
         gate = Gate(served, "embed_texts")
-        model = Model("m", served)
+        model = Model("m", EngineThread(served))
         seen: list[list[str]] = []
         operations: Any = served.operations
         held = operations["embed_texts"]
@@ -189,7 +190,7 @@ def test_a_failure_reaches_its_caller_without_its_reason_and_turns_readiness_red
         operations["speak"] = lambda *columns: 1 / 0
         gate = Gate(served, "embed_images")
         served.embed_images = operations["embed_images"]  # type: ignore[method-assign]  # what a probe calls
-        model = Model("m", served, PATIENT)
+        model = Model("m", EngineThread(served), PATIENT)
         await asyncio.to_thread(lambda: None)
         with pytest.raises(EngineFailed) as failed:
             await model.speak(pictures[:1], QUERIES[:1])
@@ -224,7 +225,7 @@ def test_failures_in_a_row_end_in_death_and_a_success_in_between_does_not(
         operations: Any = served.operations
         plain = operations["speak"]
         operations["speak"] = lambda *columns: 1 / 0
-        model = Model("m", served, HASTY)
+        model = Model("m", EngineThread(served), HASTY)
         with pytest.raises(EngineFailed):
             await model.speak(pictures[:1], QUERIES[:1])
         while model.alive:  # probes go on
@@ -250,7 +251,7 @@ def test_what_the_caller_did_wrong_is_no_failure_of_the_engine(engine: Opened, p
 
         operations: Any = served.operations
         operations["speak"] = refuse
-        model = Model("m", served)
+        model = Model("m", EngineThread(served))
         with pytest.raises(UserError, match="upside down"):
             await model.speak(pictures[:1], QUERIES[:1])
         assert model.ready
@@ -263,7 +264,7 @@ def test_an_engine_that_hangs_is_not_ready_and_later_dead(engine: Opened, pictur
     async def main() -> None:
         served = engine("token")
         gate = Gate(served, "speak")
-        model = Model("m", served, ModelLimits(stall=100.0))
+        model = Model("m", EngineThread(served), ModelLimits(stall=100.0))
         asked = asyncio.create_task(model.speak(pictures[:1], QUERIES[:1]))
         await gate.occupied()
         since = model.stats.computing_since
@@ -284,7 +285,7 @@ def test_a_deadline_and_a_caller_reach_the_queue(engine: Opened, pictures: list[
     async def main() -> None:
         served = engine("token")
         gate = Gate(served, "speak")
-        model = Model("m", served, ModelLimits(batches=BatchLimits(batch=1)))
+        model = Model("m", EngineThread(served), ModelLimits(batches=BatchLimits(batch=1)))
         now = asyncio.get_running_loop().time()
         first = asyncio.create_task(model.speak(pictures[:1], QUERIES[:1], caller="a"))
         await gate.occupied()
@@ -310,7 +311,7 @@ def test_a_deadline_and_a_caller_reach_the_queue(engine: Opened, pictures: list[
 
 def test_closing_waits_for_who_uses_the_model_and_for_the_queue(engine: Opened, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
-        model = Model("m", engine("token"))
+        model = Model("m", EngineThread(engine("token")))
         with model.use():
             closing = asyncio.create_task(model.close())
             await settle()
@@ -330,7 +331,7 @@ def test_choosing_by_embeddings_holds_the_model_between_its_two_calls(
     async def main() -> None:
         served = engine("vljepa")
         gate = Gate(served, "embed_texts")
-        model = Model("m", served)
+        model = Model("m", EngineThread(served))
         chosen = asyncio.create_task(model.choose(pictures[:1], QUERIES[:1], [["a", "b"]]))
         await gate.occupied()
         closing = asyncio.create_task(model.close())

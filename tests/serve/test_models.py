@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.holding import EndlessExport, Gate, run, settle
+from tests.serve.holding import EndlessExport, Gate, engine_of, run, settle
 
 from archlab.errors import UserError
 from archlab.serve import models as module
@@ -224,7 +224,7 @@ def test_one_broken_engine_turns_all_red(talkative_run: Runs, pictures: list[np.
     async def main() -> None:
         models = await loaded(talkative_run, "token", "vljepa")
         model = models.get("vljepa")
-        engine: Any = model._engine
+        engine = engine_of(model)
         engine.operations["speak"] = lambda *columns: 1 / 0
         engine.probe = lambda: 1 / 0
         with pytest.raises(Exception, match="has failed"):
@@ -241,7 +241,7 @@ def test_one_broken_engine_turns_all_red(talkative_run: Runs, pictures: list[np.
 def test_closing_finishes_every_request(talkative_run: Runs, pictures: list[np.ndarray]) -> None:
     async def main() -> None:
         models = await loaded(talkative_run, "token")
-        engine: Any = models.get("token")._engine
+        engine = engine_of(models.get("token"))
         gate = Gate(engine, "speak")
 
         async def ask() -> str:
@@ -265,7 +265,7 @@ def test_what_a_loaded_model_holds_is_out_of_the_collectors_sight(talkative_run:
         gc.unfreeze()
         models = await loaded(talkative_run, "token")
         assert gc.get_freeze_count() > 10_000
-        engine: Any = models.get("token")._engine
+        engine = engine_of(models.get("token"))
         assert not any(one is engine for one in gc.get_objects())
         await models.close()
 

@@ -102,7 +102,7 @@ def test_loading_and_unloading_go_on_when_nobody_waits_for_them(own: Live, runs:
         with own.busy("third") as model:
             problem(client.delete("/v1/models/third", headers={"X-Deadline-Ms": "50"}), "expired")
             problem(client.get("/v1/models/third"), "not-found")
-        wait_for(lambda: model._engine is None)
+        wait_for(lambda: model._computer is None)
 
 
 def test_the_number_of_models_is_bounded(own: Live, runs: dict[str, Path]) -> None:

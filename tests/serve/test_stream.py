@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 from tests.clips import greys, write_clip
+from tests.serve.holding import engine_of
 from tests.serve.live import Live, base64_of, picture, png, serving, wait_for
 from tests.serve.watching import Watching, watching
 from websockets.exceptions import InvalidStatus
@@ -319,7 +320,7 @@ def test_a_broken_engine_ends_the_stream_with_1011(
     entries: tuple[str, ...], different: list[tuple[bytes, str]]
 ) -> None:
     with serving(models=entries, backend="torch") as live, watching(live) as client:
-        engine: Any = live.service.models.get(MODEL)._engine
+        engine = engine_of(live.service.models.get(MODEL))
         client.send(different[0][0])
         engine._answerer = None
         client.connection.send(different[0][0])

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from tests.serve.holding import engine_of
 from tests.serve.live import Live, base64_of, noise, picture, problem, serving, wait_for
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -202,7 +203,7 @@ def test_candidates_are_work_like_images_for_the_rate_and_for_the_queue(
 def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(entries: tuple[str, ...]) -> None:
     with serving(models=entries, backend="torch") as live, live.client() as client:
         model = live.service.models.get("scenes-token")
-        engine: Any = model._engine
+        engine = engine_of(model)
         answerer, engine._answerer = engine._answerer, None  # whatever it is asked, it raises
         answer = post(live)
         document = problem(answer, "engine-failed")

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal, Protocol
@@ -21,8 +20,8 @@ from archlab.rules import Count, NonNegative, Positive
 from archlab.serve.errors import Expired, NotReady, Overloaded
 
 Group = Hashable
-Compute = Callable[[Any, list[Any]], Sequence[Any]]
-"""Group and items -> one result for each, in their order. Called in the one thread of the batcher."""
+Compute = Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
+"""Group and items -> one result for each, in their order. Never asked for two batches at once."""
 
 Weigh = Callable[[Any, Any], int]
 """Group and item -> as how many items it counts, at least 1."""
@@ -130,7 +129,6 @@ class Batcher:
         compute: see `Compute`.
         limits: of the queue.
         observer: told what happens.
-        name: of the thread.
         weigh: see `Weigh`.
     """
 
@@ -139,12 +137,10 @@ class Batcher:
         compute: Compute,
         limits: BatchLimits | None = None,
         observer: Observer | None = None,
-        name: str = "",
         weigh: Weigh = lambda group, item: 1,
     ) -> None:
         self.limits, self.stats = limits or BatchLimits(), BatcherStats()
         self._compute, self._observer, self._weigh = compute, observer or Silent(), weigh
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"batcher-{name}")
         self._callers: OrderedDict[str, _Lines] = OrderedDict()  # in the order of their turns
         self._numbers = count()
         self._worker: asyncio.Task[None] | None = None
@@ -212,22 +208,12 @@ class Batcher:
         pace = _FIRST_PACE if self.stats.pace is None else self.stats.pace
         return (self.stats.queued + self.stats.in_flight + items) * pace
 
-    async def run(self, function: Callable[[], Any]) -> Any:
-        """Call a function in the thread of the batcher, between two batches.
-
-        Raises:
-            NotReady: the batcher is being closed.
-        """
-        self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
-
     async def close(self) -> None:
-        """Refuse new calls, finish what is queued, and end the thread."""
+        """Refuse new calls, and finish what is queued."""
         self._closed = True
         if self._worker is not None:
             await asyncio.wait([self._worker])
         await asyncio.gather(*self._handing)
-        self._executor.shutdown()
 
     async def _drain(self) -> None:
         while self.stats.queued:
@@ -267,7 +253,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         stats, started = self.stats, loop.time()
         stats.in_flight, stats.computing_since = _weight(entries), started
-        outcomes = await loop.run_in_executor(self._executor, self._outcomes, entries)
+        outcomes = await self._outcomes(entries)
         seconds = loop.time() - started
         stats.in_flight, stats.computing_since = 0, None
         stats.batches, stats.items = stats.batches + 1, stats.items + _weight(entries)
@@ -296,10 +282,10 @@ class Batcher:
             if entry.call.future.done():
                 await asyncio.sleep(0)
 
-    def _outcomes(self, entries: list[_Entry]) -> list[Any]:
-        """In the thread: the result of each entry, or the exception instead."""
+    async def _outcomes(self, entries: list[_Entry]) -> list[Any]:
+        """The result of each entry, or the exception instead."""
         try:
-            return self._results(entries)
+            return await self._results(entries)
         except Exception as error:
             if all(entry.call is entries[0].call for entry in entries):
                 return [error] * len(entries)
@@ -307,11 +293,11 @@ class Batcher:
         outcomes: dict[_Entry, Any] = {}
         for call in dict.fromkeys(entry.call for entry in entries):
             own = [entry for entry in entries if entry.call is call]
-            outcomes.update(zip(own, self._outcomes(own), strict=True))
+            outcomes.update(zip(own, await self._outcomes(own), strict=True))
         return [outcomes[entry] for entry in entries]
 
-    def _results(self, entries: list[_Entry]) -> list[Any]:
-        results = list(self._compute(entries[0].group, [entry.item for entry in entries]))
+    async def _results(self, entries: list[_Entry]) -> list[Any]:
+        results = list(await self._compute(entries[0].group, [entry.item for entry in entries]))
         if len(results) != len(entries):
             raise RuntimeError(f"{len(results)} results for {len(entries)} items of group {entries[0].group!r}")
         return results

@@ -1,8 +1,8 @@
 """An engine in a process of its own: the event loop then shares Python's lock with nothing that computes.
 
     this process                                      the other one
-    Model -> EngineProcess.operations[name]  --call-->  _serve -> Engine.operations[name]
-                                             <-results-
+    Model -> EngineProcess.ask  --call-->  _serve -> Engine.operations
+                                <-results-
 
 Two threads of one process wake each other in vain again and again, the event loop and the one that feeds a model; a
 service with its engine in a process of its own answers more searches (`archlab bench serve`).
@@ -10,14 +10,17 @@ service with its engine in a process of its own answers more searches (`archlab 
 
 from __future__ import annotations
 
-import functools
+import asyncio
+import os
+import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -31,6 +34,7 @@ from archlab.serve.engine import About, Engine, Operation
 from archlab.serve.opening import Choice, find_export, open_engine
 
 _GRACE = 10.0  # seconds to end in
+_SIZE = struct.Struct("!i")
 
 
 def open_isolated(folder: Path, backend: Choice = "auto", children: Children | None = None) -> EngineProcess:
@@ -47,7 +51,7 @@ class Stream:
 
 
 class EngineProcess:
-    """See `engine.Engine`; for one thread, as every engine.
+    """A `computing.Computer` of another process, which it starts, replaces where it died, and ends.
 
     Args:
         folder, backend: see `opening.open_engine`.
@@ -58,57 +62,77 @@ class EngineProcess:
     """
 
     about: About
+    operations: frozenset[Operation]
 
     def __init__(self, folder: Path, backend: Choice) -> None:
         self._opened = folder.resolve(), backend
         self._left: list[int] = []  # streams that nobody asks for any more
+        self._turn = asyncio.Lock()
         self._start()
 
-    def probe(self) -> None:
-        """See `Engine`; a process that has ended is replaced."""
+    async def ask(self, operation: Operation, columns: Sequence[Any]) -> list[Any]:
+        """See `Computer`."""
+        if operation == "advance":
+            columns = [[stream.number for stream in columns[0]]]
+        found: list[Any] = await self._call(operation, columns)
+        if operation == "begin":
+            found = [Stream(number) for number in found]
+            for stream in found:
+                weakref.finalize(stream, self._left.append, stream.number).atexit = False
+        return found
+
+    async def probe(self) -> None:
+        """See `Computer`; a process that has ended is replaced."""
         if self._process.poll() is not None:
-            self._start()
-        self._ask("probe")
+            await asyncio.to_thread(self._start)
+        await self._call("probe", ())
+
+    async def close(self) -> None:
+        """Let the process end, and wait for it."""
+        if self._streams is not None:
+            self._streams[1].close()
+        await asyncio.to_thread(self._end)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", __name__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        self._connection = Connection(ours.detach())
-        self._end = weakref.finalize(self, _end, self._connection, self._process)
+        self._socket = ours
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._end = weakref.finalize(self, _end, ours, self._process)
         self._left.clear()
-        self.about, names = self._ask("open", *self._opened)
-        self.operations: Mapping[Operation, Callable[..., Iterable[Any]]] = {
-            **{name: functools.partial(self._ask, name) for name in names},
-            **({"begin": self._begin, "advance": self._advance} if "begin" in names else {}),
-        }
+        with Connection(os.dup(ours.fileno())) as connection:
+            connection.send(("open", self._opened, ()))
+            self.about, names = _result(*connection.recv())
+        self.operations = frozenset(names)
 
-    def _begin(self, *columns: Any) -> list[Stream]:
-        streams = [Stream(number) for number in self._ask("begin", *columns)]
-        for stream in streams:
-            weakref.finalize(stream, self._left.append, stream.number).atexit = False
-        return streams
-
-    def _advance(self, streams: Sequence[Stream]) -> Any:
-        return self._ask("advance", [stream.number for stream in streams])
-
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        left = [self._left.pop() for _ in range(len(self._left))]
-        try:
-            self._connection.send((name, arguments, left))
-            outcome, result = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._end()
-            raise RuntimeError(f"the process of the engine ended with {self._process.returncode}") from error
-        if outcome == "refused":
-            raise UserError(result)
-        if outcome == "failed":
-            raise RuntimeError(f"in the process of the engine:\n{result}")
-        return result
+    async def _call(self, name: str, arguments: Sequence[Any]) -> Any:
+        async with self._turn:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection(sock=self._socket)
+            reader, writer = self._streams
+            left = [self._left.pop() for _ in range(len(self._left))]
+            message = pickle.dumps((name, arguments, left), pickle.HIGHEST_PROTOCOL)
+            try:
+                writer.write(_SIZE.pack(len(message)) + message)  # as `multiprocessing` frames what it sends
+                (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
+                outcome = pickle.loads(await reader.readexactly(size))
+            except (EOFError, OSError) as error:
+                await asyncio.to_thread(self._process.wait, _GRACE)
+                raise RuntimeError(f"the process of the engine ended with {self._process.returncode}") from error
+        return _result(*outcome)
 
 
-def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+def _result(outcome: str, result: Any) -> Any:
+    if outcome == "refused":
+        raise UserError(result)
+    if outcome == "failed":
+        raise RuntimeError(f"in the process of the engine:\n{result}")
+    return result
+
+
+def _end(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
     connection.close()  # which is what the process waits for
     try:
         process.wait(_GRACE)

@@ -6,10 +6,10 @@ Shape legend: B items, E embedding, C candidates.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from archlab.config import Section
 from archlab.errors import UserError
 from archlab.rules import Count, Natural, Positive
 from archlab.serve.batcher import Batcher, BatcherStats, BatchLimits, Observer
-from archlab.serve.engine import Attention, Engine, Operation, Spoken, softmax
+from archlab.serve.computing import Computer
+from archlab.serve.engine import Attention, Operation, Spoken, softmax
 from archlab.serve.errors import EngineFailed, NotReady
 from archlab.serve.health import Health
 from archlab.serve.query_cache import QueryCache
 
+Result = TypeVar("Result")
 _SHORTEST = 32  # characters; texts up to here are of one length to the queue
 
 
@@ -49,18 +51,18 @@ class Model:
 
     Args:
         name: what it is called here.
-        engine: used by one thread alone.
+        computer: its engine.
         limits: of queue, cache and health.
         observer: told what the queue does.
     """
 
     def __init__(
-        self, name: str, engine: Engine, limits: ModelLimits | None = None, observer: Observer | None = None
+        self, name: str, computer: Computer, limits: ModelLimits | None = None, observer: Observer | None = None
     ) -> None:
-        self.name, self.about, self.limits = name, engine.about, limits or ModelLimits()
+        self.name, self.about, self.limits = name, computer.about, limits or ModelLimits()
         self.cache = QueryCache(self.limits.cached_texts)
-        self._engine: Engine | None = engine
-        self._batcher = Batcher(self._compute, self.limits.batches, observer, name, _weight)
+        self._computer: Computer | None = computer
+        self._batcher = Batcher(self._compute, self.limits.batches, observer, _weight)
         self._health = Health(self.limits.fatal)
         self._healing: asyncio.Task[None] | None = None
         self._users = 0
@@ -114,7 +116,7 @@ class Model:
 
     def can(self, operation: Operation) -> bool:
         """Whether this kind of model does that."""
-        return self._engine is not None and operation in self._engine.operations
+        return self._computer is not None and operation in self._computer.operations
 
     @contextmanager
     def use(self) -> Iterator[Model]:
@@ -232,21 +234,23 @@ class Model:
         Raises:
             EngineFailed: it does not.
         """
-        engine = self._engine
-        assert engine is not None, "a closed model is not probed"
-        await self._batcher.run(lambda: self._watched(engine.probe))
+        if self._computer is None:
+            raise NotReady(f"model {self.name!r}: is closed")
+        await self._watched(self._computer.probe())
 
     async def close(self) -> None:
         """Wait for all who use the model, finish what is queued, and let the engine go."""
         await self._unused.wait()
         await self._batcher.close()
-        self._engine = None
+        computer, self._computer = self._computer, None
+        if computer is not None:
+            await computer.close()
 
     def _check(self, operation: Operation) -> None:
-        if self._engine is not None and operation not in self._engine.operations:
+        if self._computer is not None and operation not in self._computer.operations:
             raise UserError(
                 f"model {self.name!r}: the {self.arm} model cannot {operation.replace('_', ' ')}; it can "
-                f"{', '.join(sorted(name.replace('_', ' ') for name in self._engine.operations))}"
+                f"{', '.join(sorted(name.replace('_', ' ') for name in self._computer.operations))}"
             )
 
     async def _ask(
@@ -268,14 +272,13 @@ class Model:
                 self._healing = asyncio.get_running_loop().create_task(self._heal())
             raise
 
-    def _compute(self, group: tuple[Operation, int], rows: list[tuple[Any, ...]]) -> Sequence[Any]:
-        assert self._engine is not None, "the queue is closed before the engine"
-        operation = self._engine.operations[group[0]]
-        return self._watched(lambda: operation(*map(list, zip(*rows, strict=True))))
+    async def _compute(self, group: tuple[Operation, int], rows: list[tuple[Any, ...]]) -> Sequence[Any]:
+        assert self._computer is not None, "the queue is closed before the engine"
+        return await self._watched(self._computer.ask(group[0], [list(column) for column in zip(*rows, strict=True)]))
 
-    def _watched(self, function: Callable[[], Any]) -> Any:
+    async def _watched(self, work: Awaitable[Result]) -> Result:
         try:
-            result = function()
+            result = await work
         except UserError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.batcher import Observer, Silent
+from archlab.serve.computing import Computer, EngineThread
 from archlab.serve.engine_process import open_isolated
 from archlab.serve.errors import NotReady
 from archlab.serve.model import Model, ModelLimits
@@ -92,9 +93,7 @@ class Models:
             raise UserError(f"model {name!r}: is being loaded already; wait, or take another name")
         self._loading.add(name)
         try:
-            opened = open_isolated if self._isolated else open_engine
-            engine = await asyncio.to_thread(opened, folder, backend, self._exports)
-            model = Model(name, engine, self._limits, self._observer(name))
+            model = Model(name, await self._opened(name, folder, backend), self._limits, self._observer(name))
             await model.probe()
             await asyncio.to_thread(_settle_memory)
         finally:
@@ -108,6 +107,11 @@ class Models:
         if replaced is not None:
             self._retire(replaced)
         return model
+
+    async def _opened(self, name: str, folder: Path, backend: Choice) -> Computer:
+        if self._isolated:
+            return await asyncio.to_thread(open_isolated, folder, backend, self._exports)
+        return EngineThread(await asyncio.to_thread(open_engine, folder, backend, self._exports), name)
 
     async def unload(self, name: str) -> None:
         """Take no more requests for a model, wait until all it has are done, and let it go.
