@@ -1,7 +1,7 @@
 """An hour of searches and pictures at a moderate rate: whether anything grows or slows down.
 
 The result's `p95_of_thirds_ms` says whether the last third is slower than the first; the memory of the service is in
-its metrics (`process_resident_memory_bytes`).
+its metrics (`archlab_memory_bytes`).
 """
 
 import os

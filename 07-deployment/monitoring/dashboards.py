@@ -135,7 +135,7 @@ SERVICE = {
             title="Fullest memory",
             text="Of any instance, as a share of its limit. The kernel ends a process that passes its limit.",
             unit="percentunit",
-            queries={"max(process_resident_memory_bytes{@} / archlab_memory_limit_bytes{@})": "memory"},
+            queries={"max(archlab_memory_bytes{@} / archlab_memory_limit_bytes{@})": "memory"},
             kind="number",
             width=4,
             steps={GREEN: None, YELLOW: 0.8, RED: 0.9},
@@ -216,18 +216,18 @@ SERVICE = {
     "Processes": [
         Panel(
             title="Memory",
-            text="Of each process, and its limit.",
+            text="Of each instance with the processes of its engines, and its limit.",
             unit="bytes",
             queries={
-                "process_resident_memory_bytes{@}": "{{instance}}",
+                "archlab_memory_bytes{@}": "{{instance}}",
                 "archlab_memory_limit_bytes{@}": "{{instance}} limit",
             },
         ),
         Panel(
             title="Processor",
-            text="Cores that each process keeps busy.",
+            text="Cores that each instance keeps busy, with the processes of its engines.",
             unit="short",
-            queries={f"rate(process_cpu_seconds_total{{@}}{RATE})": "{{instance}}"},
+            queries={f"rate(archlab_cpu_seconds_total{{@}}{RATE})": "{{instance}}"},
         ),
         Panel(
             title="GPU memory",

@@ -19,6 +19,7 @@ from PIL import Image
 
 from archlab.serve.app import create_app
 from archlab.serve.command import configured
+from archlab.serve.computing import EngineThread
 from archlab.serve.model import Model
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
@@ -85,7 +86,8 @@ class Live:
         """Keep a model busy inside the block with one item, so that what is asked meanwhile waits in its queue."""
         model, done = self.service.models.get(name), threading.Event()
         assert self.loop is not None
-        held = asyncio.run_coroutine_threadsafe(model._batcher.run(done.wait), self.loop)
+        assert isinstance(model._computer, EngineThread)
+        held = asyncio.run_coroutine_threadsafe(model._computer._run(done.wait), self.loop)
         item = asyncio.run_coroutine_threadsafe(model.embed_texts([f"item {time.monotonic_ns()}"]), self.loop)
         wait_for(lambda: model.stats.in_flight == 1)
         try:

@@ -121,6 +121,21 @@ def test_what_cannot_be_opened_is_refused_and_a_fault_comes_with_its_traceback(
     asked("token", main)
 
 
+def test_who_leaves_amid_a_call_leaves_no_answer_to_the_next(
+    asked: Callable[..., None], pictures: list[np.ndarray]
+) -> None:
+    async def main(process: EngineProcess) -> None:
+        leaving = asyncio.create_task(process.ask("speak", [pictures[:3], QUERIES]))
+        while process._streams is None:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        (vector,) = await process.ask("embed_texts", [["a red circle"]])
+        assert vector.shape == (process.about.width,)
+
+    asked("vljepa", main)
+
+
 def test_a_process_that_dies_is_a_failure_and_is_replaced(asked: Callable[..., None]) -> None:
     async def main(process: EngineProcess) -> None:
         model = Model("m", process, ModelLimits(probe_every=0.01, cached_texts=0))

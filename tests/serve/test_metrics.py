@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import httpx
+import psutil
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
@@ -90,9 +91,29 @@ def test_what_has_not_happened_yet_is_counted_as_0(live: Live, client: httpx.Cli
 
 def test_the_memory_is_told_with_its_limit(client: httpx.Client) -> None:
     scraped = scrape(client)
-    assert (
-        0 < scraped["process_resident_memory_bytes", ()] < scraped["archlab_memory_limit_bytes", ()] == memory_limit()
-    )
+    assert 0 < scraped["archlab_memory_bytes", ()] < scraped["archlab_memory_limit_bytes", ()] == memory_limit()
+
+
+def test_memory_and_time_of_an_engine_in_a_process_count_with_those_of_the_service(entries: tuple[str, ...]) -> None:
+    def taken(client: httpx.Client) -> tuple[float, float]:
+        found = scrape(client)
+        own = found["process_resident_memory_bytes", ()], found["process_cpu_seconds_total", ()]
+        return found["archlab_memory_bytes", ()] - own[0], found["archlab_cpu_seconds_total", ()] - own[1]
+
+    with serving(models=entries[:1], backend="torch", engines="process") as live, live.client() as client:
+        (model,) = live.service.models.list()
+        assert model.pid is not None
+        engine = psutil.Process(model.pid)
+        others = [psutil.Process().cpu_times().children_user, psutil.Process().cpu_times().children_system]
+        memory, seconds = taken(client)
+        own = engine.memory_info()
+        assert memory == pytest.approx(own.rss - own.shared, rel=0.2)
+        assert seconds == pytest.approx(sum(engine.cpu_times()[:2]) + sum(others), abs=0.5)
+        assert client.delete(f"/v1/models/{model.name}").status_code < 300
+        psutil.wait_procs([engine], timeout=60)
+        after = taken(client)
+        assert after[0] < 0.2 * memory
+        assert after[1] >= seconds - 0.5
 
 
 def test_gpus_are_measured_once_something_computes_on_them(

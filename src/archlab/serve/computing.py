@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -18,6 +19,7 @@ class Computer(Protocol):
     Attributes:
         about: what it is.
         operations: what it can be asked.
+        pid: the process that it computes in.
     """
 
     @property
@@ -25,6 +27,9 @@ class Computer(Protocol):
 
     @property
     def operations(self) -> Collection[Operation]: ...
+
+    @property
+    def pid(self) -> int: ...
 
     async def ask(self, operation: Operation, columns: Sequence[Any]) -> list[Any]:
         """Results of an operation on columns, B values of every argument; see `engine.Engine.operations`."""
@@ -55,6 +60,10 @@ class EngineThread:
     def operations(self) -> Collection[Operation]:
         """See `Computer`; as the others."""
         return self.engine.operations
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
 
     async def ask(self, operation: Operation, columns: Sequence[Any]) -> list[Any]:
         return await self._run(lambda: list(self.engine.operations[operation](*columns)))

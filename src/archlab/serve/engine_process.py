@@ -31,7 +31,7 @@ from typing import Any
 from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.engine import About, Engine, Operation
-from archlab.serve.opening import Choice, find_export, open_engine
+from archlab.serve.opening import Choice, find_export, open_engine, settle_memory
 
 _GRACE = 10.0  # seconds to end in
 _SIZE = struct.Struct("!i")
@@ -69,6 +69,11 @@ class EngineProcess:
         self._left: list[int] = []  # streams that nobody asks for any more
         self._turn = asyncio.Lock()
         self._start()
+
+    @property
+    def pid(self) -> int:
+        """See `Computer`."""
+        return self._process.pid
 
     async def ask(self, operation: Operation, columns: Sequence[Any]) -> list[Any]:
         """See `Computer`."""
@@ -108,6 +113,10 @@ class EngineProcess:
         self.operations = frozenset(names)
 
     async def _call(self, name: str, arguments: Sequence[Any]) -> Any:
+        # Whoever leaves amid a call must not leave its answer to the next one.
+        return _result(*await asyncio.shield(self._exchange(name, arguments)))
+
+    async def _exchange(self, name: str, arguments: Sequence[Any]) -> tuple[str, Any]:
         async with self._turn:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(sock=self._socket)
@@ -117,11 +126,11 @@ class EngineProcess:
             try:
                 writer.write(_SIZE.pack(len(message)) + message)  # as `multiprocessing` frames what it sends
                 (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
-                outcome = pickle.loads(await reader.readexactly(size))
+                outcome: tuple[str, Any] = pickle.loads(await reader.readexactly(size))
             except (EOFError, OSError) as error:
                 await asyncio.to_thread(self._process.wait, _GRACE)
                 raise RuntimeError(f"the process of the engine ended with {self._process.returncode}") from error
-        return _result(*outcome)
+        return outcome
 
 
 def _result(outcome: str, result: Any) -> Any:
@@ -175,6 +184,7 @@ def _serve(connection: Connection) -> None:
     connection.send(_outcome(opened, arguments))
     if engine is None:
         return
+    settle_memory()
     streams = _Streams(engine)
     calls: dict[str, Callable[..., Any]] = {"probe": engine.probe}
     calls |= {str(name): call for name, call in engine.operations.items()}

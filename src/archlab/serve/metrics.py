@@ -1,8 +1,10 @@
 """What Prometheus scrapes. Labels take few values: routes as templates, models that are loaded, problems by kind."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
+import psutil
 import torch
 from prometheus_client import (
     CollectorRegistry,
@@ -106,12 +108,15 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
+        models = self._models.list()
         yield _gauge("ready", "Whether the service is ready.", {(): self._is_ready()})
         yield _gauge("build_info", "1, with the version.", {(archlab.__version__,): 1}, "version")
-        yield _gauge("memory_limit_bytes", "Memory that the process may take.", {(): self._memory})
+        memory, seconds = _taken([model.pid for model in models if model.pid is not None])
+        yield _gauge("memory_bytes", "Resident memory of the service and of its engines' processes.", {(): memory})
+        yield _gauge("memory_limit_bytes", "Memory that they may take.", {(): self._memory})
+        yield _counter("cpu_seconds", "Processor time of the service and of its engines' processes.", {(): seconds})
         yield _gauge("request_bytes_in_flight", "Bytes reserved for bodies in progress.", {(): self._room.size})
         yield _gauge("streams_open", "Streams that are open.", {(): self._streams.open})
-        models = self._models.list()
         about = {(model.name, model.arm, model.backend, model.digest[:12]): 1 for model in models}
         yield _gauge("model_info", "1 for a loaded model.", about, "model", "arm", "backend", "digest")
         ready = {(model.name,): model.ready for model in models}
@@ -129,12 +134,12 @@ class StateCollector(Collector):
         yield _counter("query_cache_hits", "Texts found in the cache of embeddings.", hits, "model")
         misses = {(model.name,): model.cache.misses for model in models}
         yield _counter("query_cache_misses", "Texts not found in it.", misses, "model")
-        memory: dict[tuple[str, str], float] = {}
+        filled: dict[tuple[str, str], float] = {}
         # Asking a GPU that nothing computes on yet would set it up, here on the event loop.
         for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             free, total = torch.cuda.mem_get_info(device)
-            memory |= {(str(device), "used"): total - free, (str(device), "total"): total}
-        yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", memory, "device", "kind")
+            filled |= {(str(device), "used"): total - free, (str(device), "total"): total}
+        yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", filled, "device", "kind")
 
 
 class IndexCollector(Collector):
@@ -149,6 +154,22 @@ class IndexCollector(Collector):
         yield _gauge("collection_points", "Points of a collection.", points, "collection")
         failures = {(work,): self._collections.failures[work] for work in FAILURES}
         yield _counter("index_failures", "Work that the index could not do.", failures, "work")
+
+
+def _taken(processes: Collection[int]) -> tuple[int, float]:
+    """Bytes of resident memory and seconds of processor time of this process and others that it started.
+
+    What they share with this one counts once, and the time of those that ended stays.
+    """
+    own = psutil.Process()
+    memory, seconds = own.memory_info().rss, sum(own.cpu_times()[:4])  # its own, and those of children that ended
+    for process in set(processes) - {own.pid}:
+        with suppress(psutil.NoSuchProcess):  # it ends at this moment
+            other = psutil.Process(process)
+            taken = other.memory_info()
+            memory += taken.rss - getattr(taken, "shared", 0)  # Linux alone tells
+            seconds += sum(other.cpu_times()[:4])
+    return memory, seconds
 
 
 def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:

@@ -95,6 +95,11 @@ class Model:
         return self.about.width
 
     @property
+    def pid(self) -> int | None:
+        """The process that it computes in; None: it is closed."""
+        return None if self._computer is None else self._computer.pid
+
+    @property
     def shares_space(self) -> bool:
         """Whether its vectors of texts and of images can be compared: those that it learned to choose by can."""
         return self.about.scale is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from archlab.serve.computing import Computer, EngineThread
 from archlab.serve.engine_process import open_isolated
 from archlab.serve.errors import NotReady
 from archlab.serve.model import Model, ModelLimits
-from archlab.serve.opening import Choice, open_engine
+from archlab.serve.opening import Choice, open_engine, settle_memory
 
 _PREFERRED = ("vljepa", "token")  # which arm answers where neither model nor arm is named
 _LEAVING = "the service is shutting down; ask another instance"
@@ -95,7 +94,7 @@ class Models:
         try:
             model = Model(name, await self._opened(name, folder, backend), self._limits, self._observer(name))
             await model.probe()
-            await asyncio.to_thread(_settle_memory)
+            await asyncio.to_thread(settle_memory)
         finally:
             self._loading.discard(name)
         if self._draining:  # meanwhile
@@ -184,7 +183,7 @@ class Models:
     def _retire(self, model: Model) -> asyncio.Task[None]:
         async def retire() -> None:
             await model.close()
-            await asyncio.to_thread(_settle_memory)
+            await asyncio.to_thread(settle_memory)
 
         task = asyncio.get_running_loop().create_task(retire())
         self._retiring.add(task)  # the event loop keeps weak references only
@@ -200,13 +199,3 @@ class Models:
     def _known(self) -> str:
         models = ", ".join(f"{model.name} ({model.arm})" for model in self.list())
         return f"loaded: {models}" if models else "none is loaded"
-
-
-def _settle_memory() -> None:
-    """Collect what loading left behind, and take the rest out of the collector's sight.
-
-    A full collection walks through everything that a loaded model holds, while all requests wait.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()

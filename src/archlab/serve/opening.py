@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import sys
 import time
@@ -81,6 +82,16 @@ def find_export(folder: Path, backend: Choice = "auto", children: Children | Non
             raise
         _LOG.warning("%s; it is served in torch", error)
         return None
+
+
+def settle_memory() -> None:
+    """Collect what loading left behind, and take the rest out of the collector's sight.
+
+    A full collection walks through everything that a loaded model holds, while all requests wait.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _device() -> str:
