@@ -9,9 +9,10 @@ from archlab.serve.asking import ask, items, needs
 from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import Asked, Body, Candidates, ImageData, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
 
 class AnswerRequest(Body):

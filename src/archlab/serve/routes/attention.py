@@ -11,9 +11,10 @@ from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
 from archlab.serve.problems import invalid
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import Answer, Body, ImageData, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
 
 class AttentionRequest(Body):

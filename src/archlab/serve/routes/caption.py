@@ -15,9 +15,10 @@ from archlab.serve.errors import ServeError
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
 from archlab.serve.problems import from_serve_error
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import DESCRIBE, Answer, Body, ImageData, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
 
 class CaptionRequest(Body):

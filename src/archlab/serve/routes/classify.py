@@ -10,9 +10,10 @@ from archlab.serve.asking import items
 from archlab.serve.calls import Call, accepts, probabilities, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import Answer, Body, Candidates, Choice, ImageData, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
 
 class ClassifyRequest(Body):

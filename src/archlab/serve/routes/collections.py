@@ -26,10 +26,11 @@ from archlab.serve.model import Model
 from archlab.serve.openapi import named, operation
 from archlab.serve.points import KINDS, CreateRequest, DeleteRequest, Meant, SearchRequest, UpsertForm, UpsertRequest
 from archlab.serve.problems import Problem, invalid
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import DESCRIBE, Answer
 from archlab.serve.service import Service
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=DirectRoute)
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Writer = Annotated[Caller, Depends(allowed("write"))]
 Name = Annotated[str, named("pictures")]

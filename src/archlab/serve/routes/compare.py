@@ -15,9 +15,10 @@ from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.model import Model
 from archlab.serve.openapi import operation
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import Answer, Asked, Body, Candidates, ImageData, Text
 
-router = APIRouter(prefix="/v1", tags=["images"])
+router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
 
 class CompareRequest(Body):

@@ -13,9 +13,10 @@ from archlab.serve.calls import Call, accepts, reply
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
 from archlab.serve.problems import BRANCHES, invalid
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Answer, Body, ImageData, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["embeddings"])
+router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=DirectRoute)
 _TEXT, _TEXT_ITEM, _IMAGE_ITEM = BRANCHES
 
 

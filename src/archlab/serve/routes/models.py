@@ -15,11 +15,12 @@ from archlab.serve.model import Model
 from archlab.serve.openapi import named, operation
 from archlab.serve.opening import Choice
 from archlab.serve.problems import Problem, invalid
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import Answer, Body
 from archlab.serve.service import Service
 from archlab.serve.settings import WEIGHTS
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=DirectRoute)
 Reader = Annotated[Caller, Depends(allowed("read"))]
 Admin = Annotated[Caller, Depends(allowed("admin"))]
 Name = Annotated[str, named("scenes-vljepa")]

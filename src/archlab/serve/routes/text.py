@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from archlab.serve.calls import Call, accepts, probabilities, reply
 from archlab.serve.openapi import operation
+from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import MOST_ITEMS, Answer, Body, Choice, ModelName, Text
 
-router = APIRouter(prefix="/v1", tags=["text"])
+router = APIRouter(prefix="/v1", tags=["text"], route_class=DirectRoute)
 
 
 class TextsRequest(Body):
