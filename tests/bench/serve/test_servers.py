@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from tests.serve.live import wait_for
@@ -16,6 +17,7 @@ PROGRAM = f"""
 import http.server, os, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "{CHILD}"])
 print("a line of its log", flush=True)
+asked = []
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
@@ -25,6 +27,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         told = [str(child.pid), self.headers.get("authorization", ""), os.environ.get("ARCHLAB_API_KEYS", "none")]
         told += [os.environ["ARCHLAB_INDEX"], body.decode()]
         self.wfile.write("|".join(told).encode())
+
+    def do_GET(self):
+        asked.append(self.path)
+        self.send_response(200 if len(asked) > 2 else 503)
+        self.end_headers()
+        self.wfile.write(" ".join(asked).encode())
 
     def log_message(self, *_):
         pass
@@ -54,6 +62,12 @@ def test_a_server_is_asked_with_its_key_and_knows_only_the_settings_that_it_was_
         _, key, keys, index, body = server.ask(b"what").text.split("|")
     assert (key, keys, index, body) == ("Bearer secret", "none", "given", "what")
     assert (tmp_path / "log").read_text() == "a line of its log\n"
+
+
+def test_a_server_that_answers_before_all_is_started_is_waited_for(program: str, tmp_path: Path) -> None:
+    options = {"path": "/", "body": b"", "log": tmp_path / "log", "settings": {"ARCHLAB_INDEX": ""}}
+    with Server([program, "{port}"], **options, ready="/readyz") as server:
+        assert httpx.get(f"{server.url}/asked").text == "/readyz /readyz /readyz /asked"
 
 
 def test_a_server_is_held_still_and_ended_with_its_children(program: str, tmp_path: Path) -> None:

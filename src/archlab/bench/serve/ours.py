@@ -85,7 +85,9 @@ def start(models: Mapping[str, Model], backend: Choice, index: Path, work: Path)
     options = ["--port", "{port}", "--keys", str(work / "keys.json"), "--index", str(copy), "--backend", backend]
     settings = {"ARCHLAB_CACHED_TEXTS": str(CACHED_TEXTS)}
     arguments = ["archlab", "serve", *runs, *options]
-    return Server(arguments, path=PATH, body=PROBE, log=work / "service.log", key=key, settings=settings)
+    return Server(
+        arguments, path=PATH, body=PROBE, log=work / "service.log", key=key, settings=settings, ready="/readyz"
+    )
 
 
 def read_state(server: Server) -> dict[str, int]:

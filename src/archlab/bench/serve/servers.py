@@ -34,6 +34,7 @@ class Server:
         log: file that it writes to.
         key: API key.
         settings: of its environment; other variables with ARCHLAB_ in front do not reach it, but those of folders.
+        ready: path that answers with 200 once all is started, for a server that answers before.
 
     Attributes:
         url: of its root.
@@ -48,8 +49,9 @@ class Server:
         log: Path,
         key: str = "",
         settings: Mapping[str, str] | None = None,
+        ready: str = "",
     ) -> None:
-        self._path, self._body, self.log, self.key = path, body, log, key
+        self._path, self._body, self.log, self.key, self._ready = path, body, log, key, ready
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         folders = ("ARCHLAB_CACHE", "ARCHLAB_DATA")
@@ -89,6 +91,8 @@ class Server:
         while time.monotonic() < until and self._process.poll() is None:
             with suppress(httpx.HTTPError):
                 answer = self.ask(self._body)
+                if answer.status_code == 200 and self._ready:
+                    answer = httpx.get(self.url + self._ready, timeout=30)
                 if answer.status_code == 200:
                     return
                 last = f"{answer.status_code} {answer.text[:200]}"
