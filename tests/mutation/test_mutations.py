@@ -1269,6 +1269,13 @@ SERVING = [
         "serve/test_batcher.py::test_one_callers_poison_fails_nobody_else",
     ),
     Fault(
+        "who leaves amid a call to another process leaves its answer to the next",
+        "serve/engine_process.py",
+        "await asyncio.shield(self._exchange(name, arguments))",
+        "await self._exchange(name, arguments)",
+        "serve/test_engine_process.py::test_who_leaves_amid_a_call_leaves_no_answer_to_the_next",
+    ),
+    Fault(
         "a model is closed under those who use it",
         "serve/model.py",
         "        await self._unused.wait()\n",
