@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from tests.serve.holding import run
 from tests.serve.live import serving
 
 from archlab.errors import UserError
+from archlab.machine import computing_threads
 from archlab.serve.computing import Computer, EngineThread
 from archlab.serve.engine import Operation
 from archlab.serve.engine_process import EngineProcess, Stream, open_isolated
@@ -174,3 +177,24 @@ def test_the_process_ends_when_whoever_asks_is_killed(talkative_run: Callable[[s
         parent.kill()
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_threads_are_left_to_what_answers_here_and_in_the_process(talkative_run: Callable[[str], Path]) -> None:
+    """PyTorch's own would take all cores, and wait awake on them between its operations."""
+    program = (
+        "import torch; from archlab.serve import engine_process as process; "
+        "process._serve = lambda _: print(torch.get_num_threads()); process.main()"
+    )
+    with socket.socketpair()[0] as end:
+        command = [sys.executable, "-c", program, str(end.fileno())]
+        told = subprocess.run(command, pass_fds=[end.fileno()], capture_output=True, text=True, check=True)
+    assert int(told.stdout) == computing_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(computing_threads() + 1)
+    try:
+        with serving(models=(f"a={talkative_run('vljepa')}",), backend="torch") as live:
+            computer = live.service.models.get("a")._computer
+            assert isinstance(computer, EngineThread)
+            assert live.run(computer._run(torch.get_num_threads)) == computing_threads()
+    finally:
+        torch.set_num_threads(before)

@@ -26,6 +26,7 @@ from archlab.serve.middleware.headers import SecurityHeaders
 from archlab.serve.middleware.loopback import LoopbackOnly
 from archlab.serve.middleware.observe import Observe
 from archlab.serve.middleware.patience import Patience
+from archlab.serve.opening import limit_threads
 from archlab.serve.problems import Problem
 from archlab.serve.routes import ROUTERS
 from archlab.serve.service import Service
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format, settings.log_level)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        limit_threads()
         Drain(service, settings.drain_seconds).install()
         if service.keys is None:
             structlog.get_logger().warning("no API keys: only this machine is served")

@@ -31,7 +31,7 @@ from typing import Any
 from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.engine import About, Engine, Operation
-from archlab.serve.opening import Choice, find_export, open_engine, settle_memory
+from archlab.serve.opening import Choice, find_export, limit_threads, open_engine, settle_memory
 
 _GRACE = 10.0  # seconds to end in
 _SIZE = struct.Struct("!i")
@@ -208,6 +208,7 @@ def _outcome(call: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, A
 
 def main() -> None:
     """Serve the connection whose file descriptor is the argument."""
+    limit_threads()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the process that asks
     with suppress(EOFError, OSError):  # who asked has gone
         _serve(Connection(int(sys.argv[1])))

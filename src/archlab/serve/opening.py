@@ -20,6 +20,7 @@ from archlab.data.features import cache_folder
 from archlab.errors import UserError
 from archlab.export.card import served_as_int8
 from archlab.export.manifest import NAME, Manifest
+from archlab.machine import computing_threads
 from archlab.serve.engine import About, Backend, Engine
 from archlab.serve.errors import NotReady
 from archlab.serve.text_engine import SentimentEngine, TranslationEngine
@@ -82,6 +83,11 @@ def find_export(folder: Path, backend: Choice = "auto", children: Children | Non
             raise
         _LOG.warning("%s; it is served in torch", error)
         return None
+
+
+def limit_threads() -> None:
+    """Let PyTorch compute on as many threads as ONNX Runtime: others would wait, awake, on cores that are needed."""
+    torch.set_num_threads(computing_threads())
 
 
 def settle_memory() -> None:

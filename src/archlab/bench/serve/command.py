@@ -34,7 +34,7 @@ from archlab.bench.train import conditions
 from archlab.config import Section
 from archlab.progress import announce, track
 from archlab.rules import Count, Positive
-from archlab.serve.opening import Choice
+from archlab.serve.opening import Choice, limit_threads
 from archlab.train.folder import write_text
 
 SCENARIOS = {"search": "SearchUser", "classify": "ClassifyUser", "caption": "CaptionUser"}
@@ -90,6 +90,7 @@ def bench_serve(
     for package in ("locust", "litserve"):
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    limit_threads()  # as the service does: what an image costs at least is measured here
     models = ours.open_models(runs, backend)
     searched = models["vljepa"]
     index = build_collection(searched.engine, searched.name, plan.points)
