@@ -3,6 +3,7 @@
 Observe -> SecurityHeaders -> LoopbackOnly (without keys) -> Patience -> route -> calls.accepts -> Model
 """
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,10 @@ _SWITCH_SECONDS = 2e-4
 between computations. With Python's 5 ms it waits for tens of them: the event loop lets go of the lock again and again,
 and has it back before the other is awake."""
 
+_YOUNG_OBJECTS = 20_000
+"""New objects after which the garbage collector looks through them. Those of the requests in progress are more than
+Python's 700, so that it would look through them again and again, find nothing, and take a tenth of the event loop."""
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application; its models are loaded when it starts.
@@ -54,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logs.configure(settings.log_format, settings.log_level)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.set_threshold(_YOUNG_OBJECTS)
         limit_threads()
         Drain(service, settings.drain_seconds).install()
         if service.keys is None:
