@@ -427,7 +427,7 @@ def _bench_parser(commands: Commands[_Parser]) -> _Parser:
         type=int,
         metavar="N",
         help="timed calls of each (default: 30 for train, 10 for generate, 20 for attention and scenes, 200 for "
-        "index); serve: rounds of the comparison (default: 5)",
+        "index); serve: rounds of the comparison (default: 15)",
     )
     parser.add_argument(
         "--precision",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from archlab.bench.serve.capacity import typical
 from archlab.bench.serve.contest import OURS, compared
 from archlab.bench.serve.peers.variants import LITSERVE, SESSION, TORCH
 
@@ -22,6 +23,11 @@ def step(users: int = 64, rate: float = 1200.0, p95: float = 80.0, errors: int =
         "idle_share": 0.05,
         "generator_cores": 0.6,
     }
+
+
+def swept(one: dict[str, Any]) -> dict[str, Any]:
+    """A step that was measured twice."""
+    return {"users": one["users"], **typical([one, one])}
 
 
 def results(*, capacity: float = 1200.0, litserve: float = 400.0, torch: float = 500.0, session: float = 1200.0) -> Any:
@@ -44,12 +50,17 @@ def results(*, capacity: float = 1200.0, litserve: float = 400.0, torch: float =
             "users": 64,
             "image_users": 16,
             "rounds": 3,
+            "turn": 3.0,
+            "sweeps": 2,
             "seconds": 8.0,
             "warmup": 2.0,
             "goal_ms": 100.0,
         },
         "models": {"vljepa": {"name": "scenes-vljepa", "backend": "onnx", "digest": "d", "width": 128}},
-        "capacity": {"steps": [step(8, 700.0, 20.0), best, step(128, 1250.0, 130.0)], "best": best},
+        "capacity": {
+            "steps": [swept(step(8, 700.0, 20.0)), swept(best), swept(step(128, 1250.0, 130.0))],
+            "best": best,
+        },
         "cache": {
             "without": {**best, "share": 0.0},
             "with": {**step(64, 1600.0), "share": 0.98},

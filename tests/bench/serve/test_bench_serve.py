@@ -50,7 +50,7 @@ def test_the_whole_benchmark_runs_and_its_results_can_be_priced(
     assert service["texts_cached"] < service["texts_embedded"] / 10  # the first searches, until the service answers
     assert results["cache"]["without"]["share"] < 0.1 < results["cache"]["with"]["share"]
     assert results["cache"]["with"]["users"] == best["users"]
-    # Several steps, each by users who begin with the same texts.
+    # Several steps, each by users who begin at another text.
     assert results["cache"]["side_by_side"]["share"] < 0.1
     assert results["scenarios"]["classify"]["token"]["share_of_floor"] > 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))

@@ -67,6 +67,35 @@ def test_no_more_users_than_allowed_are_tried() -> None:
     assert [step["users"] for step in find_capacity(service(knee=1), goal_ms=100, most=4)[0]] == [4]
 
 
+def test_every_step_is_measured_again_in_sweeps_and_its_median_counts() -> None:
+    asked: list[int] = []
+    rates = {8: [900.0, 100.0, 1000.0], 16: [2000.0, 800.0, 700.0]}  # a burst of speed is not the capacity
+
+    def measure(users: int) -> dict[str, Any]:
+        asked.append(users)
+        rate = rates[users][asked.count(users) - 1]
+        return {"users": users, "requests": 5, "throughput_per_s": rate, "p95_ms": 1e4 / rate, "errors": 0}
+
+    steps, best = find_capacity(measure, goal_ms=1000, most=16, sweeps=3)
+    assert asked == [8, 16, 8, 16, 8, 16]
+    assert [(step["users"], step["throughput_per_s"], step["requests"]) for step in steps] == [
+        (8, 900, 15),
+        (16, 800, 15),
+    ]
+    assert [[one["throughput_per_s"] for one in step["rounds"]] for step in steps] == list(rates.values())
+    assert best == steps[0]
+
+
+def test_an_error_in_any_sweep_is_one_of_the_step() -> None:
+    errors = iter([0, 0, 1])
+
+    def measure(users: int) -> dict[str, Any]:
+        return {"users": users, "requests": 5, "throughput_per_s": 9.0, "p95_ms": 1.0, "errors": next(errors)}
+
+    steps, best = find_capacity(measure, goal_ms=100, most=8, sweeps=3)
+    assert (steps[0]["errors"], best) == (1, None)
+
+
 @pytest.mark.parametrize(
     ("broken", "kept"), [({}, True), ({"errors": 1}, False), ({"p95_ms": 100.0}, False), ({"requests": 0}, False)]
 )

@@ -55,12 +55,16 @@ class Plan(Section):
     """Of the scenarios with pictures."""
     most_users: Count = 256
     """Of the largest step in search of the capacity."""
-    rounds: Count = 5
+    rounds: Count = 15
     """Of the comparison."""
+    turn: Positive = 3.0
+    """Seconds that every server is measured in a round: short, as the speed of a shared machine changes."""
+    sweeps: Count = 3
+    """Times that every step in search of the capacity is measured."""
     seconds: Positive = 8.0
     """That every step measures."""
-    warmup: Positive = 2.0
-    """Before that, in every step."""
+    warmup: Positive = 1.0
+    """Before that, in every step and turn."""
     goal_ms: Positive = 100.0
     """Under which the 95th percentile of a search must stay."""
 
@@ -118,7 +122,8 @@ def bench_serve(
         results["same_hits"] = check_same_hits(servers)
         with running(service):
             before = ours.read_state(service)
-        results["side_by_side"] = side_by_side(servers, partial(_measure, load=load), plan.rounds)
+        turn = replace(load, seconds=min(plan.turn, plan.seconds))
+        results["side_by_side"] = side_by_side(servers, partial(_measure, load=turn), plan.rounds)
         with running(service):
             results["cache"]["side_by_side"] = {"share": ours.cached_share(before, ours.read_state(service))}
     print_results(results)
@@ -142,7 +147,7 @@ def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, lo
         announce(f"{users} users: {rate:.0f} requests/s, p95 {slowest:.0f} ms, {found['errors']} errors")
         return found
 
-    steps, best = find_capacity(step, goal_ms=plan.goal_ms, most=plan.most_users)
+    steps, best = find_capacity(step, goal_ms=plan.goal_ms, most=plan.most_users, sweeps=plan.sweeps)
     uncached = best or steps[0]
     state = ours.read_state(service)
     cached = _measure(service, replace(load, user="PopularSearchUser", users=uncached["users"]))

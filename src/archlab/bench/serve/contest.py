@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from archlab.bench.serve.capacity import typical
 from archlab.bench.serve.peers.variants import HTTP, Variant
 from archlab.bench.serve.servers import Server
 from archlab.bench.serve.workload import captions, search_body
@@ -20,7 +21,6 @@ SAME = 0.95
 
 _PROBES = 20
 _SEED = 2  # of the searches that are compared
-_FIGURES = ("throughput_per_s", "p50_ms", "p95_ms", "p99_ms", "idle_share", "generator_cores")
 
 
 class Paused(Protocol):
@@ -128,12 +128,11 @@ def compared(steps: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any
     """Medians over the rounds, and how many times the throughput and the 95th percentile of a server ours has.
 
     Returns:
-        the median of every figure; "errors" of all rounds; "times_throughput" and "times_p95": value, low and high of
-        ours over this server's in the same round; "rounds".
+        see `capacity.typical`; and "times_throughput" and "times_p95": value, low and high of ours over this server's
+        in the same round.
     """
-    found: dict[str, Any] = {key: float(np.median([step[key] for step in steps])) for key in _FIGURES}
-    found["errors"] = sum(step["errors"] for step in steps)
+    found = typical(steps)
     for name, key in (("times_throughput", "throughput_per_s"), ("times_p95", "p95_ms")):
         mine, theirs = (np.array([step[key] for step in one]) for one in (ours, steps))
         found[name] = dict(zip(("value", "low", "high"), median_ratio(mine, theirs), strict=True))
-    return found | {"rounds": [dict(step) for step in steps]}
+    return found

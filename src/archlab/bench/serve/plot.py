@@ -21,7 +21,16 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     steps = [step for step in results["capacity"]["steps"] if step["requests"]]
     rates = [step["throughput_per_s"] for step in steps]
     for name, marker in (("p50_ms", "o"), ("p95_ms", "s"), ("p99_ms", "^")):
-        load.plot(rates, [step[name] for step in steps], marker=marker, label=name.removesuffix("_ms"))
+        (line,) = load.plot(rates, [step[name] for step in steps], marker=marker, label=name.removesuffix("_ms"))
+        single = [one for step in steps for one in step["rounds"] if name in one]
+        load.plot(
+            [one["throughput_per_s"] for one in single],
+            [one[name] for one in single],
+            marker,
+            color=line.get_color(),
+            markersize=3,
+            alpha=0.4,
+        )
     for step, rate in zip(steps, rates, strict=True):
         load.annotate(str(step["users"]), (rate, step["p95_ms"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
     load.axhline(results["plan"]["goal_ms"], color="grey", linestyle=":", label="limit of the p95")

@@ -13,8 +13,9 @@ import json
 import os
 from collections.abc import Iterator
 from functools import cache
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
+from random import randrange
 from typing import Any
 
 import gevent
@@ -107,7 +108,8 @@ class MixedUser(User):
 
 @cache  # one for all users
 def _searches() -> Iterator[bytes]:
-    return cycle([workload.search_body(text) for text in workload.captions(_TEXTS, _SEED)])
+    first = randrange(_TEXTS)  # those of the run before may still be in the cache, where it was a short one
+    return islice(cycle([workload.search_body(text) for text in workload.captions(_TEXTS, _SEED)]), first, None)
 
 
 @cache
