@@ -15,8 +15,10 @@ from tests.serve.holding import EndlessExport, Gate, engine_of, run, settle
 
 from archlab.errors import UserError
 from archlab.serve import models as module
-from archlab.serve.errors import NotReady
+from archlab.serve.errors import EngineFailed, NotReady
+from archlab.serve.model import Model
 from archlab.serve.models import Models
+from archlab.serve.vision_engine import VisionEngine
 
 Runs = Callable[[str], Path]
 QUERY = "what colour is it?"
@@ -234,6 +236,25 @@ def test_one_broken_engine_turns_all_red(talkative_run: Runs, pictures: list[np.
         model._health.failures = 5
         assert not models.alive
         await models.close()
+
+    run(main)
+
+
+def test_an_engine_that_fails_its_first_probe_is_let_go(talkative_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    close = Model.close
+
+    async def noted(model: Model) -> None:
+        closed.append(model.name)
+        await close(model)
+
+    async def main() -> None:
+        models = Models()
+        monkeypatch.setattr(VisionEngine, "probe", lambda _: 1 / 0)
+        monkeypatch.setattr(Model, "close", noted)
+        with pytest.raises(EngineFailed):
+            await models.load("broken", talkative_run("token"), backend="torch")
+        assert (closed, models.list(), models.loading) == (["broken"], [], [])
 
     run(main)
 

@@ -31,7 +31,7 @@ from typing import Any
 from archlab.children import Children
 from archlab.errors import UserError
 from archlab.serve.engine import About, Engine, Operation
-from archlab.serve.opening import Choice, find_export, limit_threads, open_engine, settle_memory
+from archlab.serve.opening import Choice, limit_threads, open_engine, prepare, settle_memory
 
 _GRACE = 10.0  # seconds to end in
 _SIZE = struct.Struct("!i")
@@ -39,8 +39,7 @@ _SIZE = struct.Struct("!i")
 
 def open_isolated(folder: Path, backend: Choice = "auto", children: Children | None = None) -> EngineProcess:
     """As `opening.open_engine`, in a process of its own; what has to be exported first is exported by this one."""
-    export = find_export(folder, backend, children)
-    return EngineProcess(folder, "torch" if export is None else backend)
+    return EngineProcess(folder, prepare(folder, backend, children))
 
 
 @dataclass(frozen=True, eq=False)

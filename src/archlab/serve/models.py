@@ -12,7 +12,7 @@ from archlab.errors import UserError
 from archlab.serve.batcher import Observer, Silent
 from archlab.serve.computing import Computer, EngineThread
 from archlab.serve.engine_process import open_isolated
-from archlab.serve.errors import NotReady
+from archlab.serve.errors import EngineFailed, NotReady
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.opening import Choice, open_engine, settle_memory
 
@@ -93,7 +93,11 @@ class Models:
         self._loading.add(name)
         try:
             model = Model(name, await self._opened(name, folder, backend), self._limits, self._observer(name))
-            await model.probe()
+            try:
+                await model.probe()
+            except EngineFailed:
+                await model.close()
+                raise
             await asyncio.to_thread(settle_memory)
         finally:
             self._loading.discard(name)

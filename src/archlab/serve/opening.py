@@ -52,28 +52,34 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
         UserError: the folder holds nothing that can be served, or not by this backend.
         NotReady: the children were ended before the export was done.
     """
-    export = find_export(folder, backend, children)
-    if export is not None:
-        run = None if export == folder else load_checkpoint(folder, RunConfig)
-        return _exported(export, _precision(export, backend), run)
-    task = _TASKS.get(recipe_of(folder))
-    return task(folder, _device()) if task else _in_torch(load_checkpoint(folder, RunConfig), _device())
-
-
-def find_export(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Path | None:
-    """The export that `open_engine` opens, made where there is none yet; None: it computes in torch.
-
-    Args, Raises: see `open_engine`.
-    """
     if (folder / NAME).is_file():
         if backend == "torch":
             raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
-        return folder
-    if recipe_of(folder) in _TASKS:
+        return _exported(folder, _precision(folder, backend), None)
+    task = _TASKS.get(recipe_of(folder))
+    if task is not None:
         if backend in ("onnx", "onnx-int8"):
             raise UserError(f"run {folder}: models of text are served in torch; take the backend auto or torch")
-        return None
+        return task(folder, _device())
     checkpoint = load_checkpoint(folder, RunConfig)
+    export = _export_for(checkpoint, backend, children)
+    if export is None:
+        return _in_torch(checkpoint, _device())
+    return _exported(export, _precision(export, backend), checkpoint)
+
+
+def prepare(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Choice:
+    """Export what `open_engine` would export; the backend to open it with then: torch, where it cannot be exported.
+
+    Args, Raises: see `open_engine`.
+    """
+    if (folder / NAME).is_file() or recipe_of(folder) in _TASKS:
+        return backend
+    return backend if _export_for(load_checkpoint(folder, RunConfig), backend, children) else "torch"
+
+
+def _export_for(checkpoint: Checkpoint[RunConfig], backend: Choice, children: Children | None) -> Path | None:
+    """The export of a run that this backend computes, made where there is none yet; None: it computes in torch."""
     if backend == "torch" or (backend == "auto" and (_device() == "cuda" or find_spec("onnxruntime") is None)):
         return None
     try:

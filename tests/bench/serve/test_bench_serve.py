@@ -29,7 +29,9 @@ WAYS = [
     Variant(LITSERVE, "litserve", "torch", {"workers": "1", "queue": "zmq", "batch-timeout": "0.001"}),
     Variant(HTTP, "handler", "torch", {"style": "constant"}),
 ]
-TINY = Plan(points=50, users=2, image_users=1, most_users=8, rounds=1, seconds=1.0, warmup=0.5, goal_ms=60_000)
+TINY = Plan(
+    points=50, users=2, image_users=1, most_users=8, rounds=1, turn=1.0, seconds=1.0, warmup=0.5, goal_ms=60_000
+)
 
 
 @pytest.mark.slow

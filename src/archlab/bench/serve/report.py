@@ -75,7 +75,7 @@ def conditions(results: Mapping[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, load generator included; {served}; {plan['points']:,} vectors of "
         f"width {results['models']['vljepa']['width']}, the model's own embeddings of distinct descriptions of scenes. "
         f"Steps of {plan['seconds']:g} s, {plan['sweeps']} for each number of users with the median shown, and in the "
-        f"comparison turns of {min(plan['turn'], plan['seconds']):g} s, each after {plan['warmup']:g} s of warm-up, "
+        f"comparison turns of {plan['turn']:g} s, each after {plan['warmup']:g} s of warm-up, "
         f"closed loop: every user asks again as soon as it is answered. Everything on: by the end of the search for "
         f"the capacity the service had "
         f"counted {service['requests_counted']:,} requests and logged {service['requests_logged']:,}; "
