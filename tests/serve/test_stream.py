@@ -433,12 +433,13 @@ def test_a_stream_needs_a_key_that_may_read(guarded: Live, keys: Callable[..., s
     reader, writer = keys("reader"), keys("writer", ["write"])
     for shown, status in ((None, 401), ("archlab_reader_0", 401), (writer, 403)):
         headers = {"Authorization": f"Bearer {shown}"} if shown else {}
-        with (
-            capture_logs() as logs,
-            pytest.raises(InvalidStatus) as refused,
-            watching(guarded, options={"additional_headers": headers}),
-        ):
-            pass
+        with capture_logs() as logs:
+            with (
+                pytest.raises(InvalidStatus) as refused,
+                watching(guarded, options={"additional_headers": headers}),
+            ):
+                pass
+            wait_for(lambda: any(one["event"] == "audit" for one in logs))  # written once the answer has left
         assert refused.value.response.status_code == status
         (record,) = (one for one in logs if one["event"] == "request")
         assert (record["route"], record["status"]) == ("/v1/stream", status)
