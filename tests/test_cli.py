@@ -195,9 +195,8 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
     assert main(["bench", "train"]) == 0
     assert main(["bench", "train", "--rounds", "3", "--precision", "bfloat16", "--out", "bench.json"]) == 0
     assert main(["bench", "serve"]) == 0
-    assert (
-        main(["bench", "serve", "--rounds", "2", "--users", "9", "--run", "a", "--run", "b=c", "--out", "there"]) == 0
-    )
+    chosen = ["--rounds", "2", "--users", "9", "--run", "a", "--run", "b=c", "--generator", "locust", "--out", "there"]
+    assert main(["bench", "serve", *chosen]) == 0
     assert main(["selective", "p.yaml", "one", "two", "--workers", "3"]) == 0
     assert main(["selective", "protocols/p.yaml", "--work", "w", "--out", "o"]) == 0
     assert main(["watch", "run", "cat.mp4"]) == 0
@@ -219,12 +218,13 @@ def test_each_command_passes_its_arguments_on(called: list[tuple[Any, ...]], tmp
         ("bench_attention", ("rounds", 20), ("precision", "float32"), ("out", Path("bench.json"))),
         ("bench_train", ("rounds", 30), ("precision", "float32"), ("out", None)),
         ("bench_train", ("rounds", 3), ("precision", "bfloat16"), ("out", Path("bench.json"))),
-        ("bench_serve", (), ("plan", {}), ("backend", "auto"), ("out", None)),
+        ("bench_serve", (), ("plan", {}), ("backend", "auto"), ("generator", "auto"), ("out", None)),
         (
             "bench_serve",
             ("a", "b=c"),
             ("plan", {"users": 9, "rounds": 2}),
             ("backend", "auto"),
+            ("generator", "locust"),
             ("out", Path("there")),
         ),
         (

@@ -408,6 +408,10 @@ _SERVE_OPTIONS: dict[str, dict[str, Any]] = {
     "--users": {"type": int, "metavar": "N", "help": "serve: of the comparison (default: 64)"},
     "--points": {"type": int, "metavar": "N", "help": "serve: vectors that are searched (default: 50000)"},
     "--backend": {"choices": ["auto", "torch", "onnx", "onnx-int8"], "help": "serve: what runs the models"},
+    "--generator": {
+        "choices": ["auto", "wrk", "locust"],
+        "help": "serve: what asks (default: wrk where it is installed, else Locust)",
+    },
 }
 
 
@@ -453,7 +457,8 @@ def _bench_serve(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 
     numbers = {name: given[name] for name in ("seconds", "users", "points") if name in given}
     plan = Plan(**numbers, **({} if arguments.rounds is None else {"rounds": arguments.rounds}))
-    bench_serve(tuple(given.get("run", ())), plan=plan, backend=given.get("backend", "auto"), out=arguments.out)
+    how = {name: given.get(name, "auto") for name in ("backend", "generator")}
+    bench_serve(tuple(given.get("run", ())), plan=plan, **how, out=arguments.out)
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -56,6 +56,7 @@ def results(*, capacity: float = 1200.0, litserve: float = 400.0, torch: float =
             "warmup": 2.0,
             "goal_ms": 100.0,
         },
+        "generator": "wrk",
         "models": {"vljepa": {"name": "scenes-vljepa", "backend": "onnx", "digest": "d", "width": 128}},
         "capacity": {
             "steps": [swept(step(8, 700.0, 20.0)), swept(best), swept(step(128, 1250.0, 130.0))],

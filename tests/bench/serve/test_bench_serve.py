@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.bench.serve.recorder import needs_wrk
 
 from archlab.bench.serve import ours
-from archlab.bench.serve.collection import NAME, build_collection
+from archlab.bench.serve.collection import build_collection
 from archlab.bench.serve.command import Plan, _start_peer, bench_serve
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.images import image_floor
 from archlab.bench.serve.peers.variants import HTTP, LITSERVE, SESSION, TORCH, Variant
 from archlab.bench.serve.report import markdown
+from archlab.bench.serve.workload import COLLECTION
 from archlab.cli import main
 from archlab.cost.measurements import read_measurements
 from archlab.errors import UserError
@@ -86,7 +88,7 @@ def test_the_index_holds_the_models_own_vectors_and_is_built_once(engine: Vision
     assert build_collection(engine, "mine", 20) == place
     assert place.stat().st_mtime_ns == stamp
     with EmbeddedIndex(place) as index:
-        collection = index.open(NAME)
+        collection = index.open(COLLECTION)
         (batch,) = collection.scan()
         assert (len(batch), collection.spec.model, collection.spec.model_name) == (20, engine.about.digest, "mine")
         text = str(batch.metadata[3]["text"])
@@ -120,12 +122,24 @@ def test_a_mistake_is_one_line_that_names_it(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("missing", "generator"), [("litserve", "auto"), ("locust", "locust")])
 def test_a_package_that_is_missing_is_named_before_anything_starts(
+    missing: str, generator: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(missing, monkeypatch)
+    assert main(["bench", "serve", "--generator", generator, "--run", "nowhere"]) == 2
+    assert f"{missing!r} is missing; install it with: pip install {missing}" in capsys.readouterr().err
+
+
+@needs_wrk
+def test_where_wrk_asks_locust_may_be_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    without("locust", monkeypatch)
+    assert main(["bench", "serve", "--generator", "wrk", "--run", "nowhere"]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
+def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "archlab.bench.serve.command.find_spec", lambda name: None if name == "litserve" else find(name)
-    )
-    assert main(["bench", "serve", "--run", "nowhere"]) == 2
-    assert "'litserve' is missing; install it with: pip install litserve" in capsys.readouterr().err
+    monkeypatch.setattr("archlab.bench.serve.command.find_spec", lambda name: None if name == package else find(name))

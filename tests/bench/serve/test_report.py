@@ -86,6 +86,8 @@ def test_the_tables_hold_what_was_measured(capsys: pytest.CaptureFixture[str]) -
     assert "| classify | VL-JEPA | 180 |" in text
     assert "| 2.00 ms | 3.00 ms | 90% |" in text
     assert "2 cores, load generator included" in text
+    assert "The load generator is wrk in one thread, whose percentiles count a late answer" in text
+    assert "The load generator is Locust." in markdown(results() | {"generator": "locust"})
     assert "0 texts came from its cache, which keeps 128, and 9 were embedded; side by side 0% came from it" in text
     print_results(results())
     assert "LitServe" in capsys.readouterr().out

@@ -7,22 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bench.serve.recorder import needs_wrk, recording
 from tests.serve.live import Live, picture, serving
 
-from archlab.bench.serve.collection import NAME
-from archlab.bench.serve.driving import Load, drive
+from archlab.bench.serve.driving import drive
+from archlab.bench.serve.load import Generator, Load
+from archlab.bench.serve.workload import COLLECTION
 from archlab.serve.auth import create_key
 
 FOLDER = Path(__file__).resolve().parents[3] / "08-scalability"
 WRK = shutil.which("wrk")
-needs_wrk = pytest.mark.skipif(WRK is None, reason="wrk is not installed (apt-get install wrk)")
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,9 @@ def target(
     models = tuple(f"scenes-{arm}={talkative_run(arm)}" for arm in ("token", "vljepa"))
     with serving(models=models, backend="torch", api_keys=file, index=index) as live:
         with live.client(headers={"Authorization": f"Bearer {key}"}) as client:
-            assert client.post("/v1/collections", json={"name": NAME}).status_code == 201
+            assert client.post("/v1/collections", json={"name": COLLECTION}).status_code == 201
             points = [{"id": str(number), "text": f"a circle and {number} squares"} for number in range(20)]
-            assert client.put(f"/v1/collections/{NAME}/points", json={"points": points}).status_code == 200
+            assert client.put(f"/v1/collections/{COLLECTION}/points", json={"points": points}).status_code == 200
         yield live
 
 
@@ -85,18 +84,16 @@ def test_a_scenario_notices_errors(target: Live, tmp_path: Path) -> None:
     assert any("401" in kind for kind in found["error_kinds"])
 
 
-def test_a_step_of_the_benchmark_asks_the_model_that_it_is_told_to(target: Live, key_file: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("generator", [pytest.param("wrk", marks=needs_wrk), "locust"])
+def test_a_step_of_the_benchmark_asks_the_model_that_it_is_told_to(
+    generator: Generator, target: Live, key_file: tuple[Path, str]
+) -> None:
     asked = target.service.metrics.batch_items.labels("scenes-token")._sum
     before = asked.get()
-    load = Load(user="ClassifyUser", users=1, seconds=1, warmup=0.2, model="scenes-token")
+    load = Load(generator=generator, kind="classify", users=1, seconds=1, warmup=0.2, model="scenes-token")
     found = drive(target.url, key_file[1], load)
     assert (found["errors"], found["users"]) == (0, 1)
     assert asked.get() - before >= found["requests"] > 0
-
-
-def test_a_step_that_measures_nothing_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="locust measured nothing"):
-        drive("http://127.0.0.1:9", "", Load(user="NoSuchUser", users=1, seconds=1, warmup=0.2))
 
 
 @needs_wrk
@@ -132,33 +129,11 @@ def test_a_spike_of_wrk_tells_of_both_spikes_and_of_what_was_asked_all_the_time(
 @needs_wrk
 def test_every_run_of_wrk_and_every_thread_of_it_asks_other_texts() -> None:
     """What was asked before comes from the service's cache, and a repeated measurement would be of that."""
-    asked: list[list[bytes]] = []  # of each connection
-
-    class Recorder(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            super().setup()
-            self.own: list[bytes] = []
-            asked.append(self.own)
-
-        def do_POST(self) -> None:
-            self.own.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = [str(WRK), "--threads", "2", "--connections", "2", "--duration", "1s", "--script", "search.lua"]
+    command = [str(WRK), "--threads", "2", "--connections", "2", "--duration", "1s", "--script", "search.lua"]
+    with recording() as asked:
         for _ in range(2):
-            url = f"http://127.0.0.1:{server.server_port}"
-            subprocess.run([*command, url], cwd=FOLDER / "wrk", capture_output=True, check=True)
-        server.shutdown()
-    first = [tuple(own[:5]) for own in asked if len(own) >= 5]
+            subprocess.run([*command, asked.url], cwd=FOLDER / "wrk", capture_output=True, check=True)
+    first = [tuple(own[:5]) for own in asked.bodies if len(own) >= 5]
     assert len(first) == len(set(first)) == 4
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from io import BytesIO
+from typing import get_args
 
 from PIL import Image
 
@@ -32,6 +33,16 @@ def test_bodies_name_a_model_only_where_one_is_asked_for() -> None:
     asked = json.loads(workload.classify_body(b"jpeg", "mine"))
     assert (asked["model"], asked["image"], len(asked["labels"])) == ("mine", "anBlZw==", 8)
     assert json.loads(workload.caption_body(b"jpeg")) == {"image": "anBlZw=="}
+
+
+def test_every_body_is_a_line_of_its_own_and_none_comes_twice() -> None:
+    counts = {"search": 20_000, "popular": 64, "classify": 16, "caption": 16}
+    for kind in get_args(workload.Kind):
+        bodies = workload.bodies(kind, "mine")
+        assert len(set(bodies)) == len(bodies) == counts[kind]
+        assert all(body.splitlines() == [body] for body in bodies)
+    assert json.loads(workload.bodies("classify", "mine")[0])["model"] == "mine"
+    assert "model" not in json.loads(workload.bodies("classify")[0])
 
 
 def test_where_only_load_is_generated_nothing_imports_pytorch() -> None:

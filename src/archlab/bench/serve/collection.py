@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from archlab.bench.serve.workload import captions
+from archlab.bench.serve.workload import COLLECTION, captions
 from archlab.data.features import cache_folder
 from archlab.index.embedded import EmbeddedIndex
 from archlab.index.protocol import CollectionSpec, Points
 from archlab.progress import track
 from archlab.serve.engine import Engine
 
-NAME = "captions"
 _SEED = 0  # users ask for those of another one
 _AT_ONCE = 500
 
@@ -36,7 +35,7 @@ def build_collection(engine: Engine, model: str, points: int) -> Path:
     texts = captions(points, _SEED)
     spec = CollectionSpec(width=about.width, model=about.digest, model_name=model)
     with EmbeddedIndex(partial) as index, track(f"embed {points} captions", points) as progress:
-        collection = index.create(NAME, spec)
+        collection = index.create(COLLECTION, spec)
         for first in range(0, points, _AT_ONCE):
             own = texts[first : first + _AT_ONCE]
             vectors = np.stack(list(engine.operations["embed_texts"](own)))

@@ -1,9 +1,9 @@
 """`archlab bench serve`: what the service bears, and how it compares with the same model behind other servers.
 
 The service runs as it is deployed: in a process of its own, with API keys, a log record for every request and metrics.
-Locust asks from another process on the same machine, and the machine's idle share stands beside every figure. All
-servers answer the same searches on copies of the same index; in every round each is measured once, while the others
-are held still.
+The load generator, wrk or Locust, asks from another process on the same machine, and the machine's idle share stands
+beside every figure. All servers answer the same searches on copies of the same index; in every round each is measured
+once, while the others are held still.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from typing import Any
 
 from archlab.bench.serve import ours
 from archlab.bench.serve.capacity import find_capacity
-from archlab.bench.serve.collection import NAME, build_collection
+from archlab.bench.serve.collection import build_collection
 from archlab.bench.serve.contest import OURS, check_same_hits, running, side_by_side, try_variants
-from archlab.bench.serve.driving import Load, drive
+from archlab.bench.serve.driving import Wanted, choose_generator, drive
 from archlab.bench.serve.images import image_floor
+from archlab.bench.serve.load import Load
 from archlab.bench.serve.ours import Model
 from archlab.bench.serve.peers.variants import Variant, variants
 from archlab.bench.serve.plot import plot
 from archlab.bench.serve.report import markdown, print_results
 from archlab.bench.serve.servers import Server
+from archlab.bench.serve.workload import COLLECTION, Kind
 from archlab.bench.train import conditions
 from archlab.config import Section
 from archlab.progress import announce, track
@@ -37,8 +39,8 @@ from archlab.rules import Count, Positive
 from archlab.serve.opening import Choice, limit_threads
 from archlab.train.folder import write_text
 
-SCENARIOS = {"search": "SearchUser", "classify": "ClassifyUser", "caption": "CaptionUser"}
-"""What is asked -> who asks it; only VL-JEPA searches."""
+SCENARIOS: tuple[Kind, ...] = ("search", "classify", "caption")
+"""What is asked; only VL-JEPA searches."""
 
 _FLOOR_ROUNDS = 30
 
@@ -74,6 +76,7 @@ def bench_serve(
     *,
     plan: Plan = Plan(),  # frozen
     backend: Choice = "auto",
+    generator: Wanted = "auto",
     ways: Sequence[Variant] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -84,25 +87,28 @@ def bench_serve(
             none is given.
         plan: how much is measured.
         backend: that the service computes with; see `serve.opening.open_engine`.
+        generator: that asks; see `driving.choose_generator`.
         ways: in which the peers are tried; all by default.
         out: folder.
 
     Raises:
-        UserError: no run embeds texts and images in one space.
-        ModuleNotFoundError: Locust or LitServe is not installed.
+        UserError: no run embeds texts and images in one space, or wrk is wanted and not installed.
+        ModuleNotFoundError: LitServe is not installed, or Locust where it is the generator.
     """
-    for package in ("locust", "litserve"):
+    asking = choose_generator(generator)
+    for package in ("litserve", *(("locust",) if asking == "locust" else ())):
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     limit_threads()  # as the service does: what an image costs at least is measured here
     models = ours.open_models(runs, backend)
     searched = models["vljepa"]
     index = build_collection(searched.engine, searched.name, plan.points)
-    load = Load(users=plan.users, seconds=plan.seconds, warmup=plan.warmup)
+    load = Load(generator=asking, users=plan.users, seconds=plan.seconds, warmup=plan.warmup)
     results: dict[str, Any] = {
         **conditions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": asdict(plan),
+        "generator": asking,
         "models": {arm: model.describe() for arm, model in models.items()},
     }
     with ExitStack() as stack:
@@ -150,14 +156,14 @@ def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, lo
     steps, best = find_capacity(step, goal_ms=plan.goal_ms, most=plan.most_users, sweeps=plan.sweeps)
     uncached = best or steps[0]
     state = ours.read_state(service)
-    cached = _measure(service, replace(load, user="PopularSearchUser", users=uncached["users"]))
+    cached = _measure(service, replace(load, kind="popular", users=uncached["users"]))
     share = ours.cached_share(state, ours.read_state(service))
     wanted = [(what, arm) for what in SCENARIOS for arm in models if what != "search"]
     scenarios: dict[str, dict[str, Any]] = {what: {} for what in SCENARIOS}
     scenarios["search"]["vljepa"] = uncached
     with track("scenarios", len(wanted)) as progress:
         for what, arm in wanted:
-            asked = replace(load, user=SCENARIOS[what], users=plan.image_users, model=models[arm].name)
+            asked = replace(load, kind=what, users=plan.image_users, model=models[arm].name)
             scenarios[what][arm] = _measure(service, asked)
             progress.advance()
     return {
@@ -175,7 +181,7 @@ def _measure(server: Server, load: Load) -> dict[str, Any]:
 def _start_peer(way: Variant, *, run: Path, index: Path, work: Path) -> Server:
     # Its copies of the index go with the folder of the benchmark.
     settings = {"TMPDIR": str(work)}
-    arguments = way.arguments(str(run.resolve()), str(index), NAME, ours.PATH)
+    arguments = way.arguments(str(run.resolve()), str(index), COLLECTION, ours.PATH)
     return Server(arguments, path=ours.PATH, body=ours.PROBE, log=work / f"{way.peer}.log", settings=settings)
 
 

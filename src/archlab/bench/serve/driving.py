@@ -1,68 +1,41 @@
-"""One step of load: Locust in a process of its own against a server, and what it measured."""
+"""Which load generator asks, and one step of load by it."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from dataclasses import dataclass
-from math import ceil
-from pathlib import Path
-from typing import Any
+import shutil
+from typing import Any, Literal
 
-USERS = Path(__file__).with_name("users.py")
+from archlab.bench.serve import with_locust, with_wrk
+from archlab.bench.serve.load import Generator, Load
+from archlab.errors import UserError
+
+Wanted = Literal["auto", "wrk", "locust"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What asks.
+def choose_generator(wanted: Wanted) -> Generator:
+    """The generator that is wanted; "auto" is wrk where it is installed, as it leaves more of the cores to the server.
 
-    Attributes:
-        user: class of `users`.
-        users: so many at once, each asking again as soon as it is answered.
-        seconds: that are measured, after `warmup` that are not; together in whole seconds, rounded up.
-        model: that is asked, where it is not the default.
+    Raises:
+        UserError: wrk is wanted and not installed.
     """
-
-    user: str = "SearchUser"
-    users: int = 64
-    seconds: float = 8.0
-    warmup: float = 2.0
-    model: str = ""
+    if wanted == "locust":
+        return "locust"
+    if shutil.which("wrk") is not None:
+        return "wrk"
+    if wanted == "wrk":
+        raise UserError("--generator wrk: wrk is not installed; apt-get install wrk, or use --generator locust")
+    return "locust"
 
 
 def drive(url: str, key: str, load: Load) -> dict[str, Any]:
     """Ask a server and say what was measured; see `record.Record.summary`.
 
+    Args:
+        url: of the server's root.
+        key: API key; "" for a server without keys.
+
     Raises:
-        RuntimeError: Locust measured nothing.
+        RuntimeError: nothing was measured.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        settings = {
-            "LOAD_RESULT": str(result),
-            "LOAD_WARMUP": str(load.warmup),
-            "LOAD_MODEL": load.model,
-            "ARCHLAB_API_KEY": key,
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "locust",
-            "--locustfile",
-            str(USERS),
-            load.user,
-            "--headless",
-            "--only-summary",
-        ]
-        command += ["--host", url, "--users", str(load.users), "--spawn-rate", str(load.users)]
-        command += ["--run-time", f"{ceil(load.seconds + load.warmup)}s", "--loglevel", "ERROR"]
-        environment = {name: value for name, value in os.environ.items() if name[:5] != "LOAD_"}
-        environment |= {name: value for name, value in settings.items() if value}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
-        if not found.get("requests") and not found.get("errors"):
-            raise RuntimeError(f"locust measured nothing and ended with {done.returncode}: {done.stderr[-2000:]}")
-        return found
+    ask = with_wrk.drive if load.generator == "wrk" else with_locust.drive
+    return ask(url, key, load)

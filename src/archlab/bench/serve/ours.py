@@ -11,9 +11,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from archlab.bench.serve.collection import NAME
 from archlab.bench.serve.servers import Server
-from archlab.bench.serve.workload import search_body
+from archlab.bench.serve.workload import path, search_body
 from archlab.compare.scores import ARMS
 from archlab.errors import UserError
 from archlab.serve.auth import create_key
@@ -21,7 +20,7 @@ from archlab.serve.engine import Engine
 from archlab.serve.opening import Choice, open_engine
 from archlab.serve.service import named_folders, shipped
 
-PATH = f"/v1/collections/{NAME}/search"
+PATH = path("search")
 PROBE = search_body("a red circle")
 CACHED_TEXTS = 128
 """Embeddings that the service keeps: few of the texts that all differ, so that users who begin anew, in another

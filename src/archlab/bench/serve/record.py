@@ -64,7 +64,7 @@ class Record:
         """
         if self._begun is None or self._ended is None:  # stopped while it was warming up
             return {"users": users, "requests": 0, "errors": self._errors.total(), "error_kinds": dict(self._errors)}
-        (start, (idle, total), own), (end, (last_idle, last_total), last_own) = self._begun, self._ended
+        (start, cpu, own), (end, last_cpu, last_own) = self._begun, self._ended
         kinds = {
             kind: (np.frombuffer(times)[inside], np.frombuffer(ends)[inside])
             for kind, (ends, times) in self._kinds.items()
@@ -78,7 +78,7 @@ class Record:
             "errors": self._errors.total(),
             "error_kinds": dict(self._errors),
             "seconds": end - start,
-            "idle_share": (last_idle - idle) / (last_total - total) if last_total > total else 0.0,
+            "idle_share": idle_share(cpu, last_cpu),
             "generator_cores": (last_own - own) / (end - start),
             "p95_of_thirds_ms": [
                 latency(every[(when >= low) & (when <= high)], 1.0).get("p95_ms")
@@ -105,6 +105,12 @@ def cpu_seconds() -> tuple[float, float]:
     times = psutil.cpu_times()._asdict()
     idle = times["idle"] + times.get("iowait", 0.0)
     return idle, sum(seconds for name, seconds in times.items() if name not in _COUNTED_TWICE)
+
+
+def idle_share(begun: tuple[float, float], ended: tuple[float, float]) -> float:
+    """Share of the machine's processor time that nobody used between two `cpu_seconds`."""
+    idle, total = (last - first for first, last in zip(begun, ended, strict=True))
+    return idle / total if total > 0 else 0.0
 
 
 def _edges(start: float, end: float) -> tuple[list[float], list[float]]:

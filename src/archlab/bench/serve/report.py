@@ -13,6 +13,10 @@ from archlab.compare import formatting as show
 from archlab.compare.scores import NAMES
 from archlab.documents import Tables, escape, print_tables, tables_markdown
 
+_GENERATORS = {
+    "locust": "Locust",
+    "wrk": "wrk in one thread, whose percentiles count a late answer for the requests too that it held up",
+}
 _STEP = ("requests/s", "p50", "p95", "p99", "errors", "idle")
 
 
@@ -76,7 +80,8 @@ def conditions(results: Mapping[str, Any]) -> str:
         f"width {results['models']['vljepa']['width']}, the model's own embeddings of distinct descriptions of scenes. "
         f"Steps of {plan['seconds']:g} s, {plan['sweeps']} for each number of users with the median shown, and in the "
         f"comparison turns of {plan['turn']:g} s, each after {plan['warmup']:g} s of warm-up, "
-        f"closed loop: every user asks again as soon as it is answered. Everything on: by the end of the search for "
+        f"closed loop: every user asks again as soon as it is answered. The load generator is "
+        f"{_GENERATORS[results['generator']]}. Everything on: by the end of the search for "
         f"the capacity the service had "
         f"counted {service['requests_counted']:,} requests and logged {service['requests_logged']:,}; "
         f"{service['texts_cached']:,} texts came from its cache, which keeps {CACHED_TEXTS:,}, and "

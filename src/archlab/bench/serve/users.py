@@ -24,12 +24,9 @@ from locust.env import Environment
 
 from archlab.bench.serve import workload
 from archlab.bench.serve.record import Record
+from archlab.bench.serve.workload import Kind
 
-_POPULAR = 64  # texts, which the cache keeps
-_TEXTS = 20_000  # in turns, so that a cache that keeps fewer has forgotten each before it comes again
-_PICTURES = 16
-_SEED = 1
-_COLLECTION = os.environ.get("LOAD_COLLECTION", "captions")
+_COLLECTION = os.environ.get("LOAD_COLLECTION", workload.COLLECTION)
 _MODEL = os.environ.get("LOAD_MODEL")
 _HEADERS = {"Content-Type": "application/json"}
 if _key := os.environ.get("ARCHLAB_API_KEY"):
@@ -44,25 +41,26 @@ class User(FastHttpUser):
     abstract = True
     wait_time = constant(float(os.environ.get("LOAD_PAUSE", "0")))
 
-    def post(self, path: str, body: bytes, kind: str) -> None:
+    def post(self, kind: Kind, name: str) -> None:
         """Ask; anything but an answer of 2xx is an error."""
-        self.client.post(path, data=body, headers=_HEADERS, name=kind)  # type: ignore[arg-type]  # it sends bytes too
+        path, body = workload.path(kind, _COLLECTION), next(_turns(kind))
+        self.client.post(path, data=body, headers=_HEADERS, name=name)  # type: ignore[arg-type]  # it sends bytes too
 
     def search(self) -> None:
         """By text, no text twice in a row of 20,000."""
-        self.post(f"/v1/collections/{_COLLECTION}/search", next(_searches()), "search")
+        self.post("search", "search")
 
     def search_again(self) -> None:
         """By one of few texts, whose embeddings the service has kept."""
-        self.post(f"/v1/collections/{_COLLECTION}/search", next(_popular_searches()), "search")
+        self.post("popular", "search")
 
     def classify(self) -> None:
         """A picture, among 8 labels."""
-        self.post("/v1/classify", next(_classifications()), "classify")
+        self.post("classify", "classify")
 
     def caption(self) -> None:
         """A picture, to be described."""
-        self.post("/v1/caption", next(_captions()), "caption")
+        self.post("caption", "caption")
 
 
 class SearchUser(User):
@@ -107,24 +105,10 @@ class MixedUser(User):
 
 
 @cache  # one for all users
-def _searches() -> Iterator[bytes]:
-    first = randrange(_TEXTS)  # those of the run before may still be in the cache, where it was a short one
-    return islice(cycle([workload.search_body(text) for text in workload.captions(_TEXTS, _SEED)]), first, None)
-
-
-@cache
-def _popular_searches() -> Iterator[bytes]:
-    return cycle([workload.search_body(text) for text in workload.captions(_POPULAR, _SEED)])
-
-
-@cache
-def _classifications() -> Iterator[bytes]:
-    return cycle([workload.classify_body(picture, _MODEL) for picture in workload.pictures(_PICTURES)])
-
-
-@cache
-def _captions() -> Iterator[bytes]:
-    return cycle([workload.caption_body(picture, _MODEL) for picture in workload.pictures(_PICTURES)])
+def _turns(kind: Kind) -> Iterator[bytes]:
+    bodies = workload.bodies(kind, _MODEL)
+    first = randrange(len(bodies))  # those of the run before may still be in the cache, where it was a short one
+    return islice(cycle(bodies), first, None)
 
 
 @events.request.add_listener  # type: ignore[untyped-decorator]
@@ -136,13 +120,13 @@ def _note(name: str, response_time: float, exception: BaseException | None, **_:
 def _prepare(environment: Environment, **_: Any) -> None:
     for kind in environment.user_classes:  # before the clock of the test starts
         if issubclass(kind, SearchUser | MixedUser):
-            _searches()
+            _turns("search")
         if issubclass(kind, PopularSearchUser):
-            _popular_searches()
+            _turns("popular")
         if issubclass(kind, ClassifyUser | MixedUser):
-            _classifications()
+            _turns("classify")
         if issubclass(kind, CaptionUser | MixedUser):
-            _captions()
+            _turns("caption")
     gevent.sleep(0)  # its clock stood still meanwhile: timers that are set now would go off too early
 
 
