@@ -216,7 +216,7 @@ SERVICE = {
     "Processes": [
         Panel(
             title="Memory",
-            text="Of each instance with the processes of its engines, and its limit.",
+            text="Of each instance with all its processes, and its limit.",
             unit="bytes",
             queries={
                 "archlab_memory_bytes{@}": "{{instance}}",
@@ -225,7 +225,7 @@ SERVICE = {
         ),
         Panel(
             title="Processor",
-            text="Cores that each instance keeps busy, with the processes of its engines.",
+            text="Cores that each instance keeps busy, with all its processes.",
             unit="short",
             queries={f"rate(archlab_cpu_seconds_total{{@}}{RATE})": "{{instance}}"},
         ),

@@ -1310,6 +1310,20 @@ SERVING = [
 CONFORMANCE = "index/test_conformance.py::"
 SEARCH = [
     Fault(
+        "a signal to all processes of a service ends that of its index first",
+        "index/process.py",
+        "signal.signal(number, lambda *_: None)",
+        "signal.signal(number, signal.SIG_DFL)",
+        "index/test_process.py::test_what_is_sent_to_all_processes_of_a_service_does_not_end_it",
+    ),
+    Fault(
+        "a search in another process takes a thread of this one",
+        "serve/collections.py",
+        "if isinstance(collection, IsolatedCollection):",
+        "if False:",
+        "serve/test_index_process.py::test_a_search_asks_the_other_process_and_no_thread",
+    ),
+    Fault(
         "a truth value equals the number 1",
         "index/filters.py",
         "value == wanted and isinstance(value, bool) == isinstance(wanted, bool)",

@@ -211,9 +211,11 @@ def test_points_are_deleted_by_id_and_by_condition(pictures: httpx.Client) -> No
 def test_a_collection_that_is_dropped_amid_a_search_is_not_found(
     pictures: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dropped = live.service.collections._opened().opened("pictures")
+    index = live.service.collections._index
+    assert index is not None
+    dropped = index.opened("pictures")
     assert pictures.delete("/v1/collections/pictures").status_code == 204
-    monkeypatch.setattr(live.service.collections._opened(), "opened", lambda name: dropped)
+    monkeypatch.setattr(index, "opened", lambda name: dropped)
     problem(pictures.post("/v1/collections/pictures/search", json={"text": "x"}), "not-found")
 
 

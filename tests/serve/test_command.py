@@ -146,7 +146,7 @@ def test_a_setting_that_breaks_its_rule_is_one_line(name: str, value: str, monke
 def test_collections_on_a_server_are_spread_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, Spread]] = []
 
-    def opened(place: str, *, spread: Spread) -> ExactIndex:
+    def opened(place: str, *, spread: Spread, loop: object) -> ExactIndex:
         asked.append((place, spread))
         return ExactIndex()
 

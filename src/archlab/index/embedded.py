@@ -65,19 +65,20 @@ class EmbeddedIndex:
     Args:
         folder: is made if it is missing.
         indexing_threshold: see `INDEXING_THRESHOLD`; for collections that are created.
+        patience: seconds to wait for another process that has it open.
 
     Raises:
         UserError: another process has it open, or it is no index.
     """
 
-    def __init__(self, folder: Path, *, indexing_threshold: int = INDEXING_THRESHOLD) -> None:
+    def __init__(self, folder: Path, *, indexing_threshold: int = INDEXING_THRESHOLD, patience: float = 0.0) -> None:
         self.folder, self.indexing_threshold = folder, indexing_threshold
         _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Not per thread: a service opens the index in one and closes it in another.
         self._file_lock = filelock.FileLock(folder / "lock", thread_local=False)
         try:
-            self._file_lock.acquire(timeout=0)
+            self._file_lock.acquire(timeout=patience)
         except filelock.Timeout:
             raise IndexUnavailable(
                 f"index {folder}: is open elsewhere, in another process or in this one; close it there, or move it "

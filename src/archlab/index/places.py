@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,13 +39,16 @@ class Spread(Section):
 SINGLE = Spread()
 
 
-def open_index(place: str, *, create: bool = True, spread: Spread = SINGLE) -> VectorIndex:
+def open_index(
+    place: str, *, create: bool = True, spread: Spread = SINGLE, loop: AbstractEventLoop | None = None
+) -> VectorIndex:
     """Open an index.
 
     Args:
         place: a folder (embedded), the http(s) URL of a Qdrant server, or ":memory:" (exact).
         create: make the folder if it is missing.
         spread: of collections that are created on a server.
+        loop: that asks an embedded index in a process of its own; None: it is in this process.
 
     Raises:
         UserError: the folder is open elsewhere, holds something else, or is missing; or the spread breaks a rule.
@@ -61,6 +65,11 @@ def open_index(place: str, *, create: bool = True, spread: Spread = SINGLE) -> V
     folder = Path(place).expanduser()
     if not create and not folder.exists():
         raise UserError(f"index {folder}: does not exist; make it with 'archlab index FOLDER --out {folder}'")
+
+    if loop is not None:
+        from archlab.index.process import IsolatedIndex
+
+        return IsolatedIndex(folder, loop)
 
     from archlab.index.embedded import EmbeddedIndex
 

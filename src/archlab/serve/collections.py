@@ -17,6 +17,7 @@ import structlog
 from archlab.errors import UserError
 from archlab.index.filters import Filter
 from archlab.index.places import SINGLE, Spread, is_server, open_index
+from archlab.index.process import IsolatedCollection, IsolatedIndex
 from archlab.index.protocol import Collection, Hit, IndexUnavailable, TakenName, UnknownCollection, VectorIndex
 from archlab.serve import problems
 from archlab.serve.errors import Expired
@@ -36,14 +37,21 @@ class Collections:
         place: see `archlab.index.places.open_index`.
         observe: told the seconds that each work on the index took.
         spread: of collections that are created on a server.
+        isolated: whether an embedded index has a process of its own.
 
     Attributes:
         sizes: points of each collection, as last seen.
         failures: times that the index could not be used, by one of `FAILURES`.
     """
 
-    def __init__(self, place: str, observe: Callable[[float], None] = lambda _: None, spread: Spread = SINGLE) -> None:
-        self.place, self._observe, self._spread = place, observe, spread
+    def __init__(
+        self,
+        place: str,
+        observe: Callable[[float], None] = lambda _: None,
+        spread: Spread = SINGLE,
+        isolated: bool = False,
+    ) -> None:
+        self.place, self._observe, self._spread, self._isolated = place, observe, spread, isolated
         self.sizes: dict[str, int] = {}
         self.failures: Counter[str] = Counter()
         self._index: VectorIndex | None = None
@@ -53,6 +61,11 @@ class Collections:
         self._builder = ThreadPoolExecutor(1, "graph")  # graphs take minutes, and requests need their threads
         self._optimizing: dict[str, asyncio.Task[None]] = {}
         self._changed: set[str] = set()  # collections that have changed since their graph was last begun
+
+    @property
+    def pid(self) -> int | None:
+        """The process that has the index open, where that is not this one."""
+        return self._index.pid if isinstance(self._index, IsolatedIndex) else None
 
     async def warm(self) -> None:
         """Open the index now if it exists: the first request need not wait. A failure is told by the requests."""
@@ -78,7 +91,7 @@ class Collections:
         with self._observed():
             try:
                 async with asyncio.timeout_at(deadline if math.isfinite(deadline) else None):
-                    return await loop.run_in_executor(self._threads, lambda: work(self._opened()))
+                    return await loop.run_in_executor(self._threads, lambda: work(self._opened(loop)))
             except TimeoutError:
                 raise Expired("the deadline passed before the index had answered") from None
 
@@ -92,6 +105,9 @@ class Collections:
         self, collection: Collection, vector: np.ndarray, k: int, where: Filter | None, deadline: float = math.inf
     ) -> list[Hit]:
         """The nearest points; see `run` and `Collection.search`."""
+        if isinstance(collection, IsolatedCollection):
+            with self._observed():
+                return await collection.find(vector, k, where)
         if collection.holds_lock:  # the event loop would stand still in another thread too, and change threads twice
             with self._observed():
                 return collection.search(vector, k, where)
@@ -122,7 +138,7 @@ class Collections:
         try:
             while name in self._changed:  # points that come while a graph is built are not in it
                 self._changed.remove(name)
-                await loop.run_in_executor(self._builder, lambda: self._opened().open(name).optimize())
+                await loop.run_in_executor(self._builder, lambda: self._opened(loop).open(name).optimize())
         except UnknownCollection:  # it was dropped
             pass
         except (UserError, OSError) as error:
@@ -151,19 +167,19 @@ class Collections:
         finally:
             self._observe(time.perf_counter() - started)
 
-    def _opened(self) -> VectorIndex:
+    def _opened(self, loop: asyncio.AbstractEventLoop) -> VectorIndex:
         with self._opening:
             if self._closed:
                 raise IndexUnavailable("the service is about to end; ask another one")
             if self._index is None:
-                self._index = self._open()
+                self._index = self._open(loop)
             return self._index
 
-    def _open(self) -> VectorIndex:
+    def _open(self, loop: asyncio.AbstractEventLoop) -> VectorIndex:
         """Open the place; that it cannot be is no fault of who asks."""
         index = None
         try:
-            index = open_index(self.place, spread=self._spread)
+            index = open_index(self.place, spread=self._spread, loop=loop if self._isolated else None)
             for name in index.names():
                 with suppress(UserError, OSError):  # a damaged one leaves the others as good as ever
                     self.sizes[name] = index.open(name).count()

@@ -208,7 +208,8 @@ def _outcome(call: Callable[..., Any], arguments: Sequence[Any]) -> tuple[str, A
 def main() -> None:
     """Serve the connection whose file descriptor is the argument."""
     limit_threads()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the process that asks
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a service, they are for the first one
+        signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):  # who asked has gone
         _serve(Connection(int(sys.argv[1])))
 

@@ -102,8 +102,16 @@ class ModelObserver(Silent):
 class StateCollector(Collector):
     """What is read at the moment of the scrape: the models that are loaded, the room that is taken, the GPUs."""
 
-    def __init__(self, models: Models, room: Room, streams: Streams, is_ready: Callable[[], bool]) -> None:
-        self._models, self._room, self._streams, self._is_ready = models, room, streams, is_ready
+    def __init__(
+        self,
+        models: Models,
+        room: Room,
+        streams: Streams,
+        is_ready: Callable[[], bool],
+        processes: Callable[[], Collection[int]],
+    ) -> None:
+        self._models, self._room, self._streams = models, room, streams
+        self._is_ready, self._processes = is_ready, processes
         self._memory = memory_limit()
 
     def collect(self) -> Iterator[Metric]:
@@ -111,10 +119,10 @@ class StateCollector(Collector):
         models = self._models.list()
         yield _gauge("ready", "Whether the service is ready.", {(): self._is_ready()})
         yield _gauge("build_info", "1, with the version.", {(archlab.__version__,): 1}, "version")
-        memory, seconds = _taken([model.pid for model in models if model.pid is not None])
-        yield _gauge("memory_bytes", "Resident memory of the service and of its engines' processes.", {(): memory})
+        memory, seconds = _taken(self._processes())
+        yield _gauge("memory_bytes", "Resident memory of the service and of its other processes.", {(): memory})
         yield _gauge("memory_limit_bytes", "Memory that they may take.", {(): self._memory})
-        yield _counter("cpu_seconds", "Processor time of the service and of its engines' processes.", {(): seconds})
+        yield _counter("cpu_seconds", "Processor time of the service and of its other processes.", {(): seconds})
         yield _gauge("request_bytes_in_flight", "Bytes reserved for bodies in progress.", {(): self._room.size})
         yield _gauge("streams_open", "Streams that are open.", {(): self._streams.open})
         about = {(model.name, model.arm, model.backend, model.digest[:12]): 1 for model in models}

@@ -67,10 +67,10 @@ class Service:
         spread = Spread(
             shards=settings.index_shards, replicas=settings.index_replicas, consistency=settings.index_consistency
         )
-        self.collections = Collections(settings.index, self.metrics.index_seconds.observe, spread)
+        self.collections = Collections(settings.index, self.metrics.index_seconds.observe, spread, settings.isolated)
         self.metrics.registry.register(IndexCollector(self.collections))
         self.metrics.registry.register(
-            StateCollector(self.models, self.room, self.streams, lambda: not self.not_ready())
+            StateCollector(self.models, self.room, self.streams, lambda: not self.not_ready(), self.processes)
         )
         self.audit = AuditLog(settings.audit_file)
         self._buckets: dict[ApiKey, TokenBucket] = {}
@@ -88,6 +88,11 @@ class Service:
         if broken := [model.name for model in self.models.list() if not model.ready]:
             return f"{', '.join(broken)}: not answering"
         return "" if self.models.ready else self._progress()
+
+    def processes(self) -> list[int]:
+        """Those that it started and that run now; one that a model shares with the service is among them."""
+        found = [*(model.pid for model in self.models.list()), self.collections.pid]
+        return [pid for pid in found if pid is not None]
 
     @property
     def alive(self) -> bool:

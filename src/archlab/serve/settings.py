@@ -42,8 +42,9 @@ class Settings(BaseSettings):
     )
     engines: Literal["auto", "process", "thread"] = Field(
         default="auto",
-        description="Where a model computes: in a `process` of its own, which takes more memory and lets more requests "
-        "through, in a `thread`, or `auto`: in a process where there is no GPU and more than one core.",
+        description="Where a model computes and an embedded index searches: each in a `process` of its own, which takes "
+        "more memory and lets more requests through, in a `thread`, or `auto`: in processes where there is no GPU and "
+        "more than one core.",
     )
     max_models: PositiveInt = Field(default=8, description="Models loaded at once.")
 
@@ -165,7 +166,7 @@ class Settings(BaseSettings):
 
     @property
     def isolated(self) -> bool:
-        """Whether every model computes in a process of its own."""
+        """Whether every model, and an embedded index, has a process of its own."""
         if self.engines == "auto":
             return usable_cores() > 1 and not torch.cuda.is_available()
         return self.engines == "process"
