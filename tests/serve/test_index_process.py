@@ -1,4 +1,4 @@
-"""The index in a process of its own, behind the service; what it promises by itself is tested with the other indexes."""
+"""The index in a process of its own, behind the service; its own promises are tested with those of other indexes."""
 
 from __future__ import annotations
 

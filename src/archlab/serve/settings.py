@@ -42,9 +42,9 @@ class Settings(BaseSettings):
     )
     engines: Literal["auto", "process", "thread"] = Field(
         default="auto",
-        description="Where a model computes and an embedded index searches: each in a `process` of its own, which takes "
-        "more memory and lets more requests through, in a `thread`, or `auto`: in processes where there is no GPU and "
-        "more than one core.",
+        description="Where a model computes and an embedded index searches: each in a `process` of its own, which "
+        "takes more memory and lets more requests through, in a `thread`, or `auto`: in processes where there is no "
+        "GPU and more than one core.",
     )
     max_models: PositiveInt = Field(default=8, description="Models loaded at once.")
 
