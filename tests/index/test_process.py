@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from archlab.errors import UserError
 from archlab.index.embedded import EmbeddedIndex
 from archlab.index.places import open_index
 from archlab.index.process import IsolatedCollection, IsolatedIndex
-from archlab.index.protocol import CollectionSpec, IndexUnavailable, Points
+from archlab.index.protocol import CollectionSpec, IndexUnavailable, Points, UnknownCollection
 
 SPEC = CollectionSpec(width=2)
 POINTS = Points(["a", "b"], np.array([[1, 0], [0, 1]], np.float32), [{}, {}])
@@ -88,9 +89,12 @@ def test_a_process_that_was_killed_is_replaced_and_nothing_is_lost(
     with pytest.raises(IndexUnavailable):
         run(collection.find(EAST), loop)  # an event loop waits for no process to start
     assert index.opened("c") is None
-    assert index.open("c").count() == 2
+    again = index.open("c")
+    assert again.count() == 2
     assert index.pid != first
-    assert [hit.id for hit in run(collection.find(EAST, 1), loop)] == ["a"]
+    assert [hit.id for hit in run(again.find(EAST, 1), loop)] == ["a"]
+    with pytest.raises(IndexUnavailable):  # of the process before, which may have named another one alike
+        collection.count()
 
 
 def test_what_is_sent_to_all_processes_of_a_service_does_not_end_it(
@@ -122,7 +126,9 @@ def test_it_ends_where_the_process_that_asks_is_killed(tmp_path: Path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
-    with EmbeddedIndex(tmp_path / "index", patience=60) as index:
+    with FileLock(tmp_path / "index" / "lock", timeout=60):  # until it has noticed
+        pass
+    with EmbeddedIndex(tmp_path / "index") as index:
         assert index.open("c").count() == 2
 
 
@@ -132,7 +138,7 @@ def test_a_folder_that_cannot_be_opened_is_told_in_one_line_and_leaves_no_proces
     started: list[subprocess.Popen[bytes]] = []
     monkeypatch.setattr(IsolatedIndex, "_let_go", _noting(IsolatedIndex._let_go, started))
     with EmbeddedIndex(tmp_path / "index"), pytest.raises(UserError, match="is open elsewhere"):
-        IsolatedIndex(tmp_path / "index", loop, patience=0)
+        IsolatedIndex(tmp_path / "index", loop)
     (tmp_path / "file").write_text("")
     with pytest.raises((UserError, OSError)):
         IsolatedIndex(tmp_path / "file", loop)
@@ -151,8 +157,61 @@ def test_what_is_wrong_there_is_told_here(index: IsolatedIndex, collection: Isol
     with pytest.raises(UserError, match="collection holds vectors of 2"):
         collection.search(np.ones(3))
     with pytest.raises(RuntimeError, match=r"(?s)in the process of the index:\n.*AttributeError"):
-        index.call("c", "no method")
+        index.call(collection._key, "no method")
     assert collection.count() == 2
+
+
+def test_what_was_dropped_is_not_the_next_one_of_its_name(index: IsolatedIndex, collection: IsolatedCollection) -> None:
+    index.drop("c")
+    other = index.create("c", CollectionSpec(width=2, distance="dot"))
+    with pytest.raises(UnknownCollection, match="closed or dropped"):
+        collection.upsert(POINTS)
+    assert other.count() == 0
+    assert index.open("c").spec == other.spec != SPEC
+
+
+def test_a_search_that_nobody_waits_for_is_not_asked(
+    index: IsolatedIndex, collection: IsolatedCollection, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def ask_and_leave() -> int:
+        os.kill(index.pid, signal.SIGSTOP)
+        left = [asyncio.ensure_future(collection.find(EAST)) for _ in range(100)]
+        await asyncio.sleep(0.1)
+        asked = len(index._link._answers)
+        for one in left:
+            one.cancel()
+        await asyncio.sleep(0.1)
+        assert len(index._link._answers) == asked
+        os.kill(index.pid, signal.SIGCONT)
+        assert [hit.id for hit in await collection.find(EAST, 1)] == ["a"]
+        return asked
+
+    assert run(ask_and_leave(), loop) == 8
+
+
+def test_a_panic_of_the_engine_is_told_and_spoils_no_other_collection(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    with IsolatedIndex(tmp_path / "index", loop) as index:
+        for name in ("damaged", "whole"):
+            index.create(name, SPEC).upsert(POINTS)
+    damaged = [path for path in (tmp_path / "index" / "damaged").rglob("status.dat") if path.parent.name == "vectors"]
+    assert damaged
+    for path in damaged:
+        os.truncate(path, path.stat().st_size // 2)
+    with IsolatedIndex(tmp_path / "index", loop) as index:
+        with pytest.raises(IndexUnavailable, match="collection 'damaged': the engine failed"):
+            index.open("damaged")
+        assert index.open("whole").count() == 2
+
+
+def test_no_module_comes_from_the_working_directory(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    with IsolatedIndex(tmp_path / "index", loop) as index:
+        assert index.names() == []
 
 
 def test_a_closed_index_answers_nothing_more(tmp_path: Path, loop: asyncio.AbstractEventLoop) -> None:

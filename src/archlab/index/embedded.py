@@ -65,20 +65,19 @@ class EmbeddedIndex:
     Args:
         folder: is made if it is missing.
         indexing_threshold: see `INDEXING_THRESHOLD`; for collections that are created.
-        patience: seconds to wait for another process that has it open.
 
     Raises:
         UserError: another process has it open, or it is no index.
     """
 
-    def __init__(self, folder: Path, *, indexing_threshold: int = INDEXING_THRESHOLD, patience: float = 0.0) -> None:
+    def __init__(self, folder: Path, *, indexing_threshold: int = INDEXING_THRESHOLD) -> None:
         self.folder, self.indexing_threshold = folder, indexing_threshold
         _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Not per thread: a service opens the index in one and closes it in another.
         self._file_lock = filelock.FileLock(folder / "lock", thread_local=False)
         try:
-            self._file_lock.acquire(timeout=patience)
+            self._file_lock.acquire(timeout=0)
         except filelock.Timeout:
             raise IndexUnavailable(
                 f"index {folder}: is open elsewhere, in another process or in this one; close it there, or move it "
@@ -299,7 +298,7 @@ class EmbeddedCollection:
             yield shard
 
     def _build_graph(self, shard: Path) -> None:
-        done = self._builders.run([sys.executable, str(Path(__file__).with_name("graph.py")), str(shard)])
+        done = self._builders.run([sys.executable, "-P", str(Path(__file__).with_name("graph.py")), str(shard)])
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise IndexUnavailable(
@@ -348,11 +347,11 @@ def _filter(where: Filter | None) -> edge.Filter | None:
 
 @contextmanager
 def _engine(name: str) -> Iterator[None]:
-    """The engine raises bare `Exception` for whatever fails."""
+    """The engine raises bare `Exception` for whatever fails, and, where it panics, not even that."""
     try:
         yield
-    except Exception as error:
-        if isinstance(error, OSError | UserError):
+    except BaseException as error:
+        if isinstance(error, OSError | UserError | KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
         reason = " ".join(str(error).split())
         raise IndexUnavailable(

@@ -26,6 +26,7 @@ from archlab.serve.problems import Problem
 Result = TypeVar("Result")
 _THREADS = 8
 _RETRY_AFTER = 5.0  # seconds
+_AGAIN = 1.0  # second after which an index that could not be opened is tried anew: requests come faster than it fails
 FAILURES = ("request", "optimize")
 """What the index can fail at: what a request asked of it, or building the graph of a collection."""
 
@@ -56,6 +57,7 @@ class Collections:
         self.failures: Counter[str] = Counter()
         self._index: VectorIndex | None = None
         self._opening = Lock()
+        self._refused: tuple[float, IndexUnavailable] | None = None  # until when, and why
         self._closed = False
         self._threads = ThreadPoolExecutor(_THREADS, "index")
         self._builder = ThreadPoolExecutor(1, "graph")  # graphs take minutes, and requests need their threads
@@ -172,7 +174,13 @@ class Collections:
             if self._closed:
                 raise IndexUnavailable("the service is about to end; ask another one")
             if self._index is None:
-                self._index = self._open(loop)
+                if self._refused is not None and time.monotonic() < self._refused[0]:
+                    raise self._refused[1]
+                try:
+                    self._index = self._open(loop)
+                except IndexUnavailable as error:
+                    self._refused = time.monotonic() + _AGAIN, error
+                    raise
             return self._index
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> VectorIndex:

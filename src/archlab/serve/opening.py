@@ -163,7 +163,8 @@ def _export_of(checkpoint: Checkpoint[RunConfig], children: Children) -> Path:
     _LOG.info("run %s: is exported to ONNX first, once; that takes about a minute", run)
     started = time.monotonic()
     # In a process of its own: it takes the memory of the exporter with it, and other models go on answering.
-    done = children.run([sys.executable, "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)])
+    command = [sys.executable, "-P", "-m", "archlab", "export", str(run), "--to", "onnx", "--out", str(cached)]
+    done = children.run(command)
     if done.returncode:
         if children.ended:
             raise NotReady(f"run {run.name}: its export was given up")
