@@ -20,6 +20,7 @@ from archlab.errors import UserError
 from archlab.index.embedded import EmbeddedCollection, EmbeddedIndex
 from archlab.index.filters import MOST_CONDITIONS, from_json
 from archlab.index.protocol import CollectionSpec, Points
+from archlab.serve import collections
 from archlab.serve.auth import create_key
 from archlab.serve.points import SearchRequest
 from archlab.train.run import Run
@@ -370,9 +371,12 @@ def test_changes_need_the_scope_write_and_searches_do_not(
         assert client.delete("/v1/collections/c", headers=writer).status_code == 204
 
 
-def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tuple[str, ...], place: Path) -> None:
+@pytest.mark.parametrize("engines", ["thread", "process"])
+def test_an_index_that_another_process_has_is_503_until_it_is_free(
+    entries: tuple[str, ...], place: Path, engines: str
+) -> None:
     other = EmbeddedIndex(place)
-    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+    with serving(models=entries, backend="torch", index=str(place), engines=engines) as live, live.client() as client:
         response = client.get("/v1/collections")
         assert "is open elsewhere" in problem(response, "not-ready")["detail"]
         assert int(response.headers["retry-after"]) > 0
@@ -381,7 +385,25 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(entries: tupl
         assert 'archlab_index_failures_total{work="request"} 2.0' in metrics  # the first was at the start
         assert "archlab_index_seconds_count 2.0" in metrics
         other.close()
+        wait_for(lambda: client.get("/v1/collections").status_code == 200)  # it is tried once a second
         assert client.get("/v1/collections").json() == {"data": []}
+
+
+def test_an_index_that_cannot_be_opened_is_not_tried_by_every_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def refuse(place: str, **_: Any) -> Any:
+        tries.append(place)
+        raise UserError("it is no index")
+
+    monkeypatch.setattr(collections, "open_index", refuse)
+    monkeypatch.setattr(collections, "_AGAIN", 600.0)
+    with serving(ready=False, models=(f"none={tmp_path}",), index=str(tmp_path)) as live, live.client() as client:
+        for _ in range(20):
+            assert problem(client.get("/v1/collections"), "not-ready")["detail"] == "it is no index."
+    assert tries == [str(tmp_path)]
 
 
 def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(entries: tuple[str, ...], tmp_path: Path) -> None:
