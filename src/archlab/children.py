@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from threading import Lock
+
+
+def start_answering(module: str, *arguments: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Run a module, told a file descriptor and then the arguments, that answers on a socket until it is closed.
+
+    Nothing that it imports comes from the working directory (-P), and Ctrl-C is not for it (a group of its own).
+
+    Returns:
+        the other end of its socket, and the process.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0)
+    return ours, process
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for a process that was told to end; kill it where it takes longer."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Children:

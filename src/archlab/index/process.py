@@ -14,9 +14,7 @@ import asyncio
 import os
 import pickle
 import signal
-import socket
 import struct
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +28,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from archlab.children import start_answering, wait_or_kill
 from archlab.errors import UserError
 from archlab.index.embedded import EmbeddedIndex
 from archlab.index.filters import Filter
@@ -122,23 +121,19 @@ class IsolatedIndex:
 
     async def search(self, key: str, *arguments: Any) -> Any:
         """Ask for a search in a coroutine of the event loop; a process that has ended is not replaced."""
-        async with self._searches:
-            return _answer(await self._link.ask(_question(key, "search", *arguments)))
+        await self._searches.acquire()
+        answer = asyncio.ensure_future(self._link.ask(_question(key, "search", *arguments)))
+        answer.add_done_callback(lambda _: self._searches.release())  # not before: the other process has it to do
+        return _answer(await asyncio.shield(answer))
 
     def _know(self, name: str, opened: tuple[str, CollectionSpec]) -> IsolatedCollection:
         found = self._known[name] = IsolatedCollection(name, *opened, self)
         return found
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # -P: no module comes from the working directory. A group of its own: Ctrl-C is not for it.
-            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(self.folder)]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
-            )
+        socket, self._process = start_answering(__name__, str(self.folder))
         self._known.clear()
-        _, self._link = self._wait_for(self._loop.create_connection(_Link, sock=ours))
+        _, self._link = self._wait_for(self._loop.create_connection(_Link, sock=socket))
         try:
             _answer(self._wait_for(self._link.ask(_question("", "begin"))))
         except BaseException:
@@ -147,11 +142,7 @@ class IsolatedIndex:
 
     def _let_go(self) -> None:
         self._loop.call_soon_threadsafe(self._link.end)  # which is what the process waits for
-        try:
-            self._process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        wait_or_kill(self._process, _GRACE)
 
     def _wait_for(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -57,7 +57,7 @@ class Collections:
         self.failures: Counter[str] = Counter()
         self._index: VectorIndex | None = None
         self._opening = Lock()
-        self._refused: tuple[float, IndexUnavailable] | None = None  # until when, and why
+        self._refused: tuple[float, str] | None = None  # until when, and why
         self._closed = False
         self._threads = ThreadPoolExecutor(_THREADS, "index")
         self._builder = ThreadPoolExecutor(1, "graph")  # graphs take minutes, and requests need their threads
@@ -175,11 +175,11 @@ class Collections:
                 raise IndexUnavailable("the service is about to end; ask another one")
             if self._index is None:
                 if self._refused is not None and time.monotonic() < self._refused[0]:
-                    raise self._refused[1]
+                    raise IndexUnavailable(self._refused[1])
                 try:
                     self._index = self._open(loop)
                 except IndexUnavailable as error:
-                    self._refused = time.monotonic() + _AGAIN, error
+                    self._refused = time.monotonic() + _AGAIN, str(error)
                     raise
             return self._index
 

@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from archlab.children import Children
+from archlab.children import Children, start_answering, wait_or_kill
 from archlab.errors import UserError
 from archlab.serve.engine import About, Engine, Operation
 from archlab.serve.opening import Choice, limit_threads, open_engine, prepare, settle_memory
@@ -98,15 +98,11 @@ class EngineProcess:
         await asyncio.to_thread(self._end)
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]  # -P: nothing of this directory
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        self._socket = ours
+        self._socket, self._process = start_answering(__name__)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._end = weakref.finalize(self, _end, ours, self._process)
+        self._end = weakref.finalize(self, _end, self._socket, self._process)
         self._left.clear()
-        with Connection(os.dup(ours.fileno())) as connection:
+        with Connection(os.dup(self._socket.fileno())) as connection:
             connection.send(("open", self._opened, ()))
             self.about, names = _result(*connection.recv())
         self.operations = frozenset(names)
@@ -142,11 +138,7 @@ def _result(outcome: str, result: Any) -> Any:
 
 def _end(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
     connection.close()  # which is what the process waits for
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    wait_or_kill(process, _GRACE)
 
 
 class _Streams:
