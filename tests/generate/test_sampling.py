@@ -50,6 +50,12 @@ def test_every_combination_of_restrictions_equals_transformers(temperature, top_
     assert found.isfinite().any(-1).all()
 
 
+def test_the_lowest_temperatures_take_the_likeliest():
+    for temperature in (1e-3, 1e-45, 5e-324):
+        found = distribution(logits(0), Sampling(temperature=temperature, top_p=0.9))
+        assert torch.equal(found, distribution(logits(0), None))
+
+
 def test_the_comparison_notices_another_order():
     x, sampling = logits(0), Sampling(temperature=3.0, top_p=0.8)
     swapped = TemperatureLogitsWarper(3.0)(None, TopPLogitsWarper(0.8)(None, x))

@@ -15,14 +15,17 @@ import pytest
 from tests.serve.live import Live, serving
 
 from archlab.config import build
+from archlab.export.manifest import NAME
 from archlab.serve.opening import open_engine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.setup import Setup
-from archlab.train.text.config import SentimentConfig, TranslationConfig
+from archlab.train.text.characters import train_characters
+from archlab.train.text.config import CharactersConfig, SentimentConfig, TranslationConfig
 from archlab.train.text.sentiment import train_sentiment
 from archlab.train.text.translation import train_translation
 
 NOUNS = {"man": "homme", "woman": "femme", "dog": "chien", "cat": "chat", "child": "enfant", "horse": "cheval"}
+VERSE = "To be, or not to be, that is the question:\n" * 40
 SIZE = {"width": 32, "depth": 1, "heads": 2, "feed_forward": 64}
 TRAINING = {"steps": 120, "warmup": 5, "evaluate_every": 120, "learning_rate": 1e-2}
 
@@ -47,7 +50,7 @@ def pictures(tiny_setup: Setup) -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """`text_run("translation" | "sentiment")`: folder of a run that was trained on a tiny world."""
+    """`text_run("translation" | "sentiment" | "characters")`: folder of a run that was trained on a tiny world."""
     data, generator = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     for split, count in {"train": 300, "val": 9, "test_2016_flickr": 9, "test_2017_flickr": 6}.items():
@@ -69,14 +72,24 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
         "training": TRAINING,
     }
     sentiment = {"encoder": SIZE, "vocab_size": 300, "max_tokens": 32, "batch_tokens": 256, "training": TRAINING}
+    characters = {
+        "source": str(data / "verse.txt"),
+        "model": SIZE | {"context": 64},
+        "ngram": 2,
+        "batch_size": 16,
+        "training": TRAINING,
+    }
+    (data / "verse.txt").write_text(VERSE)
 
     @cache
     def trained(task: str) -> Path:
         folder = data / task
         if task == "translation":
             train_translation(build(TranslationConfig, translation, []), folder)
-        else:
+        elif task == "sentiment":
             train_sentiment(build(SentimentConfig, sentiment, []), folder)
+        else:
+            train_characters(build(CharactersConfig, characters, []), folder)
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
@@ -97,10 +110,23 @@ def entries(runs: dict[str, Path]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def live(entries: tuple[str, ...], text_run: Callable[[str], Path]) -> Iterator[Live]:
-    """A service of both arms and both kinds of text model, without keys."""
-    texts = tuple(str(text_run(task)) for task in ("translation", "sentiment"))
-    with serving(models=entries + texts, backend="torch", price_per_hour=2.0) as service:
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that cannot be loaded, which is only found when it is tried, as the setting `models` names it."""
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / NAME).write_text("{}")
+    return f"damaged={folder}"
+
+
+@pytest.fixture(scope="session")
+def all_entries(entries: tuple[str, ...], text_run: Callable[[str], Path], tiny_encoder: Path) -> tuple[str, ...]:
+    """A run of every recipe, as the setting `models` names them."""
+    return (*entries, *(str(text_run(task)) for task in ("translation", "sentiment", "characters")), str(tiny_encoder))
+
+
+@pytest.fixture(scope="session")
+def live(all_entries: tuple[str, ...]) -> Iterator[Live]:
+    """A service of a run of every recipe, without keys."""
+    with serving(models=all_entries, backend="torch", price_per_hour=2.0) as service:
         yield service
 
 

@@ -20,12 +20,11 @@ ASK = {"image": IMAGE, "question": "what is this"}
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def bare(damaged: str) -> Iterator[Live]:
     """A service whose model cannot be loaded: what is refused before the model is asked needs none."""
-    folder = tmp_path_factory.mktemp("none")
     with serving(
         ready=False,
-        models=(f"none={folder}",),
+        models=(damaged,),
         max_body=20_000,
         max_request_memory=30_000,
         body_seconds=0.3,

@@ -18,6 +18,7 @@ import uvicorn
 from tests.serve.live import base64_of, picture, problem, wait_for
 
 from archlab.cli import main
+from archlab.config import CompareConfig, to_yaml
 from archlab.errors import UserError
 from archlab.index.exact import ExactIndex
 from archlab.index.places import Spread
@@ -60,6 +61,9 @@ def test_a_port_that_is_taken_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 def test_what_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", str(tmp_path / "none")]) == 2
     assert "is no folder" in error(capsys)
+    (tmp_path / "empty").mkdir()
+    assert main(["serve", str(tmp_path / "empty")]) == 2
+    assert "empty: config.yaml is missing; give the folder of a finished run" in error(capsys)
     assert main(["serve", "--keys", str(tmp_path / "none.json")]) == 2
     assert "archlab keys create" in error(capsys)
     assert main(["serve", "--price-per-hour", "-1"]) == 2
@@ -73,6 +77,14 @@ def test_models_have_names_that_differ(tmp_path: Path) -> None:
     assert named_folders([str(one), f"other={two}"]) == {"token": one, "other": two}
     with pytest.raises(UserError, match="NAME=FOLDER"):
         named_folders([str(one), str(two)])
+
+
+def test_a_comparison_is_served_by_its_first_run_of_each_arm(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(CompareConfig(seeds=[3, 4])))
+    runs = {arm: tmp_path / "runs" / f"{arm}-3" for arm in ("token", "vljepa")}
+    assert named_folders([f"mine={tmp_path}"]) == {f"mine-{arm}": run for arm, run in runs.items()}
+    with pytest.raises(UserError, match="'mine-token' is the name of another one"):
+        named_folders([f"mine-token={tmp_path.parent}", f"mine={tmp_path}"])
 
 
 def test_keys_are_created_listed_and_revoked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -122,15 +134,15 @@ def test_settings_come_from_the_environment_and_the_command_line_goes_first(monk
 
 
 def test_the_application_of_uvicorn_reads_the_environment(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, damaged: str
 ) -> None:
     monkeypatch.setenv("ARCHLAB_MODELS", str(tmp_path / "none"))
     with pytest.raises(SystemExit) as ended:
         _ = module.app
     assert ended.value.code == 2
     assert "is no folder" in error(capsys)
-    monkeypatch.setenv("ARCHLAB_MODELS", f"mine={tmp_path}")
-    assert module.__getattr__("app").state.service.folders == {"mine": tmp_path}
+    monkeypatch.setenv("ARCHLAB_MODELS", damaged)
+    assert list(module.__getattr__("app").state.service.folders) == ["damaged"]
     del module.__dict__["app"]
     with pytest.raises(AttributeError):
         _ = module.nothing

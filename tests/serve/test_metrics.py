@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import get_args
 
 import httpx
 import psutil
+import pynvml
 import pytest
-import torch
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.live import Live, base64_of, picture, serving
 
 from archlab.machine import memory_limit
 from archlab.serve.batcher import Reason
 from archlab.serve.collections import FAILURES
+from archlab.serve.gpus import Gpus
 from archlab.serve.problems import KINDS
 
 
@@ -116,15 +118,23 @@ def test_memory_and_time_of_an_engine_in_a_process_count_with_those_of_the_servi
         assert after[1] >= seconds - 0.5
 
 
-def test_gpus_are_measured_once_something_computes_on_them(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def used() -> list[float]:
-        return [value for (name, _), value in scrape(client).items() if name == "archlab_gpu_memory_bytes"]
+def test_gpus_are_measured_by_their_driver_whoever_computes_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(handle: str) -> SimpleNamespace:
+        if handle == "gone":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return SimpleNamespace(used=50, total=80)
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30, 80))
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    assert used() == []
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert used() == [50, 80]
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", ["first", "gone", "third"].__getitem__)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", ask)
+    used = {(number, kind): size for number in ("0", "2") for kind, size in (("used", 50), ("total", 80))}
+    assert Gpus().memory() == used
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert Gpus().memory() == {}

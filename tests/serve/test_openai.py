@@ -42,6 +42,18 @@ def test_it_lists_models_and_describes_one(openai: OpenAI) -> None:
     assert openai.models.retrieve(MODEL) == next(model for model in models if model.id == MODEL)
 
 
+def test_it_completes_texts_as_a_whole_and_piece_by_piece(openai: OpenAI) -> None:
+    ask = {"model": "characters", "prompt": "To be, or", "max_tokens": 20, "temperature": 0}
+    whole = openai.completions.create(**ask).choices[0]
+    assert (len(whole.text), whole.finish_reason) == (20, "length")
+    pieces = list(openai.completions.create(stream=True, **ask))
+    assert "".join(one.choices[0].text for one in pieces) == whole.text
+    assert [one.choices[0].finish_reason for one in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    stop = whole.text[9:12]
+    stopped = openai.completions.create(stop=[stop], **ask).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+
+
 def test_arrays_of_token_ids_are_refused_by_name(openai: OpenAI) -> None:
     for tokens in ([1, 2, 3], [[1, 2], [3]]):
         with pytest.raises(UnprocessableEntityError) as refused:

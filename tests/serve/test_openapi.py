@@ -31,7 +31,7 @@ OPERATIONS = [(path, method) for path, methods in DOCUMENT["paths"].items() for 
 # Their bodies have rules that only a loaded model or a collection knows, such as its width, or that bind two fields.
 LATE = [not_a_server_error, positive_data_acceptance, negative_data_rejection]
 PATIENT = 5_000  # milliseconds that are enough for every answer
-KNOWN_LATER = ("/v1/embeddings", "/v1/attention", "/v1/models", "/v1/collections")
+KNOWN_LATER = ("/v1/embeddings", "/v1/completions", "/v1/attention", "/v1/models", "/v1/collections")
 COLLECTION, MODEL = "pictures", "spare"  # which are there: a name that is drawn never is, and all ends with 404
 
 schemathesis.openapi.format("image", st.sampled_from([base64.b64encode(image).decode() for image in IMAGES]))
@@ -40,15 +40,12 @@ for media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"):
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    entries: tuple[str, ...], text_run: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Live, str]]:
+def guarded(all_entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
     """A service of every kind of model with keys and an index on the disk, and a key for all of it."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     key = create_key(file, "tester", ["read", "write", "admin"], 1e6, 10**6)
     places = {"model_roots": (Path("/nonexistent"),), "index": str(tmp_path_factory.mktemp("index") / "index")}
-    texts = tuple(str(text_run(task)) for task in ("translation", "sentiment"))
-    with serving(models=entries + texts, backend="torch", api_keys=file, **places) as live:
+    with serving(models=all_entries, backend="torch", api_keys=file, **places) as live:
         yield live, key
 
 

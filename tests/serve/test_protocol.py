@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,10 +22,9 @@ HEAD = b"GET /version HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def bare(damaged: str) -> Iterator[Live]:
     """A service without a model and with little patience."""
-    models = (f"none={tmp_path_factory.mktemp('none')}",)
-    with serving(ready=False, models=models, max_head=2000, head_seconds=0.3, max_connections=6) as live:
+    with serving(ready=False, models=(damaged,), max_head=2000, head_seconds=0.3, max_connections=6) as live:
         wait_for(lambda: live.service.failure)
         yield live
 
@@ -136,8 +134,8 @@ def test_patience_is_for_heads_alone(bare: Live) -> None:
         assert json.loads(stream.recv())["type"] == "problem"
 
 
-def test_uvicorn_takes_it_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ARCHLAB_MODELS", str(tmp_path))
+def test_uvicorn_takes_it_by_its_name(monkeypatch: pytest.MonkeyPatch, damaged: str) -> None:
+    monkeypatch.setenv("ARCHLAB_MODELS", damaged)
     config = uvicorn.Config("archlab.serve.app:create_app", factory=True, http="archlab.serve.protocol:Bounded")
     config.load()
     assert issubclass(config.http_protocol_class, HttpToolsProtocol)

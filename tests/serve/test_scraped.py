@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,6 +21,8 @@ from tests.deployment.queries import ALERTS, DASHBOARDS, MONITORING, RECORDS, ex
 from tests.deployment.tools import tool
 from tests.serve.live import Live, base64_of, picture, serving, wait_for
 from tests.serve.watching import watching
+
+from archlab.serve.gpus import Gpus
 
 _PATIENCE = 45  # seconds until what has no data counts as empty; all of it is there after about ten
 
@@ -81,10 +82,9 @@ class Prometheus:
 @pytest.fixture(scope="module")
 def service(entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A service with an index, and with a GPU as far as its metrics know."""
-    gpu = SimpleNamespace(is_initialized=lambda: True, device_count=lambda: 1, mem_get_info=lambda device: (30, 80))
     place = str(tmp_path_factory.mktemp("scraped") / "index")
     with pytest.MonkeyPatch.context() as patch, serving(models=entries, backend="torch", index=place) as live:
-        patch.setattr("archlab.serve.metrics.torch", SimpleNamespace(cuda=gpu))
+        patch.setattr(Gpus, "memory", lambda _: {("0", "used"): 50, ("0", "total"): 80})
         with under_load(live):
             yield live
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from archlab.generate.settings import BeamSearch, Rules, Sampling, Settings
 
+_COLDEST = 1e-30  # colder ones are 0 in float32
+
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make tokens that were seen less likely; see `Settings.repetition_penalty`.
@@ -45,7 +47,7 @@ def restrict(logits: Tensor, sampling: Sampling) -> Tensor:
     The likeliest token always stays. Tokens as likely as the last that top-k keeps stay too.
     """
     if sampling.temperature != 1:
-        logits = logits / sampling.temperature
+        logits = logits / max(sampling.temperature, _COLDEST)
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -65,7 +67,7 @@ def distribution(logits: Tensor, sampling: Sampling | None) -> Tensor:
     """Probabilities (..., V) of the next token; all on the likeliest one without sampling."""
     if sampling is None:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    return restrict(logits, sampling).softmax(-1)
+    return restrict(logits - logits.amax(-1, keepdim=True), sampling).softmax(-1)  # 0 stays 0, however cold it is
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

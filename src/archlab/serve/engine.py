@@ -18,6 +18,7 @@ Operation = Literal[
     "speak",
     "speak_vectors",
     "begin",
+    "complete",
     "advance",
     "attention",
     "flops",
@@ -62,14 +63,16 @@ class About:
     """What an opened model is.
 
     Attributes:
-        arm: "token" or "vljepa" for runs about images, else the task: "translation" or "sentiment".
+        arm: "token" or "vljepa" for runs about images and words, else "encoder", "translation", "sentiment" or
+            "characters".
         card: what its training wrote about it, Markdown.
         digest: hash of its weights.
         backend: what computes.
         image_size: side of the images that it reads; 0: it reads none.
         width: E; 0: it embeds nothing.
         scale: learned inverse temperature of cosines, of a model that chooses by them; None: it chooses otherwise.
-        labels: classes of "sentiment", in the order of its probabilities.
+        labels: classes of "sentiment", in the order of its probabilities; "characters" that a text may hold.
+        context: characters that "characters" reads at most; 0: any number.
     """
 
     arm: str
@@ -80,6 +83,7 @@ class About:
     width: int = 0
     scale: float | None = None
     labels: tuple[str, ...] = ()
+    context: int = 0
 
 
 class Engine(Protocol):
@@ -96,6 +100,7 @@ class Engine(Protocol):
             speak(images, queries) -> `Spoken`
             speak_vectors(vectors) -> `Spoken`, of vectors that `embed_images` gave (VL-JEPA)
             begin(images, queries) -> an iterator over pieces of text
+            complete(prompts, settings, stops) -> an iterator over pieces of the continuation; see `TextGenerator`
             advance(iterators) -> the next piece, or None at the end
             attention(images, queries) -> `Attention`
             flops(images, queries, candidates) -> operations of `choose`, or without candidates (None) of `speak`, with

@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,6 +35,7 @@ from archlab.serve.engine import About, Engine, Operation
 from archlab.serve.opening import Choice, limit_threads, open_engine, prepare, settle_memory
 
 _GRACE = 10.0  # seconds to end in
+_BEGIN: tuple[Operation, ...] = ("begin", "complete")  # which give iterators, for `advance`
 _SIZE = struct.Struct("!i")
 
 
@@ -79,7 +81,7 @@ class EngineProcess:
         if operation == "advance":
             columns = [[stream.number for stream in columns[0]]]
         found: list[Any] = await self._call(operation, columns)
-        if operation == "begin":
+        if operation in _BEGIN:
             found = [Stream(number) for number in found]
             for stream in found:
                 weakref.finalize(stream, self._left.append, stream.number).atexit = False
@@ -147,9 +149,9 @@ class _Streams:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._numbers, self._running = engine, count(), dict[int, Iterator[str]]()
 
-    def begin(self, *columns: Any) -> list[int]:
+    def begin(self, operation: Operation, *columns: Any) -> list[int]:
         numbers = []
-        for iterator in self._engine.operations["begin"](*columns):
+        for iterator in self._engine.operations[operation](*columns):
             numbers.append(next(self._numbers))
             self._running[numbers[-1]] = iterator
         return numbers
@@ -179,8 +181,9 @@ def _serve(connection: Connection) -> None:
     streams = _Streams(engine)
     calls: dict[str, Callable[..., Any]] = {"probe": engine.probe}
     calls |= {str(name): call for name, call in engine.operations.items()}
-    if "begin" in calls:
-        calls |= {"begin": streams.begin, "advance": streams.advance}
+    calls |= {name: partial(streams.begin, name) for name in _BEGIN if name in calls}
+    if "advance" in calls:
+        calls["advance"] = streams.advance
     while True:
         name, arguments, left = connection.recv()
         streams.forget(left)

@@ -5,7 +5,6 @@ from contextlib import suppress
 from typing import Any, get_args
 
 import psutil
-import torch
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,6 +23,7 @@ import archlab
 from archlab.machine import memory_limit
 from archlab.serve.batcher import Reason, Silent
 from archlab.serve.collections import FAILURES, Collections
+from archlab.serve.gpus import Gpus
 from archlab.serve.limits import Room
 from archlab.serve.models import Models
 from archlab.serve.problems import KINDS
@@ -112,7 +112,7 @@ class StateCollector(Collector):
     ) -> None:
         self._models, self._room, self._streams = models, room, streams
         self._is_ready, self._processes = is_ready, processes
-        self._memory = memory_limit()
+        self._memory, self._gpus = memory_limit(), Gpus()
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
@@ -142,12 +142,7 @@ class StateCollector(Collector):
         yield _counter("query_cache_hits", "Texts found in the cache of embeddings.", hits, "model")
         misses = {(model.name,): model.cache.misses for model in models}
         yield _counter("query_cache_misses", "Texts not found in it.", misses, "model")
-        filled: dict[tuple[str, str], float] = {}
-        # Asking a GPU that nothing computes on yet would set it up, here on the event loop.
-        for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
-            free, total = torch.cuda.mem_get_info(device)
-            filled |= {(str(device), "used"): total - free, (str(device), "total"): total}
-        yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", filled, "device", "kind")
+        yield _gauge("gpu_memory_bytes", "Memory of the GPUs.", self._gpus.memory(), "device", "kind")
 
 
 class IndexCollector(Collector):

@@ -6,7 +6,7 @@ Shape legend: B items, E embedding, C candidates.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 
 from archlab.config import Section
 from archlab.errors import UserError
+from archlab.generate.settings import Settings
 from archlab.rules import Count, Natural, Positive
 from archlab.serve.batcher import Batcher, BatcherStats, BatchLimits, Observer
 from archlab.serve.computing import Computer
@@ -191,12 +192,29 @@ class Model:
         """What embeddings (E,) of images say (VL-JEPA): embed every frame, and decode when the meaning has changed."""
         return await self._ask("speak_vectors", [(vector,) for vector in vectors], None, deadline, caller)
 
-    async def stream(
+    def stream(
         self, image: np.ndarray, query: str, *, deadline: float | None = None, caller: str = ""
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Pieces of the text that `speak` gives, as they are decoded; closing the iterator stops the decoding."""
+        return self._pieces("begin", (image, query), query, deadline, caller)
+
+    def complete(
+        self,
+        prompt: str,
+        settings: Settings,
+        stop: Sequence[str] = (),
+        *,
+        deadline: float | None = None,
+        caller: str = "",
+    ) -> AsyncGenerator[str, None]:
+        """Pieces of a continuation, as they are decoded, up to where one of the strings `stop` would begin."""
+        return self._pieces("complete", (prompt, settings, stop), prompt, deadline, caller)
+
+    async def _pieces(
+        self, operation: Operation, row: tuple[Any, ...], text: str, deadline: float | None, caller: str
+    ) -> AsyncGenerator[str, None]:
         with self.use():
-            (pieces,) = await self._ask("begin", [(image, query)], [query], deadline, caller)
+            (pieces,) = await self._ask(operation, [row], [text], deadline, caller)
             while True:
                 (piece,) = await self._ask("advance", [(pieces,)], None, deadline, caller)
                 if piece is None:

@@ -21,26 +21,30 @@ from archlab.errors import UserError
 from archlab.export.card import served_as_int8
 from archlab.export.manifest import NAME, Manifest
 from archlab.machine import computing_threads
+from archlab.serve.characters_engine import CharactersEngine
+from archlab.serve.encoder_engine import EncoderEngine
 from archlab.serve.engine import About, Backend, Engine
 from archlab.serve.errors import NotReady
 from archlab.serve.text_engine import SentimentEngine, TranslationEngine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.checkpoint import Checkpoint, load_checkpoint
-from archlab.train.recipes import recipe_of
+from archlab.train.recipes import RECIPES, recipe_of
 from archlab.vl.answering import Answerer
 
 Choice = Literal["auto", "torch", "onnx", "onnx-int8"]
 
 _LOG = logging.getLogger(__name__)
 
-_TASKS: dict[str | None, Callable[[Path, str], Engine]] = {  # recipes of runs about text
+_IN_TORCH: dict[str, Callable[[Path, str], Engine]] = {  # recipes whose runs are not exported
     "translation": TranslationEngine,
     "sentiment": SentimentEngine,
+    "characters": CharactersEngine,
+    "pretrain": EncoderEngine,
 }
 
 
 def open_engine(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Engine:
-    """Open a finished run of an arm, of translation or of sentiment, or a folder that `archlab export` wrote.
+    """Open a finished run of any recipe, or a folder that `archlab export` wrote.
 
     Args:
         backend: "auto" computes in torch where there is a GPU, and in ONNX Runtime on a CPU: in int8 where the export
@@ -56,16 +60,29 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
         if backend == "torch":
             raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
         return _exported(folder, _precision(folder, backend), None)
-    task = _TASKS.get(recipe_of(folder))
-    if task is not None:
+    if (recipe := recipe_of(folder)) in _IN_TORCH:
         if backend in ("onnx", "onnx-int8"):
-            raise UserError(f"run {folder}: models of text are served in torch; take the backend auto or torch")
-        return task(folder, _device())
-    checkpoint = load_checkpoint(folder, RunConfig)
+            raise UserError(f"run {folder}: runs of {recipe} are served in torch; take the backend auto or torch")
+        return _IN_TORCH[recipe](folder, _device())
+    checkpoint = _run_of_an_arm(folder)
     export = _export_for(checkpoint, backend, children)
     if export is None:
         return _in_torch(checkpoint, _device())
     return _exported(export, _precision(export, backend), checkpoint)
+
+
+def check_served(folder: Path) -> None:
+    """Refuse a folder that holds nothing to serve, as far as that can be told without loading weights.
+
+    Raises:
+        UserError: see `open_engine`.
+    """
+    if not (folder / NAME).is_file():
+        recipe = recipe_of(folder)
+        if recipe in _IN_TORCH:
+            load_checkpoint(folder, RECIPES[recipe].config)
+        else:
+            _run_of_an_arm(folder)
 
 
 def prepare(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Choice:
@@ -73,9 +90,21 @@ def prepare(folder: Path, backend: Choice = "auto", children: Children | None = 
 
     Args, Raises: see `open_engine`.
     """
-    if (folder / NAME).is_file() or recipe_of(folder) in _TASKS:
+    if (folder / NAME).is_file() or recipe_of(folder) in _IN_TORCH:
         return backend
-    return backend if _export_for(load_checkpoint(folder, RunConfig), backend, children) else "torch"
+    return backend if _export_for(_run_of_an_arm(folder), backend, children) else "torch"
+
+
+def _run_of_an_arm(folder: Path) -> Checkpoint[RunConfig]:
+    if recipe_of(folder) == "comparison":
+        raise UserError(f"run {folder}: is a comparison, not one model; give one of its runs, {folder / 'runs'}/NAME")
+    checkpoint = load_checkpoint(folder, RunConfig)
+    if checkpoint.config.arm == "supervised":
+        raise UserError(
+            f"run {folder}: is the supervised head of a comparison, a control that knows nothing but the answers it "
+            f"was trained on; give a run of the token or the vljepa arm"
+        )
+    return checkpoint
 
 
 def _export_for(checkpoint: Checkpoint[RunConfig], backend: Choice, children: Children | None) -> Path | None:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from archlab.compare.scores import ARMS
+from archlab.config import CompareConfig, load
 from archlab.errors import UserError
 from archlab.index.places import Spread
 from archlab.serve import problems
@@ -21,10 +23,12 @@ from archlab.serve.logs import AuditLog
 from archlab.serve.metrics import IndexCollector, Metrics, StateCollector
 from archlab.serve.model import Model, ModelLimits
 from archlab.serve.models import Models
+from archlab.serve.opening import check_served
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.settings import WEIGHTS, Settings
 from archlab.serve.streams.registry import Streams
 from archlab.serve.uploads import ImageReader
+from archlab.train.recipes import recipe_of
 
 Result = TypeVar("Result")
 _RETRY_LOADING = 5.0  # seconds
@@ -42,12 +46,14 @@ class Service:
         draining: whether the service is about to end.
 
     Raises:
-        UserError: the file of keys or a folder is not what the settings say.
+        UserError: the file of keys or a folder is not what the settings say, or holds nothing that can be served.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folders = named_folders(settings.models) if settings.models else shipped()
+        for folder in self.folders.values():
+            check_served(folder)
         self.keys = KeyFile(settings.api_keys) if settings.api_keys else None
         self.metrics = Metrics()
         share = settings.caller_share if self.keys else 1.0
@@ -228,6 +234,8 @@ def shipped() -> dict[str, Path]:
 def named_folders(models: Sequence[str]) -> dict[str, Path]:
     """Name -> folder of entries `FOLDER` or `NAME=FOLDER`; a folder alone gives its own name.
 
+    A comparison stands for its runs of the first seed: NAME-token and NAME-vljepa.
+
     Raises:
         UserError: two have the same name, or a folder does not exist.
     """
@@ -238,7 +246,11 @@ def named_folders(models: Sequence[str]) -> dict[str, Path]:
         name = name if given else path.resolve().name
         if not path.is_dir():
             raise UserError(f"model {entry!r}: {path} is no folder; give the folder of a finished run")
-        if name in folders:
-            raise UserError(f"model {entry!r}: {name!r} is the name of another one; give NAME=FOLDER")
-        folders[name] = path
+        found = {name: path}
+        if recipe_of(path) == "comparison":
+            seed = load(path / "config.yaml", CompareConfig).seeds[0]
+            found = {f"{name}-{arm}": path / "runs" / f"{arm}-{seed}" for arm in ARMS}
+        if taken := folders.keys() & found.keys():
+            raise UserError(f"model {entry!r}: {min(taken)!r} is the name of another one; give NAME=FOLDER")
+        folders |= found
     return folders

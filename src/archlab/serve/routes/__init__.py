@@ -7,6 +7,7 @@ from archlab.serve.routes import (
     classify,
     collections,
     compare,
+    completions,
     embeddings,
     health,
     models,
@@ -24,6 +25,7 @@ ROUTERS = (
     stream.router,
     collections.router,
     text.router,
+    completions.router,
     models.router,
     health.router,
 )

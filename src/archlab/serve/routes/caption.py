@@ -1,22 +1,18 @@
 """`POST /v1/caption`: describe an image, at once or piece by piece."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
-from typing import Annotated, Any, cast
+from contextlib import AsyncExitStack
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Depends
-from fastapi.sse import format_sse_event
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from archlab.serve.calls import Call, accepts, reply
-from archlab.serve.errors import ServeError
 from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
-from archlab.serve.problems import from_serve_error
 from archlab.serve.routing import DirectRoute
 from archlab.serve.schemas import DESCRIBE, Answer, Body, ImageData, ModelName, Text
+from archlab.serve.sse import also_streams, event, streamed
 
 router = APIRouter(prefix="/v1", tags=["images"], route_class=DirectRoute)
 
@@ -43,9 +39,7 @@ _EXAMPLES = {
     "at once": {"image": red_circle()},
     "piece by piece": {"image": red_circle(), "stream": True},
 }
-_OPTIONS = operation(CaptionResponse, body=CaptionRequest, examples=_EXAMPLES, forms=True)
-_EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
-_OPTIONS["responses"][200] = {"content": {"text/event-stream": {"schema": _EVENT}}}
+_OPTIONS = also_streams(operation(CaptionResponse, body=CaptionRequest, examples=_EXAMPLES, forms=True))
 
 
 @router.post("/caption", **_OPTIONS)
@@ -69,29 +63,9 @@ async def caption(call: Annotated[Call[CaptionRequest], Depends(accepts(CaptionR
                     "model": model.name,
                 }
             )
-    async with AsyncExitStack() as stack:
-        model = stack.enter_context(call.using("begin"))
+    async with AsyncExitStack() as held:
+        model = held.enter_context(call.using("begin"))
         pixels = await call.image(body.image, model)
-        stream = cast(AsyncGenerator[str, None], model.stream(pixels, body.question, **call.patience))
-        pieces = await stack.enter_async_context(aclosing(stream))
-        first = await anext(pieces, None)  # until here an error is still a status
-        held = stack.pop_all()
-    return StreamingResponse(_events(call, held, first, pieces), media_type="text/event-stream")
-
-
-async def _events(
-    call: Call[CaptionRequest], held: AsyncExitStack, first: str | None, pieces: AsyncIterator[str]
-) -> AsyncIterator[bytes]:
-    async with held:
-        try:
-            if first is not None:
-                yield _event({"text": first})
-                async for piece in pieces:
-                    yield _event({"text": piece})
-            yield _event({"model": call.context.model}, "done")
-        except ServeError as error:
-            yield _event(from_serve_error(error).document(call.context.request_id), "error")
-
-
-def _event(data: dict[str, Any], name: str | None = None) -> bytes:
-    return format_sse_event(data_str=orjson.dumps(data).decode(), event=name)
+        pieces = model.stream(pixels, body.question, **call.patience)
+        done = event({"model": model.name}, "done")
+        return await streamed(call, held, pieces, lambda piece: {"text": piece}, lambda _: done)

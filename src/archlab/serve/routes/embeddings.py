@@ -121,7 +121,9 @@ async def embeddings(
     """
     body = call.body
     call.count(len(body.input))
-    with call.using("embed_texts") as model:
+    with call.using(
+        "embed_images" if all(isinstance(item, ImageItem) for item in body.input) else "embed_texts"
+    ) as model:
         if body.dimensions not in (None, model.width):
             raise invalid("dimensions", f"must be {model.width}, the width of model {model.name!r}")
         images = {place: item for place, item in enumerate(body.input) if isinstance(item, ImageItem)}

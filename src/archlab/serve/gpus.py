@@ -1,0 +1,24 @@
+"""Memory of the machine's GPUs as their driver tells it, whichever process computes on them."""
+
+from contextlib import suppress
+
+import pynvml
+
+
+class Gpus:
+    """Those that the driver knows; none where there is no driver. No process needs CUDA to ask it."""
+
+    def __init__(self) -> None:
+        self._handles = []
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+
+    def memory(self) -> dict[tuple[str, str], float]:
+        """(number, "used" or "total") -> bytes; without one that does not answer."""
+        found: dict[tuple[str, str], float] = {}
+        for number, handle in enumerate(self._handles):
+            with suppress(pynvml.NVMLError):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                found |= {(str(number), "used"): memory.used, (str(number), "total"): memory.total}
+        return found
