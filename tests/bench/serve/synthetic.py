@@ -25,6 +25,12 @@ def step(users: int = 64, rate: float = 1200.0, p95: float = 80.0, errors: int =
     }
 
 
+def over_time(kinds: dict[str, Any]) -> dict[str, Any]:
+    """What a scenario has that a step has not."""
+    tenths = [None, *(10.0 * (tenth + 1) for tenth in range(9))]
+    return {"seconds": 40.0, "p95_of_tenths_ms": tenths, "kinds": kinds, "memory_mib": [900.0, 1004.6]}
+
+
 def swept(one: dict[str, Any]) -> dict[str, Any]:
     """A step that was measured twice."""
     return {"users": one["users"], **typical([one, one])}
@@ -71,6 +77,10 @@ def results(*, capacity: float = 1200.0, litserve: float = 400.0, torch: float =
             "search": {"vljepa": best},
             "classify": pictures,
             "caption": {"vljepa": step(16, 60.0), "token": step(16, 50.0)},
+        },
+        "over_time": {
+            "spike": {**step(256, 500.0), **over_time({"search": step(rate=500.0)})},
+            "mixed": {**step(64, 300.0), **over_time({"search": step(rate=200.0), "classify": step(rate=100.0)})},
         },
         "service": {"requests_logged": 9, "requests_counted": 9, "texts_cached": 0, "texts_embedded": 9},
         "peers": {TORCH: [{"settings": {"style": "def", "threads": "1"}, **step(rate=torch)}]},

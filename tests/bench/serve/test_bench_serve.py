@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.bench.serve.recorder import needs_wrk
 
 from archlab.bench.serve import ours
 from archlab.bench.serve.collection import build_collection
-from archlab.bench.serve.command import Plan, _start_peer, bench_serve
+from archlab.bench.serve.command import OVER_TIME, Plan, _start_peer, bench_serve
 from archlab.bench.serve.contest import OURS
 from archlab.bench.serve.images import image_floor
 from archlab.bench.serve.peers.variants import HTTP, LITSERVE, SESSION, TORCH, Variant
@@ -32,7 +31,17 @@ WAYS = [
     Variant(HTTP, "handler", "torch", {"style": "constant"}),
 ]
 TINY = Plan(
-    points=50, users=2, image_users=1, most_users=8, rounds=1, turn=1.0, seconds=1.0, warmup=0.5, goal_ms=60_000
+    points=50,
+    users=2,
+    image_users=1,
+    most_users=8,
+    rounds=1,
+    turn=1.0,
+    seconds=1.0,
+    warmup=0.5,
+    goal_ms=60_000,
+    scenarios=2.0,
+    soak=3.0,
 )
 
 
@@ -57,6 +66,9 @@ def test_the_whole_benchmark_runs_and_its_results_can_be_priced(
     # Several steps, each by users who begin at another text.
     assert results["cache"]["side_by_side"]["share"] < 0.1
     assert results["scenarios"]["classify"]["token"]["share_of_floor"] > 0
+    assert {name: one["errors"] for name, one in results["over_time"].items()} == dict.fromkeys(OVER_TIME, 0)
+    assert results["over_time"]["mixed"]["kinds"].keys() >= {"search", "classify"}
+    assert all(mib > 100 for one in results["over_time"].values() for mib in one["memory_mib"])
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
     assert (tmp_path / "out" / "results.md").read_text() == markdown(results)
     assert (tmp_path / "out" / "capacity.png").is_file()
@@ -122,24 +134,11 @@ def test_a_mistake_is_one_line_that_names_it(
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("missing", "generator"), [("litserve", "auto"), ("locust", "locust")])
+@pytest.mark.parametrize("missing", ["litserve", "locust"])
 def test_a_package_that_is_missing_is_named_before_anything_starts(
-    missing: str, generator: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without(missing, monkeypatch)
-    assert main(["bench", "serve", "--generator", generator, "--run", "nowhere"]) == 2
-    assert f"{missing!r} is missing; install it with: pip install {missing}" in capsys.readouterr().err
-
-
-@needs_wrk
-def test_where_wrk_asks_locust_may_be_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    without("locust", monkeypatch)
-    assert main(["bench", "serve", "--generator", "wrk", "--run", "nowhere"]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
-
-
-def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("archlab.bench.serve.command.find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setattr("archlab.bench.serve.command.find_spec", lambda name: None if name == missing else find(name))
+    assert main(["bench", "serve", "--run", "nowhere"]) == 2
+    assert f"{missing!r} is missing; install it with: pip install {missing}" in capsys.readouterr().err

@@ -85,6 +85,10 @@ def test_the_tables_hold_what_was_measured(capsys: pytest.CaptureFixture[str]) -
     assert "| 2.40 [2.39, 2.40] times |" in text
     assert "| classify | VL-JEPA | 180 |" in text
     assert "| 2.00 ms | 3.00 ms | 90% |" in text
+    spike = "| spike | 256 | 40 | search | 500 | 40.0 ms | 80.0 ms | 120.0 ms | 0 | 5% | – 10 20 30 40 50 60 70 80 90 |"
+    assert f"{spike} 900 → 1,005 |" in text
+    assert "| mixed | 64 | 40 | all | 300 |" in text
+    assert "| mixed |  |  | classify | 100 | 40.0 ms | 80.0 ms | 120.0 ms |  |  |  |  |" in text
     assert "2 cores, load generator included" in text
     assert "The load generator is wrk in one thread, whose percentiles count a late answer" in text
     assert "The load generator is Locust." in markdown(results() | {"generator": "locust"})

@@ -2,8 +2,8 @@
 
 The service runs as it is deployed: in a process of its own, with API keys, a log record for every request and metrics.
 The load generator, wrk or Locust, asks from another process on the same machine, and the machine's idle share stands
-beside every figure. All servers answer the same searches on copies of the same index; in every round each is measured
-once, while the others are held still.
+beside every figure; scenarios over time are Locust's. All servers answer the same searches on copies of the same index;
+in every round each is measured once, while the others are held still.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from archlab.bench.serve import ours
+from archlab.bench.serve import ours, with_locust
 from archlab.bench.serve.capacity import find_capacity
 from archlab.bench.serve.collection import build_collection
 from archlab.bench.serve.contest import OURS, check_same_hits, running, side_by_side, try_variants
@@ -41,6 +41,9 @@ from archlab.train.folder import write_text
 
 SCENARIOS: tuple[Kind, ...] = ("search", "classify", "caption")
 """What is asked; only VL-JEPA searches."""
+
+OVER_TIME = ("steady", "mixed", "spike", "soak")
+"""Scenarios: see `archlab.bench.serve.scenarios`."""
 
 _FLOOR_ROUNDS = 30
 
@@ -69,6 +72,10 @@ class Plan(Section):
     """Before that, in every step and turn."""
     goal_ms: Positive = 100.0
     """Under which the 95th percentile of a search must stay."""
+    scenarios: Positive = 40.0
+    """Seconds of each scenario but the soak."""
+    soak: Positive = 180.0
+    """Seconds of the soak."""
 
 
 def bench_serve(
@@ -93,10 +100,10 @@ def bench_serve(
 
     Raises:
         UserError: no run embeds texts and images in one space, or wrk is wanted and not installed.
-        ModuleNotFoundError: LitServe is not installed, or Locust where it is the generator.
+        ModuleNotFoundError: LitServe or Locust is not installed.
     """
     asking = choose_generator(generator)
-    for package in ("litserve", *(("locust",) if asking == "locust" else ())):
+    for package in ("litserve", "locust"):
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     limit_threads()  # as the service does: what an image costs at least is measured here
@@ -115,6 +122,7 @@ def bench_serve(
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(ours.start(models, backend, index, work))
         results |= measure_service(service, models, plan, load)
+        results["over_time"] = measure_over_time(service, plan)
         service.pause()
         for arm, model in models.items():
             results["scenarios"]["classify"][arm] |= _beside_floor(model, results["scenarios"]["classify"][arm])
@@ -172,6 +180,20 @@ def measure_service(service: Server, models: Mapping[str, Model], plan: Plan, lo
         "scenarios": scenarios,
         "service": state,
     }
+
+
+def measure_over_time(service: Server, plan: Plan) -> dict[str, Any]:
+    """What Locust measured in every scenario, and "memory_mib" of the service before and after it."""
+    long = {"soak": plan.soak}
+    many = {"spike": plan.most_users, "soak": plan.image_users}
+    found: dict[str, Any] = {}
+    with track("over time", len(OVER_TIME)) as progress:
+        for name in OVER_TIME:
+            users, before = many.get(name, plan.users), ours.memory(service)
+            one = with_locust.play(name, service.url, service.key, users, long.get(name, plan.scenarios))
+            found[name] = {**one, "users": users, "memory_mib": [before, ours.memory(service)]}
+            progress.advance()
+    return found
 
 
 def _measure(server: Server, load: Load) -> dict[str, Any]:

@@ -91,11 +91,7 @@ def start(models: Mapping[str, Model], backend: Choice, index: Path, work: Path)
 
 def read_state(server: Server) -> dict[str, int]:
     """What the service's own metrics and log say of the load: whether all was on, and what came from the cache."""
-    page = httpx.get(f"{server.url}/metrics", timeout=30).text
-    totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    totals = _totals(server)
     logged = server.log.read_bytes().count(b'"event":"request"')
     counted = {
         "requests_counted": "archlab_requests_total",
@@ -103,6 +99,21 @@ def read_state(server: Server) -> dict[str, int]:
         "texts_embedded": "archlab_query_cache_misses_total",
     }
     return {"requests_logged": logged} | {name: int(totals.get(metric, 0)) for name, metric in counted.items()}
+
+
+def memory(server: Server) -> float:
+    """MiB of resident memory of the service, its other processes included."""
+    return _totals(server)["archlab_memory_bytes"] / 2**20
+
+
+def _totals(server: Server) -> dict[str, float]:
+    """Metric -> the sum over its labels."""
+    page = httpx.get(f"{server.url}/metrics", timeout=30).text
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    return totals
 
 
 def cached_share(before: Mapping[str, int], after: Mapping[str, int]) -> float:

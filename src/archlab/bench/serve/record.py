@@ -80,7 +80,7 @@ class Record:
             "seconds": end - start,
             "idle_share": idle_share(cpu, last_cpu),
             "generator_cores": (last_own - own) / (end - start),
-            "p95_of_thirds_ms": [
+            "p95_of_tenths_ms": [
                 latency(every[(when >= low) & (when <= high)], 1.0).get("p95_ms")
                 for low, high in zip(*_edges(start, end), strict=True)
             ],
@@ -114,6 +114,6 @@ def idle_share(begun: tuple[float, float], ended: tuple[float, float]) -> float:
 
 
 def _edges(start: float, end: float) -> tuple[list[float], list[float]]:
-    """Where the thirds of the window begin and end."""
-    edges = np.linspace(start, end, 4).tolist()
+    """Where the tenths of the window begin and end."""
+    edges = np.linspace(start, end, 11).tolist()
     return edges[:-1], edges[1:]
