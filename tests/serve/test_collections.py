@@ -326,6 +326,13 @@ def test_a_collection_whose_model_is_not_loaded_names_it(entries: tuple[str, ...
             422,
             "names with an underscore in front",
         ),
+        (
+            "PUT",
+            "/pictures/points",
+            {"points": [{"id": "a", "text": "x", "metadata": {"a": "x" * 40_000}}]},
+            422,
+            "points[0].metadata: 40009 bytes of metadata as JSON: must be at most 40000",
+        ),
         ("POST", "/pictures/search", {}, 422, "must have one of text, image and vector"),
         ("POST", "/pictures/search", {"text": "x", "vector": [1]}, 422, "must have one of text, image and vector"),
         ("POST", "/pictures/search", {"text": None}, 422, "text"),

@@ -3,10 +3,12 @@
 Every backend gives metadata back as they were put in, and compares them alike: texts by their characters, numbers by
 their value (1 equals 1.0), truth values apart from both. Of a list, any item will do. To be equal everywhere, numbers
 lie within +-2^53 and fractions are kept to 15 significant digits and 22 decimals: these survive any JSON on the way.
+Those of one point are few, as a search gives back the metadata of all that it finds.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -19,15 +21,21 @@ Metadata: TypeAlias = dict[str, Value]
 
 LARGEST_NUMBER = 2**53
 LONGEST_NAME = 128
+MOST_BYTES = 40_000
+"""Of the metadata of one point, as JSON."""
 
 
 def checked_metadata(raw: Mapping[str, object]) -> Metadata:
     """The metadata of one point, checked.
 
     Raises:
-        UserError: a name or a value is none that every backend can hold.
+        UserError: a name or a value is none that every backend can hold, or all of them are too many bytes.
     """
-    return {field_name(name): _value(name, value) for name, value in raw.items()}
+    metadata = {field_name(name): _value(name, value) for name, value in raw.items()}
+    size = len(json.dumps(metadata, ensure_ascii=False).encode())
+    if size > MOST_BYTES:
+        raise UserError(f"{size} bytes of metadata as JSON: must be at most {MOST_BYTES}; keep the rest elsewhere")
+    return metadata
 
 
 def field_name(name: object) -> str:

@@ -6,7 +6,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from archlab.index.filters import MOST_CONDITIONS
-from archlab.index.metadata import LARGEST_NUMBER, LONGEST_NAME
+from archlab.index.metadata import LARGEST_NUMBER, LONGEST_NAME, MOST_BYTES
 from archlab.index.protocol import LONGEST_ID, LONGEST_VECTOR, NAME, WIDEST
 from archlab.serve.bodies import File
 from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Body, ImageData, ModelName, Text, different
@@ -85,7 +85,7 @@ Metadata = Annotated[
     Field(
         default_factory=dict,
         description="Texts, numbers within ±2^53, true and false, or lists of these, to search by; names must not "
-        "begin with an underscore.",
+        f"begin with an underscore. At most {MOST_BYTES:,} bytes as JSON.",
         examples=[{"colour": "red", "year": 1999, "tags": ["warm", "round"]}],
     ),
 ]
