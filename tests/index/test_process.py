@@ -9,12 +9,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from tests.index.test_embedded import WIDTH, batch, holds
 
 from archlab.errors import UserError
 from archlab.index.embedded import EmbeddedIndex
@@ -95,6 +98,50 @@ def test_a_process_that_was_killed_is_replaced_and_nothing_is_lost(
     assert [hit.id for hit in run(again.find(EAST, 1), loop)] == ["a"]
     with pytest.raises(IndexUnavailable):  # of the process before, which may have named another one alike
         collection.count()
+
+
+def upserted(collection: IsolatedCollection, first: int) -> int:
+    """Upsert one batch after the other until the process has ended; the first that was not acknowledged."""
+    number = first
+    with pytest.raises(IndexUnavailable, match="has ended; ask again"):  # noqa: PT012
+        while True:
+            collection.upsert(batch(50 * number, 50))
+            number += 1
+    return number
+
+
+def test_kill_9_amid_upserts_loses_nothing_that_was_acknowledged(index: IsolatedIndex) -> None:
+    """Of several threads, at moments that none of them knows; the collection goes on in the next process."""
+    index.create("c", CollectionSpec(width=WIDTH))
+    begun = [1000 * writer for writer in range(3)]
+    acknowledged = list(begun)
+    with ThreadPoolExecutor() as threads:
+        for moment in np.random.default_rng(0).uniform(0, 0.5, 5):
+            collection = index.open("c")
+            writing = [threads.submit(upserted, collection, number) for number in acknowledged]
+            Event().wait(moment)
+            os.kill(index.pid, signal.SIGKILL)
+            acknowledged = [one.result() for one in writing]
+            collection = index.open("c")
+            parts = [batch(50 * first, 50 * (last - first)) for first, last in zip(begun, acknowledged, strict=True)]
+            assert all(holds(collection, part) for part in parts)
+            more = collection.count() - sum(map(len, parts))
+            assert 0 <= more <= 50 * len(parts)  # the batches that were not acknowledged are there or not
+
+
+def test_a_scan_amid_which_the_process_ended_tells_nothing_of_another_one(
+    index: IsolatedIndex, collection: IsolatedCollection
+) -> None:
+    scan = collection.scan(1)
+    assert next(scan).ids == ["a"]
+    os.kill(index.pid, signal.SIGKILL)
+    while index.opened("c") is not None:
+        Event().wait(0.005)
+    other = index.open("c").scan(1)
+    assert next(other).ids == ["a"]
+    with pytest.raises(IndexUnavailable, match="has ended; ask again"):
+        next(scan)
+    assert next(other).ids == ["b"]
 
 
 def test_what_is_sent_to_all_processes_of_a_service_does_not_end_it(

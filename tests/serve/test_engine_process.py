@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tests.serve.holding import run
+from tests.serve.holding import run, settle
 from tests.serve.live import serving
 
 from archlab.errors import UserError
 from archlab.machine import computing_threads
+from archlab.serve import engine_process
 from archlab.serve.computing import Computer, EngineThread
 from archlab.serve.engine import Operation
 from archlab.serve.engine_process import EngineProcess, Stream, open_isolated
@@ -110,6 +114,24 @@ def test_streams_that_nobody_asks_for_any_more_are_let_go(
     asked("token", main)
 
 
+def test_a_stream_of_a_process_that_died_is_none_of_the_next_one(
+    asked: Callable[..., None], pictures: list[np.ndarray]
+) -> None:
+    async def main(process: EngineProcess) -> None:
+        (old,) = await process.ask("begin", [pictures[:1], QUERIES[:1]])
+        process._process.kill()
+        process._process.wait()
+        await process.probe()
+        (new,) = await process.ask("begin", [pictures[1:2], QUERIES[1:2]])
+        with pytest.raises(RuntimeError, match="KeyError"):
+            await process.ask("advance", [[old]])
+        del old
+        gc.collect()
+        assert await process.ask("advance", [[new]])
+
+    asked("token", main)
+
+
 def test_what_cannot_be_opened_is_refused_and_a_fault_comes_with_its_traceback(
     asked: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -151,6 +173,53 @@ def test_a_process_that_dies_is_a_failure_and_is_replaced(asked: Callable[..., N
         np.testing.assert_array_equal(await model.embed_texts(["a red circle"]), before)
 
     asked("vljepa", main)
+
+
+def test_what_is_asked_while_it_is_replaced_is_answered_by_the_next_one(
+    asked: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(descriptor: int) -> Connection:
+        begun.set()
+        assert go_on.wait(60)
+        return Connection(descriptor)
+
+    async def main(process: EngineProcess) -> None:
+        before = await process.ask("embed_texts", [["a red circle"]])
+        process._process.kill()
+        process._process.wait()
+        monkeypatch.setattr(engine_process, "Connection", held)
+        probing = asyncio.create_task(process.probe())
+        await asyncio.to_thread(begun.wait, 60)
+        asking = asyncio.create_task(process.ask("embed_texts", [["a red circle"]]))
+        await settle()
+        go_on.set()
+        np.testing.assert_array_equal(await asking, before)
+        await probing
+
+    asked("vljepa", main)
+
+
+def test_a_process_that_cannot_be_replaced_is_a_failure_until_it_can(
+    talkative_run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    async def main() -> None:
+        folder = shutil.copytree(talkative_run("token"), tmp_path / "run")
+        process = await asyncio.to_thread(EngineProcess, folder, "torch")
+        model = Model("m", process, ModelLimits(probe_every=0.01, fatal=3))
+        folder.rename(tmp_path / "away")
+        process._process.kill()
+        with pytest.raises(EngineFailed):
+            await model.embed_texts(["a red circle"])
+        while model.alive:
+            await asyncio.sleep(0.01)
+        (tmp_path / "away").rename(folder)
+        while not model.ready:
+            await asyncio.sleep(0.01)
+        await model.close()
+
+    run(main)
 
 
 def test_the_process_ends_with_its_model_and_is_deaf_to_the_terminal(talkative_run: Callable[[str], Path]) -> None:

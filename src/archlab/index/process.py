@@ -309,7 +309,8 @@ class _Answering:
         self._scans[number] = self._at(key).scan(size, vectors=vectors)
         return number
 
-    def _go_on(self, _: str, number: int) -> Points | None:
+    def _go_on(self, key: str, number: int) -> Points | None:
+        self._at(key)  # else the number may be that of another scan: its own was of a process before this one
         points = next(self._scans[number], None)
         if points is None:
             del self._scans[number]

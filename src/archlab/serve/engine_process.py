@@ -89,8 +89,13 @@ class EngineProcess:
 
     async def probe(self) -> None:
         """See `Computer`; a process that has ended is replaced."""
-        if self._process.poll() is not None:
-            await asyncio.to_thread(self._start)
+        async with self._turn:  # what is asked meanwhile waits, as the new process has to answer `_start` first
+            if self._process.poll() is not None:
+                await self.close()
+                try:
+                    await asyncio.to_thread(self._start)
+                except UserError as error:  # the folder has gone; it was no fault of who asked
+                    raise RuntimeError("the process of the engine could not be replaced") from error
         await self._call("probe", ())
 
     async def close(self) -> None:
@@ -104,9 +109,12 @@ class EngineProcess:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._end = weakref.finalize(self, _end, self._socket, self._process)
         self._left.clear()
-        with Connection(os.dup(self._socket.fileno())) as connection:
-            connection.send(("open", self._opened, ()))
-            self.about, names = _result(*connection.recv())
+        try:
+            with Connection(os.dup(self._socket.fileno())) as connection:
+                connection.send(("open", self._opened, ()))
+                self.about, names = _result(*connection.recv())
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
         self.operations = frozenset(names)
 
     async def _call(self, name: str, arguments: Sequence[Any]) -> Any:
@@ -125,9 +133,11 @@ class EngineProcess:
                 (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
                 outcome: tuple[str, Any] = pickle.loads(await reader.readexactly(size))
             except (EOFError, OSError) as error:
-                await asyncio.to_thread(self._process.wait, _GRACE)
-                raise RuntimeError(f"the process of the engine ended with {self._process.returncode}") from error
+                raise await asyncio.to_thread(self._ended) from error
         return outcome
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"the process of the engine ended with {self._process.wait(_GRACE)}")
 
 
 def _result(outcome: str, result: Any) -> Any:
@@ -147,7 +157,8 @@ class _Streams:
     """Operations of an engine whose iterators stay here, under numbers."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._numbers, self._running = engine, count(), dict[int, Iterator[str]]()
+        self._engine, self._running = engine, dict[int, Iterator[str]]()
+        self._numbers = count(os.getpid() << 32)  # none is that of a stream of the process before
 
     def begin(self, operation: Operation, *columns: Any) -> list[int]:
         numbers = []
