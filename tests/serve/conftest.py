@@ -109,6 +109,12 @@ def entries(runs: dict[str, Path]) -> tuple[str, ...]:
     return tuple(f"{name}={folder}" for name, folder in runs.items())
 
 
+@pytest.fixture(scope="module", params=["thread", "process"])
+def engines(request: pytest.FixtureRequest) -> str:
+    """The setting: what depends on it is tested with each."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that cannot be loaded, which is only found when it is tried, as the setting `models` names it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from archlab.serve.computing import EngineThread
+from archlab.serve.engine_process import EngineProcess
 from archlab.serve.model import Model
 from archlab.serve.vision_engine import VisionEngine
 
@@ -31,6 +33,19 @@ def engine_of(model: Model) -> Any:
     """The engine of a model that computes in a thread of this process."""
     assert isinstance(model._computer, EngineThread)
     return model._computer.engine
+
+
+@contextmanager
+def broken(model: Model) -> Iterator[None]:
+    """An engine that fails at whatever it is asked, until the end of the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(model._computer, EngineProcess):
+            patch.setattr("sys.executable", "/bin/false")  # which is no process to take its place
+            model._computer._process.kill()
+            model._computer._process.wait()
+        else:
+            patch.setattr(engine_of(model), "_answerer", None)
+        yield
 
 
 class Gate:

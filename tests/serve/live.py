@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,8 @@ from PIL import Image
 
 from archlab.serve.app import create_app
 from archlab.serve.command import configured
-from archlab.serve.computing import EngineThread
+from archlab.serve.computing import Computer, EngineThread
+from archlab.serve.engine_process import EngineProcess
 from archlab.serve.model import Model
 from archlab.serve.service import Service
 from archlab.serve.settings import Settings
@@ -84,18 +87,32 @@ class Live:
     @contextmanager
     def busy(self, name: str) -> Iterator[Model]:
         """Keep a model busy inside the block with one item, so that what is asked meanwhile waits in its queue."""
-        model, done = self.service.models.get(name), threading.Event()
+        model = self.service.models.get(name)
         assert self.loop is not None
-        assert isinstance(model._computer, EngineThread)
-        held = asyncio.run_coroutine_threadsafe(model._computer._run(done.wait), self.loop)
-        item = asyncio.run_coroutine_threadsafe(model.embed_texts([f"item {time.monotonic_ns()}"]), self.loop)
-        wait_for(lambda: model.stats.in_flight == 1)
-        try:
+        with self._held(model._computer):
+            item = asyncio.run_coroutine_threadsafe(model.embed_texts([f"item {time.monotonic_ns()}"]), self.loop)
+            wait_for(lambda: model.stats.in_flight == 1)
             yield model
-        finally:
-            done.set()
-            held.result()
-            item.result()
+        item.result()
+
+    @contextmanager
+    def _held(self, computer: Computer | None) -> Iterator[None]:
+        if isinstance(computer, EngineProcess):
+            os.kill(computer.pid, signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                os.kill(computer.pid, signal.SIGCONT)
+        else:
+            assert isinstance(computer, EngineThread)
+            assert self.loop is not None
+            done = threading.Event()
+            held = asyncio.run_coroutine_threadsafe(computer._run(done.wait), self.loop)
+            try:
+                yield
+            finally:
+                done.set()
+                held.result()
 
 
 def wait_for(condition: Any) -> None:
@@ -106,7 +123,7 @@ def wait_for(condition: Any) -> None:
 
 @contextmanager
 def serving(ready: bool = True, **settings: Any) -> Iterator[Live]:
-    """A service with these settings, in this process alone: tests hold its engines, and start it often."""
+    """A service with these settings; where they do not name `engines`, in this process alone, as it starts sooner."""
     live = Live(Settings.read(**{"drain_seconds": 0, "index": ":memory:", "engines": "thread", **settings})).start()
     try:
         yield live.wait_until_ready() if ready else live

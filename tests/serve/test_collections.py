@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +23,6 @@ from archlab.index.protocol import CollectionSpec, Points
 from archlab.serve import collections
 from archlab.serve.auth import create_key
 from archlab.serve.points import SearchRequest
-from archlab.train.run import Run
 
 COLOURS = ["red", "green", "blue", "black"]
 
@@ -36,9 +35,9 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def live(entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A service with an embedded index."""
+    """A service with an embedded index, in processes as by default."""
     place = str(tmp_path_factory.mktemp("served") / "index")
-    with serving(models=entries, backend="torch", index=place) as service:
+    with serving(models=entries, backend="torch", engines="process", index=place) as service:
         yield service
 
 
@@ -115,12 +114,14 @@ def test_a_text_is_near_what_embeddings_say_it_is_near(pictures: httpx.Client) -
     assert len(by_text["hits"]) == 4
 
 
-def test_a_search_of_the_embedded_index_waits_for_no_other_thread(
-    pictures: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_of_the_embedded_index_waits_for_no_other_thread(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its engine keeps Python's lock: another thread would cost two changes of thread and gain nothing."""
-    monkeypatch.setattr(live.service.collections._threads, "submit", lambda *_: pytest.fail("another thread"))
-    assert len(search(pictures, {"text": "a red circle"})["hits"]) == 4
+    with EmbeddedIndex(place) as index:
+        index.create("c", CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
+    with serving(ready=False, models=(f"none={place}",), index=str(place)) as live, live.client() as client:
+        assert client.get("/v1/collections/c").json()["points"] == 1
+        monkeypatch.setattr(live.service.collections._threads, "submit", lambda *_: pytest.fail("another thread"))
+        assert len(search(client, {"vector": [1, 0]}, "c")["hits"]) == 1
 
 
 def test_filters_leave_only_what_meets_them(pictures: httpx.Client) -> None:
@@ -227,14 +228,15 @@ def test_a_dropped_collection_is_gone(pictures: httpx.Client, live: Live) -> Non
 
 
 def test_collections_outlive_the_service_and_are_those_of_the_command_line(
-    entries: tuple[str, ...], place: Path, tiny_run: Callable[[str], Run]
+    entries: tuple[str, ...], place: Path, engines: str
 ) -> None:
-    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+    settings = {"models": entries[1:], "backend": "torch", "engines": engines, "index": str(place)}
+    with serving(**settings) as live, live.client() as client:
         client.post("/v1/collections", json={"name": "c"})
         client.put("/v1/collections/c/points", json={"points": [{"id": "a", "text": "red"}]})
     with EmbeddedIndex(place) as index:
         assert index.open("c").count() == 1
-    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+    with serving(**settings) as live, live.client() as client:
         assert search(client, {"text": "red"}, "c")["hits"][0]["id"] == "a"
 
 
@@ -378,12 +380,12 @@ def test_changes_need_the_scope_write_and_searches_do_not(
         assert client.delete("/v1/collections/c", headers=writer).status_code == 204
 
 
-@pytest.mark.parametrize("engines", ["thread", "process"])
 def test_an_index_that_another_process_has_is_503_until_it_is_free(
     entries: tuple[str, ...], place: Path, engines: str
 ) -> None:
     other = EmbeddedIndex(place)
-    with serving(models=entries, backend="torch", index=str(place), engines=engines) as live, live.client() as client:
+    settings = {"models": entries[:1], "backend": "torch", "engines": engines, "index": str(place)}
+    with serving(**settings) as live, live.client() as client:
         response = client.get("/v1/collections")
         assert "is open elsewhere" in problem(response, "not-ready")["detail"]
         assert int(response.headers["retry-after"]) > 0
@@ -422,12 +424,13 @@ def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(entries: tu
         assert live.service._starting.exception() is None  # it was told as one line
 
 
-def test_a_damaged_collection_is_503_and_the_others_answer(entries: tuple[str, ...], place: Path) -> None:
+def test_a_damaged_collection_is_503_and_the_others_answer(place: Path, engines: str) -> None:
     with EmbeddedIndex(place) as index:
         for name in ("damaged", "whole"):
             index.create(name, CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
     (place / "damaged" / "collection.json").write_text("{")
-    with serving(models=entries, backend="torch", index=str(place)) as live, live.client() as client:
+    settings = {"models": (f"none={place}",), "engines": engines, "index": str(place)}
+    with serving(ready=False, **settings) as live, live.client() as client:
         detail = problem(client.get("/v1/collections/damaged"), "not-ready")["detail"]
         assert "collection.json cannot be read" in detail
         assert client.get("/v1/collections/whole").json()["points"] == 1

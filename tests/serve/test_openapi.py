@@ -41,11 +41,13 @@ for media_type in ("image/png", "image/jpeg", "image/webp", "image/gif"):
 
 @pytest.fixture(scope="module")
 def guarded(all_entries: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, str]]:
-    """A service of every kind of model with keys and an index on the disk, and a key for all of it."""
+    """A service of every kind of model with keys and an index on the disk, in processes as by default, and a key for
+    all of it."""
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     key = create_key(file, "tester", ["read", "write", "admin"], 1e6, 10**6)
     places = {"model_roots": (Path("/nonexistent"),), "index": str(tmp_path_factory.mktemp("index") / "index")}
-    with serving(models=all_entries, backend="torch", api_keys=file, **places) as live:
+    with serving(models=all_entries, backend="torch", engines="process", api_keys=file, **places) as live:
+        live.service.models._isolated = False  # what `present` makes anew for one example after the other
         yield live, key
 
 

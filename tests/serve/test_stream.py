@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 from tests.clips import greys, write_clip
-from tests.serve.holding import engine_of
+from tests.serve.holding import broken
 from tests.serve.live import Live, base64_of, picture, png, serving, wait_for
 from tests.serve.watching import Watching, watching
 from websockets.exceptions import InvalidStatus
@@ -40,16 +40,28 @@ def different(live: Live, pictures: list[np.ndarray]) -> list[tuple[bytes, str]]
     return [(png(pictures[row]), texts[row]) for row in (0, other)]
 
 
-@pytest.fixture
-def small(entries: tuple[str, ...]) -> Iterator[Live]:
-    """A service with little room."""
-    with serving(models=entries, backend="torch", stream_frames=3, max_streams=2, queue_items=4) as live:
+@pytest.fixture(scope="module")
+def only(entries: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of a service of the model that is watched with."""
+    return {"models": [entry for entry in entries if entry.startswith(MODEL)], "backend": "torch"}
+
+
+@pytest.fixture(scope="module")
+def cramped(only: dict[str, Any], engines: str) -> Iterator[Live]:
+    with serving(**only, engines=engines, stream_frames=3, max_streams=2, queue_items=4) as live:
         yield live
 
 
-def test_a_text_comes_only_when_the_meaning_changes(live: Live, different: list[tuple[bytes, str]]) -> None:
+@pytest.fixture
+def small(cramped: Live) -> Iterator[Live]:
+    """A service with little room, and nobody in it."""
+    yield cramped
+    wait_for(lambda: cramped.service.streams.open == 0)
+
+
+def test_a_text_comes_only_when_the_meaning_changes(small: Live, different: list[tuple[bytes, str]]) -> None:
     (first, said_first), (second, said_second) = different
-    with watching(live, **SENSITIVE) as client:
+    with watching(small, **SENSITIVE) as client:
         client.send(*[first] * 4, *[second] * 3, *[first] * 2)
         client.say(type="finish")
         assert client.closed() == 1000
@@ -279,11 +291,11 @@ def test_streams_are_bounded_in_number(small: Live) -> None:
         pass
 
 
-def test_a_flood_does_not_starve_another_stream(live: Live, different: list[tuple[bytes, str]]) -> None:
+def test_a_flood_does_not_starve_another_stream(small: Live, different: list[tuple[bytes, str]]) -> None:
     enough = threading.Event()
 
     def flood() -> None:
-        with watching(live, overload="drop") as client:
+        with watching(small, overload="drop") as client:
             while not enough.is_set():
                 client.connection.send(different[0][0])
             client.say(type="finish")
@@ -292,7 +304,7 @@ def test_a_flood_does_not_starve_another_stream(live: Live, different: list[tupl
 
     other = threading.Thread(target=flood)
     other.start()
-    with watching(live, **SENSITIVE) as client:
+    with watching(small, **SENSITIVE) as client:
         client.send(*(different[number % 2][0] for number in range(6)))
         client.say(type="finish")
         assert client.closed() == 1000
@@ -316,17 +328,15 @@ def test_a_configuration_that_does_not_come_is_given_up(entries: tuple[str, ...]
         client.problem("slow-body")
 
 
-def test_a_broken_engine_ends_the_stream_with_1011(
-    entries: tuple[str, ...], different: list[tuple[bytes, str]]
-) -> None:
-    with serving(models=entries, backend="torch") as live, watching(live) as client:
-        engine = engine_of(live.service.models.get(MODEL))
+def test_a_broken_engine_ends_the_stream_with_1011(small: Live, different: list[tuple[bytes, str]]) -> None:
+    with watching(small) as client:
         client.send(different[0][0])
-        engine._answerer = None
-        client.connection.send(different[0][0])
-        assert client.closed() == 1011
-        assert "NoneType" not in client.problem("engine-failed")["detail"]
+        with broken(small.service.models.get(MODEL)):
+            client.connection.send(different[0][0])
+            assert client.closed() == 1011
+        assert client.problem("engine-failed")["detail"].endswith("has failed; ask again, it is being looked after.")
     assert [one["end"]["frame"] for one in client.all_of("segment_end")] == [0]
+    small.wait_until_ready()
 
 
 def test_a_defect_ends_the_stream_with_1011_and_its_traceback_is_in_the_log_alone(
@@ -344,9 +354,9 @@ def test_a_defect_ends_the_stream_with_1011_and_its_traceback_is_in_the_log_alon
 
 
 def test_a_model_that_is_unloaded_ends_its_streams_and_waits_for_none(
-    entries: tuple[str, ...], different: list[tuple[bytes, str]]
+    only: dict[str, Any], engines: str, different: list[tuple[bytes, str]]
 ) -> None:
-    with serving(models=entries, backend="torch") as live, watching(live) as client:
+    with serving(**only, engines=engines) as live, watching(live) as client:
         client.send(different[0][0])
         live.run(live.service.unload(MODEL))
         client.connection.send(different[0][0])
@@ -355,10 +365,10 @@ def test_a_model_that_is_unloaded_ends_its_streams_and_waits_for_none(
 
 
 def test_the_end_of_the_service_ends_streams_in_good_order(
-    entries: tuple[str, ...], different: list[tuple[bytes, str]]
+    only: dict[str, Any], engines: str, different: list[tuple[bytes, str]]
 ) -> None:
     (first, said), _ = different
-    with serving(models=entries, backend="torch") as live, watching(live, settle=9) as client:
+    with serving(**only, engines=engines) as live, watching(live, settle=9) as client:
         with live.busy(MODEL) as model:
             client.connection.send(first)
             wait_for(lambda: model.stats.queued == 1)

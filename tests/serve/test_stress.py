@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tests.serve.holding import engine_of
+from tests.serve.holding import broken
 from tests.serve.live import Live, base64_of, noise, picture, problem, serving, wait_for
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -27,9 +28,9 @@ ASK = {"image": base64_of(picture()), "question": "what is this", "model": "scen
 
 
 @pytest.fixture(scope="module")
-def small(entries: tuple[str, ...]) -> Iterator[Live]:
+def small(entries: tuple[str, ...], engines: str) -> Iterator[Live]:
     """A service with a short queue."""
-    with serving(models=entries, backend="torch", queue_items=4, max_requests=12) as live:
+    with serving(models=entries, backend="torch", engines=engines, queue_items=4, max_requests=12) as live:
         yield live
 
 
@@ -200,30 +201,59 @@ def test_candidates_are_work_like_images_for_the_rate_and_for_the_queue(
         assert taken.result().status_code == 200
 
 
-def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(entries: tuple[str, ...]) -> None:
-    with serving(models=entries, backend="torch") as live, live.client() as client:
-        model = live.service.models.get("scenes-token")
-        engine = engine_of(model)
-        answerer, engine._answerer = engine._answerer, None  # whatever it is asked, it raises
-        answer = post(live)
-        document = problem(answer, "engine-failed")
-        assert answer.status_code == 503
-        assert int(answer.headers["retry-after"]) >= 1
-        assert "NoneType" not in document["detail"]
-        ready = client.get("/readyz")
-        assert (ready.status_code, ready.json()["reason"]) == (503, "scenes-token: not answering")
-        assert "archlab_ready 0.0" in client.get("/metrics").text
-        assert post(live, {**ASK, "model": "scenes-vljepa"}).status_code == 200
-        for _ in range(model.limits.fatal):
-            problem(post(live), "engine-failed")
-        assert client.get("/healthz").status_code == 503
-        engine._answerer = answerer
+def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(small: Live) -> None:
+    model = small.service.models.get("scenes-token")
+    with small.client() as client:
+        with broken(model):
+            answer = post(small)
+            document = problem(answer, "engine-failed")
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+            assert document["detail"] == "model 'scenes-token' has failed; ask again, it is being looked after."
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.json()["reason"]) == (503, "scenes-token: not answering")
+            assert "archlab_ready 0.0" in client.get("/metrics").text
+            assert post(small, {**ASK, "model": "scenes-vljepa"}).status_code == 200
+            for _ in range(model.limits.fatal):
+                problem(post(small), "engine-failed")
+            assert client.get("/healthz").status_code == 503
         wait_for(lambda: client.get("/readyz").status_code == 200)
         assert client.get("/healthz").status_code == 200
-        assert post(live).status_code == 200
+    assert post(small).status_code == 200
 
 
-def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("engines", ["process"], indirect=True)
+def test_a_killed_engine_costs_what_is_under_way_and_mixes_no_answers_up(small: Live) -> None:
+    """Nor of what is asked while another process takes its place."""
+    model = small.service.models.get("scenes-token")
+    asked = [{**ASK, "image": base64_of(picture(colour))} for colour in ("red", "green", "blue")]
+    right = [post(small, body).json()["answer"] for body in asked]
+    assert len(set(right)) > 1
+
+    def ask(row: int) -> set[int]:
+        """Again and again, until the next process has answered; the statuses."""
+        statuses = set()
+        while True:
+            answer = post(small, asked[row])
+            statuses.add(answer.status_code)
+            if answer.status_code != 200:
+                problem(answer, "engine-failed")
+                continue
+            assert answer.json()["answer"] == right[row]
+            if model.pid != killed:
+                return statuses
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(2):
+            killed = model.pid
+            assert killed is not None
+            asking = [pool.submit(ask, row) for row in range(len(asked))]
+            wait_for(lambda: model.stats.in_flight)
+            os.kill(killed, signal.SIGKILL)
+            assert set().union(*(one.result() for one in asking)) == {200, 503}
+
+
+def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...], engines: str) -> None:
     """Every image alone is read; together they would be four times as much as all requests may hold.
 
     While the model is busy nothing is answered: what fits waits, and everything else must be refused.
@@ -231,7 +261,7 @@ def test_memory_is_bounded_under_a_flood(entries: tuple[str, ...]) -> None:
     body = {"image": base64_of(noise(700)), "question": "what is this", "model": "scenes-token"}
     size, most, clients = len(str(body)), 8 * 2**20, 16
     assert size * clients > 3 * most
-    with serving(models=entries, backend="torch", max_request_memory=most) as live:
+    with serving(models=entries[:1], backend="torch", engines=engines, max_request_memory=most) as live:
         post(live, body)
         process, done, highest = psutil.Process(os.getpid()), threading.Event(), 0
 
