@@ -1285,8 +1285,8 @@ SERVING = [
     Fault(
         "a failed engine stays ready",
         "serve/model.py",
-        "self._health.failed()",
-        "pass",
+        "self._health.failed)",
+        "lambda: None)",
         "serve/test_model.py"
         "::test_a_failure_reaches_its_caller_without_its_reason_and_turns_readiness_red_until_a_probe_works",
     ),

@@ -15,7 +15,7 @@ import pytest
 from tests.serve.live import Live, serving
 
 from archlab.config import build
-from archlab.export.manifest import NAME
+from archlab.export.manifest import Manifest
 from archlab.serve.opening import open_engine
 from archlab.serve.vision_engine import VisionEngine
 from archlab.train.setup import Setup
@@ -117,9 +117,10 @@ def engines(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that cannot be loaded, which is only found when it is tried, as the setting `models` names it."""
-    folder = tmp_path_factory.mktemp("damaged")
-    (folder / NAME).write_text("{}")
+    """An export without its graphs, which is only found when it is opened, as the setting `models` names it."""
+    folder, sizes = tmp_path_factory.mktemp("damaged"), dict.fromkeys(("image_size", "feature_width", "width"), 8)
+    about: dict[str, Any] = {"run": "gone", "run_digest": "0", "encoder_digest": "0", "arm": "token", "scale": None}
+    Manifest(**about, **sizes, visual_tokens=1, files={}, parity={}, versions={}).save(folder)
     return f"damaged={folder}"
 
 

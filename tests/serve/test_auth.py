@@ -94,14 +94,14 @@ def test_a_missing_file_says_how_to_make_it(file: Path) -> None:
 
 
 @pytest.fixture
-def guarded(file: Path, tmp_path: Path) -> Iterator[tuple[Live, dict[str, dict[str, str]]]]:
+def guarded(file: Path, tmp_path: Path, damaged: str) -> Iterator[tuple[Live, dict[str, dict[str, str]]]]:
     """A service with keys and without models, and the headers of three keys."""
     given = {
         "reader": create_key(file, "reader"),
         "admin": create_key(file, "admin", ["read", "admin"]),
         "slow": create_key(file, "slow", ["read"], 0.001, 3),
     }
-    with serving(api_keys=file, models=("none=" + str(tmp_path),), ready=False, audit_file=tmp_path / "audit") as live:
+    with serving(api_keys=file, models=(damaged,), ready=False, audit_file=tmp_path / "audit") as live:
         yield live, {name: {"Authorization": f"Bearer {key}"} for name, key in given.items()}
 
 

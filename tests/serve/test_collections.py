@@ -114,11 +114,13 @@ def test_a_text_is_near_what_embeddings_say_it_is_near(pictures: httpx.Client) -
     assert len(by_text["hits"]) == 4
 
 
-def test_a_search_of_the_embedded_index_waits_for_no_other_thread(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_of_the_embedded_index_waits_for_no_other_thread(
+    place: Path, damaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its engine keeps Python's lock: another thread would cost two changes of thread and gain nothing."""
     with EmbeddedIndex(place) as index:
         index.create("c", CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
-    with serving(ready=False, models=(f"none={place}",), index=str(place)) as live, live.client() as client:
+    with serving(ready=False, models=(damaged,), index=str(place)) as live, live.client() as client:
         assert client.get("/v1/collections/c").json()["points"] == 1
         monkeypatch.setattr(live.service.collections._threads, "submit", lambda *_: pytest.fail("another thread"))
         assert len(search(client, {"vector": [1, 0]}, "c")["hits"]) == 1
@@ -333,7 +335,7 @@ def test_a_collection_whose_model_is_not_loaded_names_it(entries: tuple[str, ...
             "/pictures/points",
             {"points": [{"id": "a", "text": "x", "metadata": {"a": "x" * 40_000}}]},
             422,
-            "points[0].metadata: 40009 bytes of metadata as JSON: must be at most 40000",
+            "points[0].metadata: 40008 bytes of metadata as JSON: must be at most 40000",
         ),
         ("POST", "/pictures/search", {}, 422, "must have one of text, image and vector"),
         ("POST", "/pictures/search", {"text": "x", "vector": [1]}, 422, "must have one of text, image and vector"),
@@ -399,7 +401,7 @@ def test_an_index_that_another_process_has_is_503_until_it_is_free(
 
 
 def test_an_index_that_cannot_be_opened_is_not_tried_by_every_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, damaged: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
 
@@ -409,7 +411,7 @@ def test_an_index_that_cannot_be_opened_is_not_tried_by_every_request(
 
     monkeypatch.setattr(collections, "open_index", refuse)
     monkeypatch.setattr(collections, "_AGAIN", 600.0)
-    with serving(ready=False, models=(f"none={tmp_path}",), index=str(tmp_path)) as live, live.client() as client:
+    with serving(ready=False, models=(damaged,), index=str(tmp_path)) as live, live.client() as client:
         for _ in range(20):
             assert problem(client.get("/v1/collections"), "not-ready")["detail"] == "it is no index."
     assert tries == [str(tmp_path)]
@@ -424,12 +426,12 @@ def test_a_place_that_holds_no_index_is_503_and_no_fault_of_who_asks(entries: tu
         assert live.service._starting.exception() is None  # it was told as one line
 
 
-def test_a_damaged_collection_is_503_and_the_others_answer(place: Path, engines: str) -> None:
+def test_a_damaged_collection_is_503_and_the_others_answer(place: Path, engines: str, damaged: str) -> None:
     with EmbeddedIndex(place) as index:
         for name in ("damaged", "whole"):
             index.create(name, CollectionSpec(width=2)).upsert(Points(["a"], np.ones((1, 2), np.float32), [{}]))
     (place / "damaged" / "collection.json").write_text("{")
-    settings = {"models": (f"none={place}",), "engines": engines, "index": str(place)}
+    settings = {"models": (damaged,), "engines": engines, "index": str(place)}
     with serving(ready=False, **settings) as live, live.client() as client:
         detail = problem(client.get("/v1/collections/damaged"), "not-ready")["detail"]
         assert "collection.json cannot be read" in detail

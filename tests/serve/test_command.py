@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -77,6 +77,15 @@ def test_models_have_names_that_differ(tmp_path: Path) -> None:
     assert named_folders([str(one), f"other={two}"]) == {"token": one, "other": two}
     with pytest.raises(UserError, match="NAME=FOLDER"):
         named_folders([str(one), str(two)])
+
+
+def test_a_backend_that_cannot_serve_a_folder_is_one_line(
+    capsys: pytest.CaptureFixture[str], text_run: Callable[[str], Path], damaged: str
+) -> None:
+    assert main(["serve", str(text_run("characters")), "--backend", "onnx"]) == 2
+    assert "runs of characters are served in torch" in error(capsys)
+    assert main(["serve", damaged, "--backend", "torch"]) == 2
+    assert "holds no PyTorch weights" in error(capsys)
 
 
 def test_a_comparison_is_served_by_its_first_run_of_each_arm(tmp_path: Path) -> None:

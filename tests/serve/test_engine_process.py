@@ -222,6 +222,27 @@ def test_a_process_that_cannot_be_replaced_is_a_failure_until_it_can(
     run(main)
 
 
+def test_a_process_is_not_replaced_by_one_of_other_weights(
+    talkative_run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Vectors of the ones, in caches and collections, mean nothing to the others."""
+
+    async def main() -> None:
+        folder = shutil.copytree(talkative_run("token"), tmp_path / "run")
+        process = await asyncio.to_thread(EngineProcess, folder, "torch")
+        shutil.copytree(talkative_run("vljepa"), folder, dirs_exist_ok=True)
+        process._process.kill()
+        process._process.wait()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="holds other weights than before"):
+                await process.probe()
+        shutil.copytree(talkative_run("token"), folder, dirs_exist_ok=True)
+        await process.probe()
+        await process.close()
+
+    run(main)
+
+
 def test_the_process_ends_with_its_model_and_is_deaf_to_the_terminal(talkative_run: Callable[[str], Path]) -> None:
     others = psutil.Process().children()
     with serving(models=(f"a={talkative_run('vljepa')}",), backend="torch", engines="process") as live:

@@ -20,8 +20,8 @@ EAST = {"vector": [1, 0], "k": 1}
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Live]:
-    with serving(ready=False, models=(f"none={tmp_path}",), engines="process", index=str(tmp_path / "index")) as live:
+def live(tmp_path: Path, damaged: str) -> Iterator[Live]:
+    with serving(ready=False, models=(damaged,), engines="process", index=str(tmp_path / "index")) as live:
         yield live
 
 
@@ -70,8 +70,8 @@ def test_what_it_takes_is_counted(live: Live, client: httpx.Client) -> None:
     assert live.service.processes() == [other_process(live)]
 
 
-def test_the_end_of_the_service_is_its_end(tmp_path: Path) -> None:
-    with serving(ready=False, models=(f"none={tmp_path}",), engines="process", index=str(tmp_path / "index")) as live:
+def test_the_end_of_the_service_is_its_end(tmp_path: Path, damaged: str) -> None:
+    with serving(ready=False, models=(damaged,), engines="process", index=str(tmp_path / "index")) as live:
         with live.client() as client:
             assert client.post("/v1/collections", json={"name": "mine", "width": 2}).status_code == 201
         process = psutil.Process(other_process(live))

@@ -210,6 +210,21 @@ def test_a_failure_reaches_its_caller_without_its_reason_and_turns_readiness_red
     run(main)
 
 
+def test_a_batch_that_fails_call_by_call_is_one_failure(engine: Opened, pictures: list[np.ndarray]) -> None:
+    async def main() -> None:
+        served = engine("token")
+        operations: Any = served.operations
+        operations["speak"] = lambda *columns: 1 / 0
+        model = Model("m", EngineThread(served), HASTY)
+        asked = [model.speak(pictures[:1], QUERIES[:1], caller=str(number)) for number in range(8)]
+        for found in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(found, EngineFailed)
+        assert model.alive
+        await model.close()
+
+    run(main)
+
+
 def test_failures_in_a_row_end_in_death_and_a_success_in_between_does_not(
     engine: Opened, pictures: list[np.ndarray]
 ) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import pytest
-from openai import NotFoundError, OpenAI, UnprocessableEntityError
-from tests.serve.live import Live, base64_of, picture
+import structlog
+from openai import APIError, NotFoundError, OpenAI, UnprocessableEntityError
+from tests.serve.holding import engine_of
+from tests.serve.live import Live, base64_of, picture, wait_for
 
 MODEL = "scenes-vljepa"
 TEXTS = ["a red circle", "two blue squares"]
@@ -49,9 +52,30 @@ def test_it_completes_texts_as_a_whole_and_piece_by_piece(openai: OpenAI) -> Non
     pieces = list(openai.completions.create(stream=True, **ask))
     assert "".join(one.choices[0].text for one in pieces) == whole.text
     assert [one.choices[0].finish_reason for one in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    plain = openai.completions.create(**ask, top_p=None, stop=None, stream=None, n=1, user="me").choices[0]
+    assert plain.text == whole.text
     stop = whole.text[9:12]
     stopped = openai.completions.create(stop=[stop], **ask).choices[0]
     assert (stopped.text, stopped.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+
+
+def test_what_fails_amid_a_stream_is_an_error_in_the_client_the_log_and_the_metrics(
+    live: Live, openai: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, calls = engine_of(live.service.models.get("characters")), count()
+    plain = engine.operations["advance"]
+    failing = {"advance": lambda streams: plain(streams) if next(calls) < 2 else 1 / 0}
+    monkeypatch.setattr(engine, "operations", {**engine.operations, **failing})
+    failed = live.service.metrics.problems.labels("engine-failed")._value
+    before, pieces = failed.get(), []
+    stream = openai.completions.create(model="characters", prompt="To be", stream=True)
+    with structlog.testing.capture_logs() as logs, pytest.raises(APIError, match="'characters' has failed; ask again"):
+        pieces.extend(stream)
+    assert len(pieces) == 2
+    wait_for(lambda: failed.get() == before + 1)
+    (told,) = (record for record in logs if record["event"] == "failed")
+    assert isinstance(told["exc_info"], ZeroDivisionError)
+    wait_for(lambda: live.service.models.get("characters").ready)
 
 
 def test_arrays_of_token_ids_are_refused_by_name(openai: OpenAI) -> None:

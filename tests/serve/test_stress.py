@@ -214,9 +214,7 @@ def test_a_broken_engine_turns_readiness_red_and_then_liveness_and_heals(small: 
             assert (ready.status_code, ready.json()["reason"]) == (503, "scenes-token: not answering")
             assert "archlab_ready 0.0" in client.get("/metrics").text
             assert post(small, {**ASK, "model": "scenes-vljepa"}).status_code == 200
-            for _ in range(model.limits.fatal):
-                problem(post(small), "engine-failed")
-            assert client.get("/healthz").status_code == 503
+            wait_for(lambda: client.get("/healthz").status_code == 503)
         wait_for(lambda: client.get("/readyz").status_code == 200)
         assert client.get("/healthz").status_code == 200
     assert post(small).status_code == 200

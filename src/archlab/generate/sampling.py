@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from archlab.generate.settings import BeamSearch, Rules, Sampling, Settings
 
-_COLDEST = 1e-30  # colder ones are 0 in float32
+_COLDEST = 1e-30  # logits over colder ones may overflow float32
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

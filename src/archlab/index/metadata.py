@@ -32,7 +32,7 @@ def checked_metadata(raw: Mapping[str, object]) -> Metadata:
         UserError: a name or a value is none that every backend can hold, or all of them are too many bytes.
     """
     metadata = {field_name(name): _value(name, value) for name, value in raw.items()}
-    size = len(json.dumps(metadata, ensure_ascii=False).encode())
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MOST_BYTES:
         raise UserError(f"{size} bytes of metadata as JSON: must be at most {MOST_BYTES}; keep the rest elsewhere")
     return metadata

@@ -97,12 +97,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Response | None:
     """The problem document of an exception; to a WebSocket that is not open yet, too."""
-    problem = problems.of(error)
     context = context_of(connection.scope)
-    context.problem = problem.kind.slug
-    if problem.kind.status >= 500:  # ours to mend; what caused it is for the log alone
-        log = structlog.get_logger()
-        log.error("failed", request_id=context.request_id, detail=problem.detail, exc_info=error.__cause__)
+    problem = problems.noted(problems.of(error), context, error.__cause__)
     response = problem.response(context.request_id)
     if isinstance(connection, WebSocket):
         await connection.send_denial_response(response)

@@ -46,7 +46,8 @@ class EncoderEngine:
     def probe(self) -> None:
         """See `Engine`."""
         side = self.about.image_size
-        self.embed_images([np.zeros((side, side, 3), np.uint8)], [""])
+        if not np.isfinite(self.embed_images([np.zeros((side, side, 3), np.uint8)], [""])).all():
+            raise FloatingPointError("the embedding of a black image is not finite")
 
     def embed_images(self, images: Sequence[np.ndarray], queries: Sequence[str]) -> np.ndarray:
         """Vectors (B, D) of unit length: the mean of the visual tokens, whatever the query."""

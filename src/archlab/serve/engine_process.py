@@ -70,6 +70,7 @@ class EngineProcess:
         self._left: list[int] = []  # streams that nobody asks for any more
         self._turn = asyncio.Lock()
         self._start()
+        self._digest = self.about.digest
 
     @property
     def pid(self) -> int:
@@ -96,6 +97,9 @@ class EngineProcess:
                     await asyncio.to_thread(self._start)
                 except UserError as error:  # the folder has gone; it was no fault of who asked
                     raise RuntimeError("the process of the engine could not be replaced") from error
+                if self.about.digest != self._digest:  # whose vectors others keep
+                    await self.close()
+                    raise RuntimeError(f"{self._opened[0]} holds other weights than before; load it as another model")
         await self._call("probe", ())
 
     async def close(self) -> None:
@@ -137,7 +141,8 @@ class EngineProcess:
         return outcome
 
     def _ended(self) -> RuntimeError:
-        return RuntimeError(f"the process of the engine ended with {self._process.wait(_GRACE)}")
+        wait_or_kill(self._process, _GRACE)
+        return RuntimeError(f"the process of the engine ended with {self._process.returncode}")
 
 
 def _result(outcome: str, result: Any) -> Any:

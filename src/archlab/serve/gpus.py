@@ -9,16 +9,16 @@ class Gpus:
     """Those that the driver knows; none where there is no driver. No process needs CUDA to ask it."""
 
     def __init__(self) -> None:
-        self._handles = []
+        self._count = 0
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            self._count = pynvml.nvmlDeviceGetCount()
 
     def memory(self) -> dict[tuple[str, str], float]:
         """(number, "used" or "total") -> bytes; without one that does not answer."""
         found: dict[tuple[str, str], float] = {}
-        for number, handle in enumerate(self._handles):
+        for number in range(self._count):
             with suppress(pynvml.NVMLError):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
                 found |= {(str(number), "used"): memory.used, (str(number), "total"): memory.total}
         return found

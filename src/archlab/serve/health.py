@@ -1,4 +1,4 @@
-"""Whether an engine answers: one failure turns it red until it works again, and many in a row mean that it will not."""
+"""Whether an engine answers: a failure turns it red until it works again; probes that fail mean that it will not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Health:
-    """Counts failures in a row.
+    """Counts failures in a row: that of a batch once, and then those of the probes which look after the engine.
+
+    Further batches say nothing new: after one the calls in it are tried one by one, all within a moment.
 
     Args:
         fatal: so many in a row, and the process should be replaced.
@@ -20,7 +22,11 @@ class Health:
     failures: int = 0
 
     def failed(self) -> None:
-        """A batch or a probe failed."""
+        """A batch failed."""
+        self.failures = max(1, self.failures)
+
+    def not_healed(self) -> None:
+        """A probe failed."""
         self.failures += 1
 
     def worked(self) -> None:

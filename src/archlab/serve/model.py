@@ -6,7 +6,7 @@ Shape legend: B items, E embedding, C candidates.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,7 +38,7 @@ class ModelLimits(Section):
     probe_every: Positive = 1.0
     """Seconds between two probes of an engine that has failed."""
     fatal: Count = 5
-    """Failures in a row after which the model counts as dead."""
+    """Failures in a row, a batch's and then of probes, after which the model counts as dead."""
     stall: Positive = 60.0
     """Seconds of one batch after which the model is not ready, and after twice as many dead."""
 
@@ -196,7 +196,7 @@ class Model:
         self, image: np.ndarray, query: str, *, deadline: float | None = None, caller: str = ""
     ) -> AsyncGenerator[str, None]:
         """Pieces of the text that `speak` gives, as they are decoded; closing the iterator stops the decoding."""
-        return self._pieces("begin", (image, query), query, deadline, caller)
+        return self._pieces("begin", (image, query), [query], deadline, caller)
 
     def complete(
         self,
@@ -208,13 +208,18 @@ class Model:
         caller: str = "",
     ) -> AsyncGenerator[str, None]:
         """Pieces of a continuation, as they are decoded, up to where one of the strings `stop` would begin."""
-        return self._pieces("complete", (prompt, settings, stop), prompt, deadline, caller)
+        return self._pieces("complete", (prompt, settings, stop), None, deadline, caller)
 
     async def _pieces(
-        self, operation: Operation, row: tuple[Any, ...], text: str, deadline: float | None, caller: str
+        self,
+        operation: Operation,
+        row: tuple[Any, ...],
+        lengths: Sequence[str] | None,
+        deadline: float | None,
+        caller: str,
     ) -> AsyncGenerator[str, None]:
         with self.use():
-            (pieces,) = await self._ask(operation, [row], [text], deadline, caller)
+            (pieces,) = await self._ask(operation, [row], lengths, deadline, caller)
             while True:
                 (piece,) = await self._ask("advance", [(pieces,)], None, deadline, caller)
                 if piece is None:
@@ -259,7 +264,7 @@ class Model:
         """
         if self._computer is None:
             raise NotReady(f"model {self.name!r}: is closed")
-        await self._watched(self._computer.probe())
+        await self._watched(self._computer.probe(), self._health.not_healed)
 
     async def close(self) -> None:
         """Wait for all who use the model, finish what is queued, and let the engine go."""
@@ -297,15 +302,16 @@ class Model:
 
     async def _compute(self, group: tuple[Operation, int], rows: list[tuple[Any, ...]]) -> Sequence[Any]:
         assert self._computer is not None, "the queue is closed before the engine"
-        return await self._watched(self._computer.ask(group[0], [list(column) for column in zip(*rows, strict=True)]))
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return await self._watched(self._computer.ask(group[0], columns), self._health.failed)
 
-    async def _watched(self, work: Awaitable[Result]) -> Result:
+    async def _watched(self, work: Awaitable[Result], failed: Callable[[], None]) -> Result:
         try:
             result = await work
         except UserError:
             raise
         except Exception as error:
-            self._health.failed()
+            failed()
             raise EngineFailed(
                 f"model {self.name!r} has failed; ask again, it is being looked after", self.limits.probe_every
             ) from error

@@ -20,6 +20,11 @@ _PREFERRED = ("vljepa", "token")  # which arm answers where neither model nor ar
 _LEAVING = "the service is shutting down; ask another instance"
 
 
+def rank(arm: str) -> int:
+    """Which arm goes first where none is named: the least."""
+    return _PREFERRED.index(arm) if arm in _PREFERRED else len(_PREFERRED)
+
+
 class Models:
     """Models by name, and a default for every arm.
 
@@ -138,7 +143,7 @@ class Models:
             UserError: there is none.
         """
         if name is None:
-            arms = [arm] if arm is not None else [*_PREFERRED, *self._defaults]
+            arms = [arm] if arm is not None else sorted(self._defaults, key=rank)
             name = next((self._defaults[one] for one in arms if one in self._defaults), None)
             if name is None:
                 raise UserError(f"model: no {arm or 'model'} is loaded; {self._known()}")

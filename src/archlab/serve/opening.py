@@ -35,7 +35,7 @@ Choice = Literal["auto", "torch", "onnx", "onnx-int8"]
 
 _LOG = logging.getLogger(__name__)
 
-_IN_TORCH: dict[str, Callable[[Path, str], Engine]] = {  # recipes whose runs are not exported
+_RUNS_IN_TORCH: dict[str, Callable[[Path, str], Engine]] = {  # recipes whose runs are not exported
     "translation": TranslationEngine,
     "sentiment": SentimentEngine,
     "characters": CharactersEngine,
@@ -56,14 +56,11 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
         UserError: the folder holds nothing that can be served, or not by this backend.
         NotReady: the children were ended before the export was done.
     """
+    check_served(folder, backend)
     if (folder / NAME).is_file():
-        if backend == "torch":
-            raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
         return _exported(folder, _precision(folder, backend), None)
-    if (recipe := recipe_of(folder)) in _IN_TORCH:
-        if backend in ("onnx", "onnx-int8"):
-            raise UserError(f"run {folder}: runs of {recipe} are served in torch; take the backend auto or torch")
-        return _IN_TORCH[recipe](folder, _device())
+    if (recipe := recipe_of(folder)) in _RUNS_IN_TORCH:
+        return _RUNS_IN_TORCH[recipe](folder, _device())
     checkpoint = _run_of_an_arm(folder)
     export = _export_for(checkpoint, backend, children)
     if export is None:
@@ -71,18 +68,21 @@ def open_engine(folder: Path, backend: Choice = "auto", children: Children | Non
     return _exported(export, _precision(export, backend), checkpoint)
 
 
-def check_served(folder: Path) -> None:
+def check_served(folder: Path, backend: Choice = "auto") -> None:
     """Refuse a folder that holds nothing to serve, as far as that can be told without loading weights.
 
-    Raises:
-        UserError: see `open_engine`.
+    Args, Raises: see `open_engine`.
     """
-    if not (folder / NAME).is_file():
-        recipe = recipe_of(folder)
-        if recipe in _IN_TORCH:
-            load_checkpoint(folder, RECIPES[recipe].config)
-        else:
-            _run_of_an_arm(folder)
+    if (folder / NAME).is_file():
+        if backend == "torch":
+            raise UserError(f"export {folder}: holds no PyTorch weights; give the run, or take another backend")
+        Manifest.load(folder)
+    elif (recipe := recipe_of(folder)) in _RUNS_IN_TORCH:
+        if backend in ("onnx", "onnx-int8"):
+            raise UserError(f"run {folder}: runs of {recipe} are served in torch; take the backend auto or torch")
+        load_checkpoint(folder, RECIPES[recipe].config)
+    else:
+        _run_of_an_arm(folder)
 
 
 def prepare(folder: Path, backend: Choice = "auto", children: Children | None = None) -> Choice:
@@ -90,7 +90,7 @@ def prepare(folder: Path, backend: Choice = "auto", children: Children | None = 
 
     Args, Raises: see `open_engine`.
     """
-    if (folder / NAME).is_file() or recipe_of(folder) in _IN_TORCH:
+    if (folder / NAME).is_file() or recipe_of(folder) in _RUNS_IN_TORCH:
         return backend
     return backend if _export_for(_run_of_an_arm(folder), backend, children) else "torch"
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import structlog
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from archlab.serve.context import RequestContext
 from archlab.serve.errors import EngineFailed, Expired, NotReady, Overloaded, ServeError
 
 MEDIA_TYPE = "application/problem+json"
@@ -162,6 +164,15 @@ def of(error: Exception) -> Problem:
         case RequestValidationError():
             return from_errors(error.errors(), ())
     return Problem(INVALID, f"{error}.")
+
+
+def noted(problem: Problem, context: RequestContext, cause: BaseException | None) -> Problem:
+    """The same problem, of which the request's own record, the metrics and, if it is ours to mend, the log know."""
+    context.problem = problem.kind.slug
+    if problem.kind.status >= 500:  # what caused it is for the log alone
+        log = structlog.get_logger()
+        log.error("failed", request_id=context.request_id, detail=problem.detail, exc_info=cause)
+    return problem
 
 
 def from_status(status: int, detail: str, headers: dict[str, str] | None = None) -> Problem:

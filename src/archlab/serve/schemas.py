@@ -63,6 +63,12 @@ def different(texts: list[str]) -> list[str]:
     return texts
 
 
+def one_or_many(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of a list: a single item may stand without one."""
+    many = {name: schema.pop(name) for name in ("type", "items", "minItems", "maxItems") if name in schema}
+    schema["anyOf"] = [many["items"], many]
+
+
 Candidates = Annotated[
     list[Text],
     # Before the validator, which would hide its limits from the document.

@@ -22,7 +22,7 @@ from archlab.serve.limits import Room, TokenBucket
 from archlab.serve.logs import AuditLog
 from archlab.serve.metrics import IndexCollector, Metrics, StateCollector
 from archlab.serve.model import Model, ModelLimits
-from archlab.serve.models import Models
+from archlab.serve.models import Models, rank
 from archlab.serve.opening import check_served
 from archlab.serve.problems import Problem, invalid
 from archlab.serve.settings import WEIGHTS, Settings
@@ -53,7 +53,7 @@ class Service:
         self.settings = settings
         self.folders = named_folders(settings.models) if settings.models else shipped()
         for folder in self.folders.values():
-            check_served(folder)
+            check_served(folder, settings.backend)
         self.keys = KeyFile(settings.api_keys) if settings.api_keys else None
         self.metrics = Metrics()
         share = settings.caller_share if self.keys else 1.0
@@ -187,7 +187,7 @@ class Service:
     def _default(self, operation: Operation, arm: str | None) -> Model:
         able = [model for model in self.models.list() if model.can(operation) and arm in (None, model.arm)]
         defaults = set(self.models.defaults.values())
-        best = min(able, key=lambda one: (one.name not in defaults, one.arm != "vljepa"), default=None)
+        best = min(able, key=lambda one: (one.name not in defaults, rank(one.arm)), default=None)
         if best is None:
             wanted = f"{arm} model" if arm else "model"
             raise self._missing(f"No {wanted} is loaded that can {operation.replace('_', ' ')}.")

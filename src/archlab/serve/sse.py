@@ -8,6 +8,7 @@ import orjson
 from fastapi.sse import format_sse_event
 from starlette.responses import Response, StreamingResponse
 
+from archlab.serve import problems
 from archlab.serve.calls import Call
 from archlab.serve.errors import ServeError
 from archlab.serve.problems import from_serve_error
@@ -61,8 +62,11 @@ async def _events(
                     text += piece
                     yield event(data(piece))
             yield end(text)
-        except ServeError as error:
-            yield event(from_serve_error(error).document(call.context.request_id), "error")
+        except ServeError as error:  # too late for a status
+            problem = problems.noted(from_serve_error(error), call.context, error.__cause__)
+            # Under the key "error" OpenAI's clients find it.
+            told = {"message": problem.detail, "type": problem.kind.uri, "code": problem.kind.status}
+            yield event(problem.document(call.context.request_id) | {"error": told}, "error")
 
 
 def event(data: dict[str, Any], name: str | None = None) -> bytes:

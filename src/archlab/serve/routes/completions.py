@@ -16,7 +16,7 @@ from archlab.serve.model import Model
 from archlab.serve.openapi import operation
 from archlab.serve.problems import invalid
 from archlab.serve.routing import DirectRoute
-from archlab.serve.schemas import MOST_TEXT, Answer, Body, ModelName
+from archlab.serve.schemas import MOST_TEXT, Answer, Body, ModelName, one_or_many
 from archlab.serve.sse import also_streams, event, streamed
 
 router = APIRouter(prefix="/v1", tags=["text"], route_class=DirectRoute)
@@ -26,6 +26,11 @@ _DONE = format_sse_event(data_str="[DONE]")
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
+def _one_or_many_or_none(schema: dict[str, Any]) -> None:
+    one_or_many(schema)
+    schema["anyOf"].append({"type": "null"})
+
+
 class CompletionsRequest(Body):
     """A text, and how it is to go on. A token is a character."""
 
@@ -33,19 +38,23 @@ class CompletionsRequest(Body):
     max_tokens: int | None = Field(
         default=None, ge=1, le=MOST_TEXT, description=f"By default {_MOST_TOKENS}, or what the model reads."
     )
-    temperature: float = Field(default=1.0, ge=0, le=2, description="0 takes the likeliest token.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the likeliest tokens that add up to this.")
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="0 takes the likeliest token; by default 1."
+    )
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Of the likeliest tokens; by default 1, of all.")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="Of the draws; by default another each time.")
     stop: Annotated[
         list[Stop],
-        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
-        Field(max_length=4, description="Texts before which it ends; one may stand without a list."),
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given or []),
+        Field(max_length=4, description="Texts before which it ends.", json_schema_extra=_one_or_many_or_none),
     ] = Field(default_factory=list)
-    stream: bool = Field(default=False, description="Send pieces as server-sent events while they are decoded.")
+    stream: bool | None = Field(default=None, description="Send pieces as server-sent events while they are decoded.")
     model: ModelName = None
+    n: Literal[1] | None = Field(default=None, description="One continuation; there are no more.")
+    user: str | None = Field(default=None, max_length=256, description="Accepted for compatibility, and not used.")
 
 
-class Completion(Answer):
+class CompletionChoice(Answer):
     """The continuation."""
 
     text: str
@@ -61,7 +70,7 @@ class CompletionsResponse(Answer):
     object: Literal["text_completion"]
     created: int
     model: str
-    choices: list[Completion]
+    choices: list[CompletionChoice]
 
 
 _EXAMPLES = {
@@ -74,7 +83,9 @@ _EXAMPLES = {
     "/completions", **also_streams(operation(CompletionsResponse, body=CompletionsRequest, examples=_EXAMPLES))
 )
 async def completions(call: Annotated[Call[CompletionsRequest], Depends(accepts(CompletionsRequest))]) -> Response:
-    """Continue a text with a trained model of characters, once one is loaded. Compatible with OpenAI's endpoint.
+    """Continue a text with a trained model of characters, once one is loaded, as OpenAI's clients ask for it.
+
+    One prompt and one continuation, drawn by temperature and top-p: no penalties, no echo, no log-probabilities.
 
     None comes with the package: `archlab train` makes one, `archlab serve` or `POST /v1/models` loads it. Until then
     this is 404. With `stream` every piece is an event, and `data: [DONE]` follows the last; an error on the way is an
@@ -111,14 +122,15 @@ async def completions(call: Annotated[Call[CompletionsRequest], Depends(accepts(
 
 def _settings(body: CompletionsRequest, model: Model) -> Settings:
     """How the model is asked; what it cannot read is refused here, as its batch would end with it."""
-    unknown = next((symbol for symbol in body.prompt if symbol not in model.about.labels), None)
-    if unknown is not None:
-        raise invalid("prompt", f"must hold no {unknown!r}, which is not in the text that {model.name!r} learned")
     room = model.about.context - len(body.prompt) + 1  # the last character is not read any more
     if room < 1:
         raise invalid("prompt", f"must have at most {model.about.context} characters, which {model.name!r} reads")
+    if unknown := set(body.prompt) - set(model.about.labels):
+        first = min(unknown, key=body.prompt.index)
+        raise invalid("prompt", f"must hold no {first!r}, which is not in the text that {model.name!r} learned")
     if body.max_tokens is not None and body.max_tokens > room:
         raise invalid("max_tokens", f"must be at most {room} after this prompt: {model.name!r} reads no more")
     seed = secrets.randbits(32) if body.seed is None else body.seed
-    drawn = Sampling(temperature=body.temperature, top_p=body.top_p, seed=seed) if body.temperature else None
+    temperature = 1.0 if body.temperature is None else body.temperature
+    drawn = Sampling(temperature=temperature, top_p=body.top_p or 1.0, seed=seed) if temperature else None
     return Settings(max_new_tokens=body.max_tokens or min(_MOST_TOKENS, room), strategy=drawn)

@@ -14,7 +14,7 @@ from archlab.serve.examples import red_circle
 from archlab.serve.openapi import operation
 from archlab.serve.problems import BRANCHES, invalid
 from archlab.serve.routing import DirectRoute
-from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Answer, Body, ImageData, ModelName, Text
+from archlab.serve.schemas import DESCRIBE, MOST_ITEMS, Answer, Body, ImageData, ModelName, Text, one_or_many
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=DirectRoute)
 _TEXT, _TEXT_ITEM, _IMAGE_ITEM = BRANCHES
@@ -50,12 +50,6 @@ def _kind(item: Any) -> str:
     return _TEXT_ITEM if isinstance(item, TextItem | dict) else _TEXT
 
 
-def _one_or_many(schema: dict[str, Any]) -> None:
-    item = schema["items"]
-    many = {name: schema.pop(name) for name in ("type", "items", "minItems", "maxItems")}
-    schema["anyOf"] = [item, many]
-
-
 Item = Annotated[
     Annotated[Text, Tag(_TEXT)] | Annotated[TextItem, Tag(_TEXT_ITEM)] | Annotated[ImageItem, Tag(_IMAGE_ITEM)],
     Discriminator(_kind),
@@ -68,7 +62,7 @@ class EmbeddingsRequest(Body):
     input: Annotated[
         list[Item],
         BeforeValidator(_items),
-        Field(min_length=1, max_length=MOST_ITEMS, json_schema_extra=_one_or_many),
+        Field(min_length=1, max_length=MOST_ITEMS, json_schema_extra=one_or_many),
     ]
     model: ModelName = None
     encoding_format: Literal["float", "base64"] = Field(
@@ -113,7 +107,7 @@ _EXAMPLES = {
 async def embeddings(
     call: Annotated[Call[EmbeddingsRequest], Depends(accepts(EmbeddingsRequest, forms=True))],
 ) -> Response:
-    """Embed texts and images: in one space with VL-JEPA, in one for each with the token model.
+    """Embed texts and images: in one space with VL-JEPA, in one for each with the token model, images with an encoder.
 
     The dot product of two of one space is their similarity; a text and an image in one request are refused where they
     have none. Compatible with OpenAI's `/v1/embeddings`; images come as data URLs, objects with `image`, or files of a

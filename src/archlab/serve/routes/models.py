@@ -32,7 +32,9 @@ class ModelInfo(Answer):
     id: str
     object: Literal["model"]
     owned_by: str
-    arm: str = Field(description="token or vljepa, which answer about images; translation or sentiment.")
+    arm: str = Field(
+        description="token or vljepa, which answer about images; encoder, translation, sentiment or characters."
+    )
     default: bool = Field(description="Whether it answers where no model is named.")
     backend: str
     image_size: int = Field(description="Side of the images that it reads, in pixels; 0: it reads none.")
